@@ -1,0 +1,209 @@
+"""Any timm model with ``features_only`` as a backbone of an MMDetection detector."""
+
+from __future__ import annotations
+
+import difflib
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+from mmengine.model import BaseModule
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from ..registry import MODELS
+from .weights import fit_to_model, read_weights
+
+_NORMS = (_BatchNorm, nn.LayerNorm, nn.GroupNorm)
+
+
+@MODELS.register_module()
+class TimmBackbone(BaseModule):
+    """Feature maps of a timm model (https://github.com/huggingface/pytorch-image-models).
+
+    timm is imported when a backbone is built, not before. Weights are read when
+    the runner initialises the model for training, so that testing with a
+    checkpoint needs no weights file. Which mean and standard deviation the
+    weights expect is the config's business (``data_preprocessor``); a model's
+    own values are ``timm.get_pretrained_cfg(name)``.
+
+    Args:
+        model_name: timm's name, such as 'tf_efficientnet_lite0'.
+        out_indices: which of the model's features to give, counted from the
+            finest (0). Exactly one of ``out_indices`` and ``out_strides``.
+        out_strides: the same by stride in pixels; of several features with one
+            stride the last is taken.
+        weights: path of a local file, or 'efficientnet_lite0_pytorch' for the
+            installed package's ImageNet weights; None leaves them random.
+        pretrained: take timm's own weights, which timm downloads.
+        frozen_stages: everything up to and including the module of this feature
+            (counted as in ``out_indices``) is not trained; -1 trains all.
+        norm_eval: keep batch norm at its running statistics while training.
+        frozen_norms: do not train the scale and shift of norms.
+        drop_path_rate: stochastic depth, in [0, 1); 0 leaves the model's default.
+        model_args: further arguments of the timm model, such as
+            ``dict(strict_img_size=False)`` for a Swin.
+        init_cfg: not used; here because MMDetection's configs carry it.
+
+    Attributes:
+        channels: channels of each output.
+        strides: stride of each output in pixels.
+
+    Raises:
+        ValueError: an unknown model, one without such features, or a setting out
+            of its range.
+    """
+
+    def __init__(
+        self,
+        model_name: str,
+        out_indices: Sequence[int] | None = None,
+        out_strides: Sequence[int] | None = None,
+        weights: str | None = None,
+        pretrained: bool = False,
+        frozen_stages: int = -1,
+        norm_eval: bool = True,
+        frozen_norms: bool = False,
+        drop_path_rate: float = 0.0,
+        model_args: dict[str, Any] | None = None,
+        init_cfg: Any = None,
+    ) -> None:
+        super().__init__(init_cfg=None)
+        if weights is not None and pretrained:
+            raise ValueError("give weights (a local file) or pretrained=True, not both")
+        if not 0 <= drop_path_rate < 1:
+            raise ValueError(f"drop_path_rate must be in [0, 1), got {drop_path_rate}")
+        self.model_name, self.weights = model_name, weights
+        self.norm_eval = norm_eval
+        self._args = dict(model_args or {})
+        if drop_path_rate:
+            self._args["drop_path_rate"] = drop_path_rate
+        features = _features_of(model_name, self._args)
+        indices = _choose(model_name, features, out_indices, out_strides)
+        self.body = _create(
+            model_name, self._args, features_only=True, out_indices=indices, pretrained=pretrained
+        )
+        self.out_indices = indices
+        self.channels = tuple(int(features[i]["num_chs"]) for i in indices)
+        self.strides = tuple(int(features[i]["reduction"]) for i in indices)
+        self._freeze(frozen_stages, [str(f["module"]) for f in features])
+        if frozen_norms:
+            for norm in (m for m in self.body.modules() if isinstance(m, _NORMS)):
+                norm.requires_grad_(False)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Feature maps of (B, 3, H, W) images: (B, channels, H / stride, W / stride) each."""
+        maps = self.body(images)
+        if str(getattr(self.body, "output_fmt", "NCHW")).endswith("NHWC"):
+            maps = [m.permute(0, 3, 1, 2).contiguous() for m in maps]
+        return tuple(maps)
+
+    def init_weights(self) -> None:
+        """Load ``weights``; the runner calls this before training."""
+        if self.weights is None:
+            return
+        whole = _create(self.model_name, self._args, num_classes=0)
+        state = fit_to_model(read_weights(self.weights, self.model_name), whole, self.weights)
+        log = logging.getLogger("timm.models._builder")
+        level = log.level
+        log.setLevel(logging.ERROR)  # it lists the head's weights, which are left out on purpose
+        try:
+            donor = _create(
+                self.model_name,
+                self._args,
+                features_only=True,
+                out_indices=self.out_indices,
+                pretrained=True,
+                pretrained_cfg_overlay={"state_dict": state},
+            )
+        finally:
+            log.setLevel(level)
+        self.body.load_state_dict(donor.state_dict())
+
+    def train(self, mode: bool = True) -> TimmBackbone:
+        """Switch the mode; batch norm stays at its running statistics under ``norm_eval``."""
+        super().train(mode)
+        if mode and self.norm_eval:
+            for norm in (m for m in self.body.modules() if isinstance(m, _BatchNorm)):
+                norm.eval()
+        return self
+
+    def _freeze(self, stage: int, modules: list[str]) -> None:
+        """Freeze every parameter up to and including those of feature ``stage``."""
+        if not -1 <= stage < len(modules):
+            raise ValueError(
+                f"frozen_stages of {self.model_name!r} must be between -1 and "
+                f"{len(modules) - 1}, got {stage}"
+            )
+        if stage == -1:
+            return
+        names = [name for name, _ in self.body.named_parameters()]
+        prefixes = tuple(
+            f"{outer}{module}."
+            for outer in ("", "model.")
+            for module in (modules[stage], modules[stage].replace(".", "_"))
+        )
+        own = [i for i, name in enumerate(names) if name.startswith(prefixes)]
+        if not own:
+            raise ValueError(
+                f"frozen_stages={stage}: {self.model_name!r} has no parameters under "
+                f"{modules[stage]!r}; freeze another stage or none (-1)"
+            )
+        for parameter in list(self.body.parameters())[: own[-1] + 1]:
+            parameter.requires_grad_(False)
+
+
+def _create(model_name: str, args: dict[str, Any], **more: Any) -> nn.Module:
+    """Build a timm model; an unknown name is answered with its near names."""
+    import timm
+
+    name = model_name.split(".")[0]
+    if name not in timm.list_models():
+        near = difflib.get_close_matches(name, timm.list_models(), 3)
+        raise ValueError(
+            f"model_name {model_name!r} is not one of timm {timm.__version__}'s models"
+            + (f"; near: {', '.join(near)}" if near else "")
+        )
+    try:
+        return timm.create_model(model_name, **{"pretrained": False, **args, **more})
+    except (TypeError, RuntimeError, AssertionError, AttributeError) as error:
+        raise ValueError(f"timm cannot build {model_name!r} with {args | more}: {error}") from error
+
+
+def _features_of(model_name: str, args: dict[str, Any]) -> list[dict[str, Any]]:
+    """What timm says of the model's features, finest first: num_chs, reduction, module."""
+    import torch
+
+    with torch.device("meta"):
+        model = _create(model_name, args)
+    features = getattr(model, "feature_info", None)
+    if not features:
+        raise ValueError(f"timm's {model_name!r} gives no intermediate features (features_only)")
+    return list(features)
+
+
+def _choose(
+    model_name: str,
+    features: list[dict[str, Any]],
+    indices: Sequence[int] | None,
+    strides: Sequence[int] | None,
+) -> tuple[int, ...]:
+    if (indices is None) == (strides is None):
+        raise ValueError("give exactly one of out_indices and out_strides")
+    have = [int(f["reduction"]) for f in features]
+    if strides is not None:
+        missing = [s for s in strides if s not in have]
+        if missing:
+            raise ValueError(
+                f"out_strides: {model_name!r} has no feature of stride {missing}, "
+                f"accepted are {sorted(set(have))}"
+            )
+        return tuple(len(have) - 1 - have[::-1].index(s) for s in strides)
+    assert indices is not None
+    chosen = tuple(int(i) for i in indices)
+    if not chosen or any(not 0 <= i < len(have) for i in chosen) or sorted(set(chosen)) != list(chosen):
+        raise ValueError(
+            f"out_indices of {model_name!r} must be increasing and between 0 and "
+            f"{len(have) - 1} (strides {have}), got {chosen}"
+        )
+    return chosen
