@@ -1,0 +1,57 @@
+"""Released parameter names to this package's."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+
+from torch import Tensor
+
+Renaming = Sequence[tuple[str, str]]
+
+# Focus-DETR's release, the parts of its encoder and selector.
+FOCUS_ENCODER: Renaming = (
+    (r"transformer\.alpha", r"encoder.selector.alpha"),
+    (r"transformer\.level_embeds", r"level_embed"),
+    (r"transformer\.enc_output_norm\.", r"memory_trans_norm."),
+    (r"transformer\.enc_output\.", r"memory_trans_fc."),
+    (r"transformer\.enc_mask_predictor\.layer1\.", r"encoder.selector.score_mlp.embed."),
+    (r"transformer\.enc_mask_predictor\.layer2\.", r"encoder.selector.score_mlp.head."),
+    (
+        r"transformer\.encoder\.layers\.(\d+)\.attentions\.0\.",
+        r"encoder.layers.\1.object_attention.attention.",
+    ),
+    (r"transformer\.encoder\.layers\.(\d+)\.attentions\.1\.", r"encoder.layers.\1.self_attn."),
+    (r"transformer\.encoder\.layers\.(\d+)\.ffns\.0\.", r"encoder.layers.\1.ffn."),
+    (r"transformer\.encoder\.layers\.(\d+)\.norm2\.", r"encoder.layers.\1.object_attention.norm."),
+    (r"transformer\.encoder\.layers\.(\d+)\.norms\.", r"encoder.layers.\1.norms."),
+)
+
+
+def rename(state: Mapping[str, Tensor], renaming: Renaming) -> tuple[dict[str, Tensor], list[str]]:
+    """Apply the first matching rule to each name.
+
+    Returns:
+        The renamed state, and the names that no rule matched, as they were.
+    """
+    renamed: dict[str, Tensor] = {}
+    left_out = []
+    for name, value in state.items():
+        new = _new_name(name, renaming)
+        if new is None:
+            left_out.append(name)
+        else:
+            renamed[new] = value
+    return renamed, left_out
+
+
+def under(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The entries whose names begin with ``prefix``, without it."""
+    return {k[len(prefix) :]: v for k, v in state.items() if k.startswith(prefix)}
+
+
+def _new_name(name: str, renaming: Iterable[tuple[str, str]]) -> str | None:
+    for pattern, replacement in renaming:
+        if re.match(pattern, name):
+            return re.sub("^" + pattern, replacement, name)
+    return None

@@ -1,0 +1,111 @@
+"""Compare this package with reference numbers of the released implementations.
+
+A fixture is an ``.npz`` that says its ``kind`` and ``config`` and holds what a
+reference model gave. Each kind has one check; ``tools/verify_reference.py`` runs
+them by file.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+TOLERANCE = 1e-4  # relative, float32
+
+
+@dataclass(frozen=True)
+class Check:
+    """One compared quantity.
+
+    Attributes:
+        name: what was compared.
+        passed: whether it agrees.
+        detail: the difference that was seen, for people.
+    """
+
+    name: str
+    passed: bool
+    detail: str
+
+
+Fixture = Mapping[str, NDArray[Any]]
+Checker = Callable[[Fixture, dict[str, Any]], list[Check]]
+CHECKERS: dict[str, Checker] = {}
+
+
+def checks(kind: str) -> Callable[[Checker], Checker]:
+    """Register the check of a fixture kind."""
+
+    def register(function: Checker) -> Checker:
+        CHECKERS[kind] = function
+        return function
+
+    return register
+
+
+def verify(path: str | Path) -> list[Check]:
+    """All comparisons of one fixture file.
+
+    Raises:
+        ValueError: the file is no fixture, or of a kind without a check.
+    """
+    try:
+        with np.load(path) as archive:
+            fixture = {name: archive[name] for name in archive.files}
+    except (OSError, ValueError, EOFError) as error:
+        raise ValueError(f"{path} cannot be read as a reference fixture: {error}") from error
+    if "kind" not in fixture or "config" not in fixture:
+        raise ValueError(f"{path} has no 'kind' and 'config': it is not a reference fixture")
+    kind = str(fixture["kind"])
+    if kind not in CHECKERS:
+        raise ValueError(f"{path} is of kind {kind!r}; there are checks for {sorted(CHECKERS)}")
+    with torch.no_grad():
+        return CHECKERS[kind](fixture, json.loads(str(fixture["config"])))
+
+
+def close(name: str, ours: Tensor, reference: NDArray[Any], tolerance: float = TOLERANCE) -> Check:
+    """Largest difference over the reference's largest magnitude."""
+    wanted = torch.from_numpy(np.asarray(reference)).double()
+    if ours.shape != wanted.shape:
+        return Check(name, False, f"shape {tuple(ours.shape)}, wanted {tuple(wanted.shape)}")
+    scale = wanted.abs().max().clamp(min=1e-12)
+    error = float((ours.double() - wanted).abs().max() / scale)
+    return Check(name, error <= tolerance, f"relative difference {error:.1e}")
+
+
+def equal(name: str, ours: Tensor, reference: NDArray[Any]) -> Check:
+    """Exactly the same values."""
+    wanted = torch.from_numpy(np.asarray(reference))
+    if ours.shape != wanted.shape:
+        return Check(name, False, f"shape {tuple(ours.shape)}, wanted {tuple(wanted.shape)}")
+    different = int((ours.long() != wanted.long()).sum())
+    return Check(name, different == 0, f"{different} of {wanted.numel()} differ")
+
+
+def same_sets(
+    name: str, ours: Tensor, reference: NDArray[Any], scores: Tensor, tie: float = 1e-6
+) -> Check:
+    """(B, K) index sets that agree but for ties in (B, N) ``scores``.
+
+    An index may be swapped for another only where both score the same as the
+    last one kept, within ``tie`` of the scores' range.
+    """
+    wanted = torch.from_numpy(np.asarray(reference))
+    if ours.shape != wanted.shape:
+        return Check(name, False, f"shape {tuple(ours.shape)}, wanted {tuple(wanted.shape)}")
+    swapped, wrong = 0, 0
+    for mine, theirs, score in zip(ours, wanted, scores, strict=True):
+        odd = set(mine.tolist()) ^ set(theirs.tolist())
+        last = score[theirs].min()
+        slack = tie * (score.max() - score.min()).clamp(min=1e-12)
+        swapped += len(odd)
+        wrong += sum(bool((score[i] - last).abs() > slack) for i in odd)
+    return Check(name, wrong == 0, f"{swapped} swapped, {wrong} of them not by a tie")

@@ -1,0 +1,111 @@
+"""Checks of the Focus-DETR fixtures: its encoder with its selector, and its labels."""
+
+from __future__ import annotations
+
+import json
+from math import ceil
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sparse_encoders.checkpoints.names import FOCUS_ENCODER, rename, under
+from sparse_encoders.checkpoints.reference import Check, Fixture, checks, close, equal, same_sets
+from sparse_encoders.checkpoints.seeded import seeded_input, seeded_state, uniform
+from sparse_encoders.contracts import DetectorParts
+from sparse_encoders.encoders import DualAttentionEncoder
+from sparse_encoders.selectors.keep import KeepSchedule
+from sparse_encoders.selectors.projection import TokenProjection
+from sparse_encoders.supervision.foreground import ForegroundLabels, foreground_focal_loss
+from sparse_encoders.tokens import LevelShapes, TokenGrid
+
+
+def fixture_tokens(config: dict[str, Any], level_embed: Tensor | None) -> TokenGrid:
+    """The token grid that a fixture of an encoder was made with.
+
+    Args:
+        config: with ``spatial_shapes``, ``valid_fraction_hw``, ``embed_dim``, ``seed``.
+        level_embed: (L, C), where the model adds its own.
+    """
+    shapes: LevelShapes = tuple((h, w) for h, w in config["spatial_shapes"])
+    fractions, seed = config["valid_fraction_hw"], config["seed"]
+    features, positions, masks = [], [], []
+    for level, (h, w) in enumerate(shapes):
+        shape = (len(fractions), config["embed_dim"], h, w)
+        features.append(seeded_input(f"feat{level}", shape, seed))
+        position = seeded_input(f"pos{level}", shape, seed)
+        if level_embed is not None:
+            position = position + level_embed[level][:, None, None]
+        positions.append(position)
+        mask = torch.ones(len(fractions), h, w, dtype=torch.bool)
+        for image, (fraction_h, fraction_w) in enumerate(fractions):
+            mask[image, : ceil(fraction_h * h), : ceil(fraction_w * w)] = False
+        masks.append(mask)
+    return TokenGrid.from_maps(features, positions, masks)
+
+
+@checks("focus_encoder")
+def check_focus_encoder(fixture: Fixture, config: dict[str, Any]) -> list[Check]:
+    """Foreground scores, kept tokens and memory of the released encoder."""
+    released = seeded_state(json.loads(str(fixture["param_shapes"])), config["seed"])
+    state, _ = rename(released, FOCUS_ENCODER)
+    levels, dims = len(config["spatial_shapes"]), config["embed_dim"]
+    encoder = DualAttentionEncoder(
+        num_layers=config["num_layers"],
+        num_levels=levels,
+        layer_cfg=dict(
+            self_attn_cfg=dict(
+                embed_dims=dims,
+                num_heads=config["num_heads"],
+                num_points=config["num_points"],
+            ),
+            ffn_cfg=dict(embed_dims=dims, feedforward_channels=config["ffn_dim"]),
+        ),
+        num_object_tokens=config["topk_self_attention"],
+    ).eval()
+    encoder.load_state_dict(under(state, "encoder."))
+    assert encoder.selector is not None
+    encoder.selector.schedule = KeepSchedule(config["keep_ratio"], tuple(config["cascade"]))
+
+    projection = TokenProjection(dims)
+    projection.fc.load_state_dict(under(state, "memory_trans_fc."))
+    projection.norm.load_state_dict(under(state, "memory_trans_norm."))
+    head = nn.Linear(dims, config["num_classes"])
+    head.load_state_dict(under(released, "class_embed_enc."))
+
+    tokens = fixture_tokens(config, state["level_embed"])
+    output = encoder(tokens, DetectorParts(projection, lambda layer: head))
+    chosen = output.selection
+    assert chosen is not None
+    results = [
+        close("foreground_score", chosen.scores, fixture["foreground_score"]),
+        equal("num_foreground", chosen.counts, fixture["num_foreground"]),
+    ]
+    for index, layer in enumerate(chosen.layers):
+        name = f"foreground_index_layer{index}"
+        results.append(same_sets(name, layer.indices, fixture[name], chosen.scores))
+    memory = output.memory[:, torch.from_numpy(fixture["memory_token_index"])]
+    results.append(close("memory", memory, fixture["memory"]))
+    return results
+
+
+@checks("foreground_labels")
+def check_foreground_labels(fixture: Fixture, config: dict[str, Any]) -> list[Check]:
+    """Token labels of two interval sets, and the focal loss of each image."""
+    results = []
+    for case, settings in config.items():
+        shapes = tuple((h, w) for h, w in settings["spatial_shapes"])
+        labels = fixture[f"{case}.label"]
+        boxes = [
+            torch.from_numpy(fixture[f"{case}.boxes_image{i}"]) for i in range(labels.shape[0])
+        ]
+        blank = torch.zeros(labels.shape[0], labels.shape[1], 1)
+        tokens = TokenGrid(blank, blank, None, shapes, torch.ones(labels.shape[0], len(shapes), 2))
+        intervals = [(low, high) for low, high in settings["ranges"]]
+        ours = ForegroundLabels(len(shapes), intervals, settings["strides"])(tokens, boxes)
+        results.append(equal(f"{case}.label", ours, labels))
+        raw = uniform("logit", (*labels.shape, 1), settings["seed"])
+        logits = torch.from_numpy(8.0 * raw - 4.0).float().squeeze(-1)
+        loss = foreground_focal_loss(logits, ours)
+        results.append(close(f"{case}.loss_per_image", loss, fixture[f"{case}.loss_per_image"]))
+    return results

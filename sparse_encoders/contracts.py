@@ -1,0 +1,48 @@
+"""What travels between a detector and its encoder.
+
+Kept apart from both so that imports point one way: detectors know encoders,
+encoders know selectors, and all of them know these two small records.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+CategoryHead = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class DetectorParts:
+    """What a detector lends to its encoder for the length of one call.
+
+    Lent as callables and never stored, so that no parameter appears twice in a
+    state dict.
+
+    Attributes:
+        projection: the first stage's LayerNorm(Linear(.)) on (B, N, C); None in
+            a detector without a first stage.
+        category_head: encoder layer index -> head giving (B, K, classes) logits
+            for (B, K, C) tokens; None where the detector has none to lend.
+    """
+
+    projection: Callable[[Tensor], Tensor] | None = None
+    category_head: Callable[[int], CategoryHead] | None = None
+
+
+@dataclass(frozen=True)
+class Targets:
+    """Ground truth of a batch, in pixels of the batched (resized, padded) input.
+
+    Attributes:
+        boxes: per image (n, 4) as (x1, y1, x2, y2).
+        labels: per image (n,) int64 class indices.
+        samples: MMDetection's data samples, for losses that call its heads.
+    """
+
+    boxes: Sequence[Tensor]
+    labels: Sequence[Tensor]
+    samples: Sequence[Any] = ()

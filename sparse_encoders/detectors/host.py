@@ -1,0 +1,201 @@
+"""What makes an MMDetection transformer detector take any encoder."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from mmdet.structures import SampleList
+from torch import Tensor, nn
+
+from sparse_encoders.contracts import DetectorParts, Targets
+from sparse_encoders.encoders.base import Encoder, EncoderOutput, use_attention
+from sparse_encoders.registry import MODELS
+from sparse_encoders.tokens import TokenGrid, count_valid
+
+
+class EncoderHost:
+    """Mixin for MMDetection's transformer detectors, put before them in the bases.
+
+    It builds ``encoder`` from config, gives encoder and decoder this package's
+    deformable attention, and adds the encoder's losses to the detector's. All
+    else, from the neck to the heads, stays MMDetection's.
+
+    Args:
+        attention_backend: 'auto', 'fused', 'mmcv' or 'torch', for encoder and
+            decoder alike.
+        keep_ratio: in ``test_cfg``, keep this share of the tokens instead of the
+            one trained with.
+    """
+
+    encoder: Encoder
+    decoder: nn.Module
+    bbox_head: nn.Module
+    num_queries: int
+    num_feature_levels: int
+
+    def __init__(self, *args: Any, attention_backend: str = "auto", **kwargs: Any) -> None:
+        self.attention_backend = attention_backend
+        super().__init__(*args, **kwargs)
+
+    # -- building ---------------------------------------------------------
+
+    def _init_layers(self) -> None:
+        """Let MMDetection build its layers, then put the configured encoder in place."""
+        config = dict(self.encoder or {})  # type: ignore[call-overload]
+        # MMDetection names its encoder class in code: give it one layer to build
+        # and to read the channel count from, and replace it.
+        stand_in = {"num_layers": 1, "layer_cfg": copy.deepcopy(config.get("layer_cfg"))}
+        if stand_in["layer_cfg"] is None:
+            stand_in["layer_cfg"] = self._default_layer_cfg()
+        self.encoder = stand_in  # type: ignore[assignment]
+        super()._init_layers()  # type: ignore[misc]
+        self.encoder = self._build_encoder(config)
+        use_attention(self.decoder, self.attention_backend)
+
+    def _default_layer_cfg(self) -> dict[str, Any]:
+        levels = self.num_feature_levels
+        return {
+            "self_attn_cfg": {"embed_dims": 256, "num_levels": levels},
+            "ffn_cfg": {"embed_dims": 256, "feedforward_channels": 2048, "ffn_drop": 0.0},
+        }
+
+    def _build_encoder(self, config: dict[str, Any]) -> Encoder:
+        """The encoder of a config; without a ``type`` it is MMDetection's dense one."""
+        config = {
+            "type": "DenseEncoder",
+            "num_levels": self.num_feature_levels,
+            "attention_backend": self.attention_backend,
+            "first_stage": bool(getattr(self, "as_two_stage", False)),
+            **config,
+        }
+        encoder = MODELS.build(config)
+        if not isinstance(encoder, Encoder):
+            raise TypeError(
+                f"encoder.type must name an encoder of this package, got {config['type']!r} "
+                f"({type(encoder).__name__}); accepted: DenseEncoder, DualAttentionEncoder"
+            )
+        return encoder
+
+    # -- what the encoder borrows ----------------------------------------
+
+    def detector_parts(self) -> DetectorParts:
+        """The projection and the category head that this detector lends."""
+        if not getattr(self, "as_two_stage", False):
+            return DetectorParts(
+                category_head=lambda layer: self._branch(min(layer, self._num_decoder_layers - 1))
+            )
+        return DetectorParts(
+            projection=lambda x: self.memory_trans_norm(self.memory_trans_fc(x)),
+            # the two-stage head stands after the decoder layers' heads
+            category_head=lambda layer: self._branch(self._num_decoder_layers),
+        )
+
+    @property
+    def _num_decoder_layers(self) -> int:
+        return int(self.decoder.num_layers)
+
+    def _branch(self, index: int) -> nn.Module:
+        return self.bbox_head.cls_branches[index]
+
+    # -- forward ----------------------------------------------------------
+
+    def forward_transformer(
+        self, img_feats: Sequence[Tensor], batch_data_samples: SampleList | None = None
+    ) -> dict[str, Any]:
+        """MMDetection's four steps; returns the inputs of ``bbox_head``."""
+        return self._run(img_feats, batch_data_samples)[0]
+
+    def _run(
+        self, img_feats: Sequence[Tensor], samples: SampleList | None
+    ) -> tuple[dict[str, Any], EncoderOutput]:
+        encoder_inputs, decoder_inputs = self.pre_transformer(img_feats, samples)  # type: ignore[attr-defined]
+        tokens = self._token_grid(img_feats, encoder_inputs, samples)
+        encoded = self.encoder(tokens, self.detector_parts())
+        queries, head_inputs = self._pre_decoder(encoded, samples)
+        decoder_inputs.update(queries)
+        # host shapes: the decoder's attention need not read them off the device
+        decoder_inputs.update(memory=encoded.memory, spatial_shapes=tokens.shapes)
+        head_inputs.update(self.forward_decoder(**decoder_inputs))  # type: ignore[attr-defined]
+        return head_inputs, encoded
+
+    def _token_grid(
+        self,
+        img_feats: Sequence[Tensor],
+        encoder_inputs: dict[str, Tensor],
+        samples: SampleList | None,
+    ) -> TokenGrid:
+        shapes = tuple((int(f.shape[-2]), int(f.shape[-1])) for f in img_feats)
+        image_hw, max_valid = None, None
+        if samples:
+            image_hw = tuple(int(s) for s in samples[0].batch_input_shape[:2])
+            max_valid = max(count_valid(shapes, image_hw, s.img_shape[:2]) for s in samples)
+        return TokenGrid(
+            features=encoder_inputs["feat"],
+            positions=encoder_inputs["feat_pos"],
+            padding_mask=encoder_inputs["feat_mask"],
+            shapes=shapes,
+            valid_ratios=encoder_inputs["valid_ratios"],
+            image_hw=image_hw,
+            max_valid=max_valid,
+        )
+
+    def _pre_decoder(
+        self, encoded: EncoderOutput, samples: SampleList | None
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """MMDetection's query preparation; subclasses add what theirs takes."""
+        memory, mask, shapes = with_enough_tokens(encoded, self.num_queries)
+        return self.pre_decoder(memory, mask, shapes)  # type: ignore[attr-defined]
+
+    # -- training ---------------------------------------------------------
+
+    def loss(self, batch_inputs: Tensor, batch_data_samples: SampleList) -> dict[str, Tensor]:
+        """The detector's losses and its encoder's, under their own names."""
+        img_feats = self.extract_feat(batch_inputs)  # type: ignore[attr-defined]
+        head_inputs, encoded = self._run(img_feats, batch_data_samples)
+        losses = self.bbox_head.loss(**head_inputs, batch_data_samples=batch_data_samples)
+        extra = self.encoder.loss(encoded, targets_of(batch_data_samples), self.detector_parts())
+        clash = losses.keys() & extra.keys()
+        if clash:
+            raise ValueError(f"encoder and head both name a loss {sorted(clash)}")
+        return {**losses, **extra}
+
+    def set_keep_ratio(self, keep_ratio: float | Sequence[float]) -> None:
+        """Keep another share of the tokens from now on, see :class:`Encoder`."""
+        self.encoder.set_keep_ratio(keep_ratio)
+
+
+def targets_of(samples: SampleList) -> Targets:
+    """Boxes (x1, y1, x2, y2) in pixels and labels of MMDetection's data samples."""
+    boxes = []
+    for sample in samples:
+        found = sample.gt_instances.bboxes
+        boxes.append(found if isinstance(found, Tensor) else found.tensor)
+    return Targets(boxes, [s.gt_instances.labels for s in samples], samples)
+
+
+def with_enough_tokens(
+    encoded: EncoderOutput, num_queries: int
+) -> tuple[Tensor, Tensor | None, Tensor]:
+    """Memory, padding mask and level shapes with at least ``num_queries`` tokens.
+
+    A two-stage detector ranks as many proposals as it has queries, and a small
+    image has fewer tokens than that. The missing ones are added as a level of
+    padding, which MMDetection's proposals leave out of range by themselves.
+
+    Returns:
+        (B, N', C) memory, (B, N') bool mask or None, (L', 2) int64 shapes.
+    """
+    memory, mask = encoded.memory, encoded.tokens.padding_mask
+    shapes = list(encoded.tokens.shapes)
+    missing = num_queries - memory.shape[1]
+    if missing > 0:
+        batch = memory.shape[0]
+        if mask is None:
+            mask = torch.zeros(batch, memory.shape[1], dtype=torch.bool, device=memory.device)
+        memory = torch.cat([memory, memory.new_zeros(batch, missing, memory.shape[-1])], 1)
+        mask = torch.cat([mask, mask.new_ones(batch, missing)], 1)
+        shapes.append((1, missing))
+    return memory, mask, torch.tensor(shapes, device=memory.device)

@@ -1,0 +1,7 @@
+"""How tokens are refined: one encoder a file."""
+
+from sparse_encoders.encoders.base import Encoder, EncoderOutput
+from sparse_encoders.encoders.dense import DenseEncoder
+from sparse_encoders.encoders.dual_attention import DualAttentionEncoder
+
+__all__ = ["DenseEncoder", "DualAttentionEncoder", "Encoder", "EncoderOutput"]

@@ -1,0 +1,173 @@
+"""The contract of an encoder: tokens in, refined memory out."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from mmcv.ops import MultiScaleDeformableAttention
+from mmengine.model import BaseModule, ModuleList
+from torch import Tensor, nn
+
+from sparse_encoders.attention import DeformableAttention
+from sparse_encoders.contracts import DetectorParts, Targets
+from sparse_encoders.registry import MODELS
+from sparse_encoders.selectors.base import Selection, Selector
+from sparse_encoders.tokens import TokenGrid
+
+
+@dataclass(frozen=True)
+class EncoderOutput:
+    """What an encoder hands on.
+
+    Attributes:
+        memory: (B, N, C) refined tokens.
+        tokens: the tokens that came in.
+        selection: what the selector chose; None where every token is refined.
+    """
+
+    memory: Tensor
+    tokens: TokenGrid
+    selection: Selection | None = None
+
+
+class Encoder(BaseModule):
+    """Base of all encoders.
+
+    Subclasses fill ``self.layers`` and implement :meth:`forward`; those that
+    prune set ``self.selector``.
+
+    Args:
+        num_layers: encoder layers, at least 1.
+        num_levels: feature levels; the detector sets it.
+        layer_cfg: MMDetection's encoder ``layer_cfg`` (``self_attn_cfg``,
+            ``ffn_cfg``, ``norm_cfg``); what it leaves out is Deformable DETR's.
+        attention_backend: 'auto', 'fused', 'mmcv' or 'torch', see
+            :class:`sparse_encoders.attention.DeformableAttention`.
+        first_stage: whether the detector lends a first-stage projection; the
+            detector sets it.
+
+    Raises:
+        ValueError: fewer than one layer, or a ``layer_cfg`` whose levels are
+            not the detector's.
+    """
+
+    def __init__(
+        self,
+        num_layers: int = 6,
+        num_levels: int = 4,
+        layer_cfg: dict[str, Any] | None = None,
+        attention_backend: str = "auto",
+        first_stage: bool = True,
+        init_cfg: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__(init_cfg=init_cfg)
+        if num_layers < 1:
+            raise ValueError(f"encoder.num_layers must be at least 1, got {num_layers}")
+        self.num_layers = num_layers
+        self.num_levels = num_levels
+        self.first_stage = first_stage
+        self.attention_backend = attention_backend
+        self.layer_cfg = complete_layer_cfg(layer_cfg, num_levels)
+        self.embed_dims: int = self.layer_cfg["self_attn_cfg"]["embed_dims"]
+        self.layers = ModuleList()
+        self.selector: Selector | None = None
+
+    def build_layers(self, layer_class: type[nn.Module], **layer_settings: Any) -> ModuleList:
+        """``num_layers`` of an MMDetection encoder layer, with this package's attention."""
+        layers = ModuleList(
+            layer_class(**copy.deepcopy(self.layer_cfg), **layer_settings)
+            for _ in range(self.num_layers)
+        )
+        return use_attention(layers, self.attention_backend)
+
+    def build_selector(self, selector: dict[str, Any], **defaults: Any) -> Selector:
+        """Build a selector from config, told what the encoder knows."""
+        settings = {
+            "num_layers": self.num_layers,
+            "num_levels": self.num_levels,
+            "embed_dims": self.embed_dims,
+            "first_stage": self.first_stage,
+            **defaults,
+        }
+        built = MODELS.build({**settings, **selector})
+        if not isinstance(built, Selector):
+            raise TypeError(
+                f"encoder.selector must be a Selector, got {type(built).__name__}; "
+                "did you mean FocusTokenSelector?"
+            )
+        return built
+
+    def forward(self, tokens: TokenGrid, detector: DetectorParts) -> EncoderOutput:
+        """Refine the tokens of a batch."""
+        raise NotImplementedError(f"{type(self).__name__} must implement forward()")
+
+    def loss(
+        self, output: EncoderOutput, targets: Targets, detector: DetectorParts
+    ) -> dict[str, Tensor]:
+        """Losses that the encoder and its selector add to the detector's."""
+        if self.selector is None or output.selection is None:
+            return {}
+        return self.selector.loss(output.selection, output.tokens, targets)
+
+    def set_keep_ratio(self, keep_ratio: float | Sequence[float]) -> None:
+        """Keep another share of the tokens from now on; no weight changes.
+
+        Raises:
+            ValueError: the encoder prunes nothing, or a ratio outside (0, 1].
+        """
+        if self.selector is None:
+            raise ValueError(
+                f"{type(self).__name__} has no selector: there is no keep ratio to set"
+            )
+        self.selector.set_keep_ratio(keep_ratio)
+
+
+def complete_layer_cfg(layer_cfg: dict[str, Any] | None, num_levels: int) -> dict[str, Any]:
+    """A copy of an MMDetection ``layer_cfg`` with Deformable DETR's defaults filled in."""
+    full: dict[str, Any] = copy.deepcopy(dict(layer_cfg or {}))
+    attention = dict(full.get("self_attn_cfg") or {})
+    attention.setdefault("embed_dims", 256)
+    attention.setdefault("dropout", 0.0)
+    if attention.setdefault("num_levels", num_levels) != num_levels:
+        raise ValueError(
+            f"encoder.layer_cfg.self_attn_cfg.num_levels is {attention['num_levels']}, "
+            f"the detector has {num_levels} feature levels"
+        )
+    ffn = dict(full.get("ffn_cfg") or {})
+    ffn.setdefault("embed_dims", attention["embed_dims"])
+    ffn.setdefault("feedforward_channels", 2048)
+    ffn.setdefault("ffn_drop", 0.0)
+    full["self_attn_cfg"], full["ffn_cfg"] = attention, ffn
+    return full
+
+
+def use_attention(module: nn.Module, backend: str) -> Any:
+    """Replace every mmcv deformable attention inside ``module`` by this package's.
+
+    Parameters, names and initialisation are the same; only the operator behind
+    them changes. Meant for freshly built modules: weights are not carried over.
+    """
+    for name, child in list(module.named_children()):
+        if isinstance(child, MultiScaleDeformableAttention):
+            setattr(module, name, _like(child, backend))
+        else:
+            use_attention(child, backend)
+    return module
+
+
+def _like(attention: MultiScaleDeformableAttention, backend: str) -> DeformableAttention:
+    """A fresh :class:`DeformableAttention` with another one's settings."""
+    return DeformableAttention(
+        embed_dims=attention.embed_dims,
+        num_heads=attention.num_heads,
+        num_levels=attention.num_levels,
+        num_points=attention.num_points,
+        im2col_step=attention.im2col_step,
+        dropout=attention.dropout.p,
+        batch_first=attention.batch_first,
+        value_proj_ratio=attention.value_proj.out_features / attention.embed_dims,
+        backend=backend,
+    )

@@ -1,0 +1,50 @@
+"""The dense encoder of Deformable DETR: every layer refines every token."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mmdet.models.layers import DeformableDetrTransformerEncoderLayer
+from mmengine.logging import print_log
+
+from sparse_encoders.contracts import DetectorParts
+from sparse_encoders.encoders.base import Encoder, EncoderOutput
+from sparse_encoders.registry import MODELS
+from sparse_encoders.tokens import TokenGrid
+
+
+@MODELS.register_module()
+class DenseEncoder(Encoder):
+    """The baseline (Zhu et al., Deformable DETR, ICLR 2021, section 4.1).
+
+    MMDetection's own encoder layers under their own names: it loads the encoder
+    weights of MMDetection's DINO and Deformable DETR without renaming, and with
+    the same attention backend computes the same bits.
+
+    Args:
+        selector: accepted and ignored with a warning, so that changing
+            ``encoder.type`` alone turns a pruned config into its baseline.
+    """
+
+    def __init__(self, *args: Any, selector: dict[str, Any] | None = None, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if selector is not None:
+            print_log(
+                f"DenseEncoder refines every token: selector {selector.get('type')} is ignored",
+                "current",
+                level=30,
+            )
+        self.layers = self.build_layers(DeformableDetrTransformerEncoderLayer)
+
+    def forward(self, tokens: TokenGrid, detector: DetectorParts) -> EncoderOutput:
+        """(B, N, C) tokens, each refined by every layer."""
+        memory = tokens.features
+        for layer in self.layers:
+            memory = layer(
+                query=memory,
+                query_pos=tokens.positions,
+                key_padding_mask=tokens.padding_mask,
+                spatial_shapes=tokens.shapes,
+                reference_points=tokens.reference_points,
+            )
+        return EncoderOutput(memory, tokens)

@@ -1,0 +1,219 @@
+"""Focus-DETR's encoder with dual attention (Zheng et al., ICCV 2023, Algorithm 1)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from mmcv.cnn.bricks.transformer import MultiheadAttention
+from mmdet.models.layers import DeformableDetrTransformerEncoderLayer
+from torch import Tensor, nn
+
+from sparse_encoders.contracts import CategoryHead, DetectorParts
+from sparse_encoders.encoders.base import Encoder, EncoderOutput
+from sparse_encoders.registry import MODELS
+from sparse_encoders.selectors.base import LayerSelection
+from sparse_encoders.tokens import TokenGrid
+
+VALUES = ("input", "updated")
+OBJECT_SCORES = ("logit", "probability")
+
+
+class ObjectAttention(nn.Module):
+    """Self-attention among the best-scored object tokens (Algorithm 1, lines 4 to 9).
+
+    Args:
+        embed_dims: channels C.
+        num_heads: attention heads.
+        num_tokens: object tokens, 300 in the paper; fewer where fewer are kept.
+        dropout: of the attention and its output.
+    """
+
+    def __init__(
+        self, embed_dims: int, num_heads: int = 8, num_tokens: int = 300, dropout: float = 0.0
+    ) -> None:
+        super().__init__()
+        self.num_tokens = num_tokens
+        self.attention = MultiheadAttention(
+            embed_dims, num_heads, attn_drop=dropout, proj_drop=dropout, batch_first=True
+        )
+        self.norm = nn.LayerNorm(embed_dims)
+
+    def forward(
+        self, kept: Tensor, positions: Tensor, scores: Tensor, eligible: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Enhance the object tokens among the kept ones.
+
+        Args:
+            kept: (B, K, C) kept tokens.
+            positions: (B, K, C) their position embedding.
+            scores: (B, K) object scores.
+            eligible: (B, K) bool; the others neither attend nor are attended to.
+
+        Returns:
+            (B, K, C) kept tokens with the objects among them replaced, and
+            (B, k) where the objects stand in K, best first.
+        """
+        count = min(self.num_tokens, kept.shape[1])
+        index = scores.masked_fill(~eligible, -torch.inf).topk(count, dim=1).indices
+        wide = index.unsqueeze(-1).expand(-1, -1, kept.shape[-1])
+        objects, usable = kept.gather(1, wide), eligible.gather(1, index)
+        # an image always keeps a token, so no row of the attention is masked whole
+        position = positions.gather(1, wide)
+        enhanced = self.attention(
+            objects, query_pos=position, key_pos=position, key_padding_mask=~usable
+        )
+        enhanced = torch.where(usable.unsqueeze(-1), self.norm(enhanced), objects)
+        return kept.scatter(1, wide, enhanced.to(kept.dtype)), index
+
+
+class DualAttentionLayer(DeformableDetrTransformerEncoderLayer):
+    """A deformable encoder layer whose queries are the kept tokens.
+
+    The weights of the deformable attention, FFN and norms have MMDetection's
+    names, so that a dense checkpoint initialises them.
+    """
+
+    def __init__(self, *args: Any, object_attention: dict[str, Any] | None, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.object_attention = (
+            None
+            if object_attention is None
+            else ObjectAttention(self.embed_dims, **object_attention)
+        )
+
+    def forward(  # type: ignore[override]
+        self,
+        memory: Tensor,
+        value: Tensor,
+        tokens: TokenGrid,
+        chosen: LayerSelection,
+        object_scores: Tensor | None,
+    ) -> Tensor:
+        """One layer of Algorithm 1 (lines 4 to 12).
+
+        Args:
+            memory: (B, N, C) all tokens.
+            value: (B, N, C) what deformable attention samples.
+            tokens: positions, padding and shapes of the batch.
+            chosen: the K tokens kept in this layer.
+            object_scores: (B, K), None without dual attention.
+
+        Returns:
+            (B, N, C) memory with the kept tokens refined.
+        """
+        query, position = chosen.gather(memory), chosen.gather(tokens.positions)
+        if self.object_attention is not None and object_scores is not None:
+            query, _ = self.object_attention(query, position, object_scores, chosen.present)
+        query = self.self_attn(
+            query=query,
+            value=value,
+            query_pos=position,
+            key_padding_mask=tokens.padding_mask,
+            spatial_shapes=tokens.shapes,
+            reference_points=chosen.gather(tokens.reference_points.flatten(2)).unflatten(
+                2, (tokens.num_levels, 2)
+            ),
+        )
+        query = self.norms[0](query)
+        query = self.norms[1](self.ffn(query))
+        return chosen.write(memory, query.to(memory.dtype))
+
+
+@MODELS.register_module()
+class DualAttentionEncoder(Encoder):
+    """Refine the kept tokens; let the objects among them attend to each other.
+
+    The defaults are the released code's, which trained weights expect; the
+    paper's way is ``values='updated'``, ``object_score='probability'`` here and
+    ``count='image'``, ``intervals='overlapping'`` in the selector.
+
+    Args:
+        selector: config of any :class:`Selector`; Focus-DETR's by default.
+        values: what deformable attention samples in every layer: 'input', the
+            encoder's input features (released), or 'updated', the tokens as
+            refined so far (Algorithm 1, line 10).
+        object_score: 'logit', the product of raw foreground and category logits
+            (released), or 'probability', of their sigmoids (equation 3).
+        num_object_tokens: tokens that attend to each other, 300 in the paper.
+        dual_attention: False leaves the self-attention out (Table 4's ablation).
+        **kwargs: see :class:`Encoder`.
+
+    Raises:
+        ValueError: an unknown switch, fewer than one object token.
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        selector: dict[str, Any] | None = None,
+        values: str = "input",
+        object_score: str = "logit",
+        num_object_tokens: int = 300,
+        dual_attention: bool = True,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        for name, got, accepted in (
+            ("values", values, VALUES),
+            ("object_score", object_score, OBJECT_SCORES),
+        ):
+            if got not in accepted:
+                raise ValueError(f"encoder.{name} must be one of {accepted}, got {got!r}")
+        if num_object_tokens < 1:
+            raise ValueError(
+                f"encoder.num_object_tokens must be at least 1, got {num_object_tokens}"
+            )
+        self.values = values
+        self.object_score = object_score
+        self.dual_attention = dual_attention
+        attention = self.layer_cfg["self_attn_cfg"]
+        self.layers = self.build_layers(
+            DualAttentionLayer,
+            object_attention=dict(
+                num_heads=attention.get("num_heads", 8),
+                num_tokens=num_object_tokens,
+                dropout=attention["dropout"],
+            )
+            if dual_attention
+            else None,
+        )
+        self.selector = self.build_selector(selector or {"type": "FocusTokenSelector"})
+
+    def forward(self, tokens: TokenGrid, detector: DetectorParts) -> EncoderOutput:
+        """Select once, then refine layer by layer (Algorithm 1)."""
+        assert self.selector is not None
+        if self.dual_attention and detector.category_head is None:
+            raise ValueError(
+                "dual attention ranks object tokens by the detector's classification head, but "
+                "this detector lends none; set encoder.dual_attention=False"
+            )
+        selection = self.selector.select(tokens, detector)
+        memory = tokens.features
+        for index, (layer, chosen) in enumerate(zip(self.layers, selection.layers, strict=True)):
+            scores = None
+            if self.dual_attention and detector.category_head is not None:
+                scores = self.object_scores(
+                    chosen.gather(memory),
+                    chosen.gather(selection.scores),
+                    detector.category_head(index),
+                )
+            value = tokens.features if self.values == "input" else memory
+            memory = layer(memory, value, tokens, chosen, scores)
+        return EncoderOutput(memory, tokens, selection)
+
+    @torch.no_grad()
+    def object_scores(self, kept: Tensor, foreground: Tensor, head: CategoryHead) -> Tensor:
+        """(B, K) foreground times best category score (equation 3).
+
+        It only ranks, so no gradient passes.
+
+        Args:
+            kept: (B, K, C) kept tokens.
+            foreground: (B, K) their foreground scores.
+            head: classification head, (B, K, C) to (B, K, classes).
+        """
+        category = head(kept).amax(-1)
+        if self.object_score == "probability":
+            return foreground.sigmoid() * category.sigmoid()
+        return foreground * category

@@ -1,0 +1,6 @@
+"""Which tokens an encoder refines."""
+
+from sparse_encoders.selectors.base import LayerSelection, Selection, Selector
+from sparse_encoders.selectors.focus import FocusTokenSelector
+
+__all__ = ["FocusTokenSelector", "LayerSelection", "Selection", "Selector"]

@@ -1,0 +1,170 @@
+"""The contract of a selector: which tokens does each encoder layer keep?
+
+A selector scores tokens; ranking, counting and masking are done here, once. A
+new selector implements :meth:`Selector.score` and, if it learns,
+:meth:`Selector.loss`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from sparse_encoders.contracts import DetectorParts, Targets
+from sparse_encoders.selectors.keep import COUNTS, KeepSchedule
+from sparse_encoders.tokens import TokenGrid
+
+
+@dataclass(frozen=True)
+class LayerSelection:
+    """The tokens that one encoder layer keeps.
+
+    Attributes:
+        indices: (B, K) int64 token indices, best score first. K is the same for
+            every image and known on the host.
+        kept: (B, K) bool; False marks places that an image with fewer kept
+            tokens than K only carries along: they are never written back.
+        present: (B, K) bool, the places whose tokens interact in the layer. With
+            ``count='batch'`` an image carries as many as the batch's largest
+            one, as in the released Focus-DETR; else the same as ``kept``.
+    """
+
+    indices: Tensor
+    kept: Tensor
+    present: Tensor
+
+    def gather(self, tokens: Tensor) -> Tensor:
+        """(B, K, C) rows of (B, N, C), or (B, K) entries of (B, N)."""
+        if tokens.dim() == 2:
+            return tokens.gather(1, self.indices)
+        return tokens.gather(1, self.indices.unsqueeze(-1).expand(-1, -1, tokens.shape[-1]))
+
+    def write(self, tokens: Tensor, new: Tensor) -> Tensor:
+        """(B, N, C) ``tokens`` with the kept ones replaced by (B, K, C) ``new``."""
+        index = self.indices.unsqueeze(-1).expand_as(new)
+        old = tokens.gather(1, index)
+        return tokens.scatter(1, index, torch.where(self.kept.unsqueeze(-1), new, old))
+
+    def mask(self, num_tokens: int) -> Tensor:
+        """(B, N) bool, True where a token is kept."""
+        blank = torch.zeros(
+            self.indices.shape[0], num_tokens, dtype=torch.bool, device=self.indices.device
+        )
+        return blank.scatter(1, self.indices, self.kept)
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What a selector decided for one batch.
+
+    Attributes:
+        layers: one :class:`LayerSelection` for each encoder layer.
+        logits: (B, N) the selector's own scores, as a loss wants them.
+        scores: (B, N) the scores that were ranked: padding (and NaN) lowered to
+            the smallest score of the batch.
+        counts: (B,) int64 foreground tokens of each image, before any cascade.
+    """
+
+    layers: tuple[LayerSelection, ...]
+    logits: Tensor
+    scores: Tensor
+    counts: Tensor
+
+
+class Selector(nn.Module):
+    """Base of all selectors.
+
+    Args:
+        num_layers: encoder layers.
+        num_levels: feature levels.
+        embed_dims: channels C of a token.
+        keep_ratio: share of an image's valid tokens that each layer keeps, in
+            (0, 1]: one number (the average over layers) or one for each layer.
+        cascade: with one number, keep fewer tokens in later layers, after
+            Focus-DETR's Table 1 of the supplement.
+        count: ``'batch'`` (released Focus-DETR: a layer takes the share of the
+            batch's largest image) or ``'image'`` (each image its own share).
+        first_stage: whether the detector lends a first-stage projection; set by
+            the detector.
+
+    Raises:
+        ValueError: a ratio outside (0, 1], a list that does not match the
+            layers or increases, an unknown ``count``.
+    """
+
+    default_cascade = False
+
+    def __init__(
+        self,
+        num_layers: int = 6,
+        num_levels: int = 4,
+        embed_dims: int = 256,
+        keep_ratio: float | Sequence[float] = 0.3,
+        cascade: bool | None = None,
+        count: str = "batch",
+        first_stage: bool = True,
+    ) -> None:
+        super().__init__()
+        if count not in COUNTS:
+            raise ValueError(f"count must be one of {COUNTS}, got {count!r}")
+        self.num_layers = num_layers
+        self.num_levels = num_levels
+        self.embed_dims = embed_dims
+        self.cascade = self.default_cascade if cascade is None else cascade
+        self.count = count
+        self.first_stage = first_stage
+        self.schedule = KeepSchedule.from_config(keep_ratio, num_layers, self.cascade)
+
+    def set_keep_ratio(self, keep_ratio: float | Sequence[float]) -> None:
+        """Keep another share of the tokens from now on; no weight changes."""
+        self.schedule = KeepSchedule.from_config(keep_ratio, self.num_layers, self.cascade)
+
+    def score(self, tokens: TokenGrid, detector: DetectorParts) -> Tensor:
+        """(B, N) scores; the higher, the rather a token is kept."""
+        raise NotImplementedError(f"{type(self).__name__} must implement score()")
+
+    def loss(self, selection: Selection, tokens: TokenGrid, targets: Targets) -> dict[str, Tensor]:
+        """Losses under their own names; none by default."""
+        return {}
+
+    def select(self, tokens: TokenGrid, detector: DetectorParts) -> Selection:
+        """Choose the tokens that each encoder layer keeps.
+
+        Args:
+            tokens: B images of N tokens.
+            detector: what the detector lends to its encoder.
+        """
+        logits = self.score(tokens, detector)
+        return self.cut(logits, tokens)
+
+    def cut(self, logits: Tensor, tokens: TokenGrid) -> Selection:
+        """Rank (B, N) scores and cut them by the keep schedule."""
+        # float32: in half precision thousands of tokens would tie
+        scores = lower_unrankable(logits.detach().float(), tokens.padding_mask)
+        sizes = self.schedule.layer_sizes(tokens.capacity)
+        valid = tokens.valid_counts()
+        counts = torch.minimum(self.schedule.foreground_counts(valid), valid)
+        ranked = scores.topk(max(sizes), dim=1).indices
+        layers = []
+        for size, limit in zip(sizes, self.schedule.layer_limits(counts, self.count), strict=True):
+            rank = torch.arange(size, device=ranked.device)
+            present = rank < limit.unsqueeze(1)
+            kept = present & (rank < counts.unsqueeze(1))
+            layers.append(LayerSelection(ranked[:, :size], kept, present))
+        return Selection(tuple(layers), logits, scores, counts)
+
+
+def lower_unrankable(scores: Tensor, padding_mask: Tensor | None) -> Tensor:
+    """Scores (B, N) with padding and NaN at the batch's smallest score.
+
+    The released Focus-DETR fills padding so. NaN would rank first in a top-k.
+    """
+    bad = scores.isnan()
+    lowest = scores.masked_fill(bad, torch.inf).min()
+    if padding_mask is not None:
+        bad = bad | padding_mask
+    # all NaN: nothing to rank by, any finite number will do
+    return torch.where(bad, lowest.nan_to_num(posinf=0.0), scores)

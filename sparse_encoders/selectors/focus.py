@@ -1,0 +1,140 @@
+"""Focus-DETR's foreground token selector (Zheng et al., ICCV 2023, section 3.2)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sparse_encoders.contracts import DetectorParts, Targets
+from sparse_encoders.registry import MODELS
+from sparse_encoders.selectors.base import Selection, Selector
+from sparse_encoders.selectors.projection import TokenProjection
+from sparse_encoders.selectors.score_mlp import ScoreMLP
+from sparse_encoders.supervision.foreground import (
+    ForegroundLabels,
+    Intervals,
+    foreground_focal_loss,
+)
+from sparse_encoders.tokens import TokenGrid
+
+MODULATIONS = ("top_down", "bottom_up", None)
+
+
+@MODELS.register_module()
+class FocusTokenSelector(Selector):
+    """Foreground scores, supervised by boxes and modulated from level to level.
+
+    z = LN(Linear(x + p)) is the detector's own first-stage projection where it
+    has one; the score MLP gives a logit for each token, level by level, and each
+    level's logit map modulates the next one (equation 2):
+    ``z_l <- z_l * (1 + alpha_l * UP(S_{l+1}))``.
+
+    Args:
+        num_layers, num_levels, embed_dims: set by the encoder.
+        keep_ratio: average keep ratio (Table 1 of the supplement gives the
+            cascade of 0.1, 0.2, 0.3, 0.4, 0.5), or one ratio for each layer.
+        cascade: False keeps the same share in every layer (Table 4's ablation).
+        count: 'batch' (released) or 'image' (paper), see :class:`Selector`.
+        modulation: 'top_down' (paper), 'bottom_up' or None (Table 5).
+        supervised: False leaves the scores without a loss (ablation).
+        intervals: 'non_overlapping' (released), 'overlapping' (the paper's
+            best, supplement's Table 2), or a (low, high) pair for each level.
+        strides: pixels between the tokens of each level.
+        loss_weight: weight of the foreground loss (1.5 in section 4.1).
+        first_stage: set by the detector: True where it lends its projection,
+            False gives the selector a projection of its own.
+
+    Raises:
+        ValueError: an unknown switch, or intervals or strides that do not match
+            the levels.
+    """
+
+    default_cascade = True
+
+    def __init__(
+        self,
+        num_layers: int = 6,
+        num_levels: int = 4,
+        embed_dims: int = 256,
+        keep_ratio: float | Sequence[float] = 0.3,
+        cascade: bool | None = None,
+        count: str = "batch",
+        modulation: str | None = "top_down",
+        supervised: bool = True,
+        intervals: str | Intervals = "non_overlapping",
+        strides: Sequence[int] | None = None,
+        loss_weight: float = 1.5,
+        first_stage: bool = True,
+    ) -> None:
+        super().__init__(
+            num_layers, num_levels, embed_dims, keep_ratio, cascade, count, first_stage
+        )
+        if modulation not in MODULATIONS:
+            raise ValueError(f"modulation must be one of {MODULATIONS}, got {modulation!r}")
+        if loss_weight < 0:
+            raise ValueError(f"loss_weight must not be negative, got {loss_weight}")
+        self.modulation = modulation
+        self.supervised = supervised
+        self.loss_weight = loss_weight
+        self.labels = ForegroundLabels(num_levels, intervals, strides)
+        self.score_mlp = ScoreMLP(embed_dims)
+        self.projection = None if first_stage else TokenProjection(embed_dims)
+        if modulation is not None:
+            # one coefficient for each step between levels (section 3.2)
+            self.alpha = nn.Parameter(torch.empty(num_levels - 1).uniform_(-0.3, 0.3))
+
+    def score(self, tokens: TokenGrid, detector: DetectorParts) -> Tensor:
+        """(B, N) foreground logits (equation 2)."""
+        projection = self.projection or detector.projection
+        if projection is None:
+            raise ValueError(
+                "FocusTokenSelector was built for a two-stage detector, but this one lends no "
+                "first-stage projection; build it with first_stage=False"
+            )
+        x = (tokens.features + tokens.positions).masked_fill(tokens.unusable, 0.0)
+        z = projection(x)
+        levels = list(range(tokens.num_levels))
+        if self.modulation != "bottom_up":
+            levels.reverse()
+        maps: dict[int, Tensor] = {}
+        previous: Tensor | None = None
+        for step, level in enumerate(levels):
+            z_level = z[:, tokens.level_slices[level]]
+            if previous is not None and self.modulation is not None:
+                up = _resample(previous, tokens.shapes[level])
+                z_level = z_level * (1.0 + self.alpha[step - 1] * up)
+            logits = self.score_mlp(z_level)
+            maps[level] = logits
+            previous = logits.unflatten(1, tokens.shapes[level]).unsqueeze(1)
+        return torch.cat([maps[level] for level in range(tokens.num_levels)], 1)
+
+    def loss(self, selection: Selection, tokens: TokenGrid, targets: Targets) -> dict[str, Tensor]:
+        """``loss_foreground`` (equation 7), a scalar.
+
+        Without supervision it is zero, but still depends on every parameter:
+        distributed training waits for a gradient from each.
+        """
+        if not self.supervised:
+            return {"loss_foreground": selection.logits.sum() * 0.0}
+        labels = self.labels(tokens, targets.boxes)
+        loss = foreground_focal_loss(selection.logits, labels)
+        return {"loss_foreground": self.loss_weight * loss.mean()}
+
+    def extra_repr(self) -> str:
+        settings: dict[str, Any] = {
+            "keep_ratio": self.schedule.per_layer,
+            "count": self.count,
+            "modulation": self.modulation,
+            "supervised": self.supervised,
+        }
+        return ", ".join(f"{k}={v}" for k, v in settings.items())
+
+
+def _resample(logit_map: Tensor, shape: tuple[int, int]) -> Tensor:
+    """(B, 1, h, w) logits of one level to (B, h' * w', 1) on the next."""
+    up = F.interpolate(logit_map, size=shape, mode="bilinear", align_corners=True)
+    return up.flatten(2).transpose(1, 2)

@@ -1,0 +1,146 @@
+"""How many tokens each encoder layer keeps: keep ratios and cascades.
+
+Focus-DETR keeps fewer tokens in each layer (supplement, section A.1, Table 1);
+Sparse DETR keeps the same ones in all. Counts follow the released code: an
+image with v valid tokens has n = int(v * ratio) + 1 foreground tokens, and
+layer i keeps int(factor_i * n) of them, in float32 arithmetic.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from torch import Tensor
+
+# Table 1 of the supplement: average keep ratio -> keep ratio of each of 6 layers.
+CASCADES: dict[float, tuple[float, ...]] = {
+    0.1: (0.1, 0.1, 0.1, 0.1, 0.1, 0.1),
+    0.2: (0.3, 0.3, 0.2, 0.2, 0.1, 0.1),
+    0.3: (0.5, 0.4, 0.3, 0.3, 0.2, 0.1),
+    0.4: (0.65, 0.55, 0.45, 0.35, 0.25, 0.15),
+    0.5: (0.75, 0.65, 0.55, 0.45, 0.35, 0.25),
+}
+COUNTS = ("batch", "image")
+
+
+@dataclass(frozen=True)
+class KeepSchedule:
+    """Share of an image's valid tokens that each encoder layer keeps.
+
+    Attributes:
+        ratio: share that is foreground at all, in (0, 1].
+        factors: per layer, share of the foreground that the layer keeps,
+            in (0, 1], never increasing.
+    """
+
+    ratio: float
+    factors: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        _check_ratio("keep_ratio", self.ratio)
+        if not self.factors:
+            raise ValueError("keep_ratio needs one value for each encoder layer, got none")
+        for factor in self.factors:
+            _check_ratio("keep_ratio's cascade factor", factor)
+        if any(b > a for a, b in zip(self.factors, self.factors[1:], strict=False)):
+            raise ValueError(
+                f"a cascade must not increase from layer to layer, got factors {self.factors}"
+            )
+
+    @classmethod
+    def from_config(
+        cls, keep_ratio: float | Sequence[float], num_layers: int, cascade: bool
+    ) -> KeepSchedule:
+        """Schedule of a config's ``keep_ratio``.
+
+        Args:
+            keep_ratio: one keep ratio for each layer, or their average.
+            num_layers: encoder layers.
+            cascade: with an average, follow Table 1 of the supplement
+                (interpolated between its rows and over other layer counts)
+                instead of the same ratio in every layer.
+        """
+        if isinstance(keep_ratio, (int, float)):
+            _check_ratio("keep_ratio", keep_ratio)
+            ratios = (
+                cascade_of_average(float(keep_ratio), num_layers)
+                if cascade
+                else (float(keep_ratio),) * num_layers
+            )
+        else:
+            ratios = tuple(float(r) for r in keep_ratio)
+            if len(ratios) != num_layers:
+                raise ValueError(
+                    f"keep_ratio lists {len(ratios)} values for {num_layers} encoder layers; "
+                    "give one for each layer, or one number for their average"
+                )
+            for ratio in ratios:
+                _check_ratio("keep_ratio", ratio)
+        return cls(ratios[0], tuple(r / ratios[0] for r in ratios))
+
+    @property
+    def per_layer(self) -> tuple[float, ...]:
+        """Keep ratio of each layer."""
+        return tuple(self.ratio * f for f in self.factors)
+
+    @property
+    def average(self) -> float:
+        return sum(self.per_layer) / len(self.factors)
+
+    def layer_sizes(self, capacity: int) -> tuple[int, ...]:
+        """Most tokens that each layer can keep, of ``capacity`` valid ones; host only."""
+        kept = foreground_count(capacity, self.ratio)
+        return tuple(
+            min(max(_int32(np.float32(f) * np.float32(kept)), 1), capacity) for f in self.factors
+        )
+
+    def foreground_counts(self, valid: Tensor) -> Tensor:
+        """(B,) int64 foreground tokens of images with (B,) ``valid`` tokens, on the device."""
+        return (valid * self.ratio).int().long() + 1
+
+    def layer_limits(self, counts: Tensor, count: str) -> list[Tensor]:
+        """Per layer (B,) tokens that a layer takes of each image, of (B,) ``counts``.
+
+        ``count='batch'`` is the released way: the share of the batch's largest
+        image from every image (which then writes back at most its own
+        foreground). ``count='image'`` takes the share of the image itself.
+        """
+        base = counts.max().expand_as(counts) if count == "batch" else counts
+        return [(base.float() * f).long().clamp(min=1) for f in self.factors]
+
+
+def foreground_count(valid: int, ratio: float) -> int:
+    """int(valid * ratio) + 1 in float32, as the device computes it."""
+    return _int32(np.float32(valid) * np.float32(ratio)) + 1
+
+
+def cascade_of_average(average: float, num_layers: int) -> tuple[float, ...]:
+    """Per-layer ratios whose mean is ``average``, after Table 1 of the supplement.
+
+    The table's five averages give its rows exactly. Between them (and up to
+    1.0, where every layer keeps all; below 0.1 every layer keeps the same) the
+    rows are interpolated, and so are the layers of an encoder that has not six.
+    """
+    averages = sorted(CASCADES)
+    if average in CASCADES:
+        row = np.array(CASCADES[average])
+    elif average < averages[0]:
+        row = np.full(6, average)
+    else:
+        grid = np.array([CASCADES[a] for a in averages] + [(1.0,) * 6])
+        row = np.array([np.interp(average, [*averages, 1.0], column) for column in grid.T])
+    if num_layers != 6:
+        row = np.interp(np.linspace(0, 1, num_layers), np.linspace(0, 1, 6), row)
+        row = np.minimum(row * (average / row.mean()), 1.0)
+    return tuple(float(r) for r in row)
+
+
+def _check_ratio(name: str, value: float) -> None:
+    if isinstance(value, bool) or not 0.0 < float(value) <= 1.0:
+        raise ValueError(f"{name} must lie in (0, 1], got {value!r}")
+
+
+def _int32(value: np.float32) -> int:
+    return int(value)

@@ -1,0 +1,22 @@
+"""A selector's own stand-in for the first-stage projection."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+
+class TokenProjection(nn.Module):
+    """LN(Linear(x)), the shape of two-stage Deformable DETR's projection.
+
+    Selectors share the detector's own where it has one (design of both
+    Focus-DETR and Sparse DETR); one-stage detectors have none to share.
+    """
+
+    def __init__(self, embed_dims: int = 256) -> None:
+        super().__init__()
+        self.fc = nn.Linear(embed_dims, embed_dims)
+        self.norm = nn.LayerNorm(embed_dims)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """(B, N, C) to (B, N, C)."""
+        return self.norm(self.fc(tokens))

@@ -1,0 +1,43 @@
+"""The score MLP that Sparse DETR introduced and Focus-DETR took over."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+class ScoreMLP(nn.Module):
+    """One logit for each token, from the token and the mean over its set.
+
+    LN, Linear C-C, GELU; the second half of the channels is replaced by its mean
+    over the given tokens; Linear C-C/2, GELU, C/2-C/4, GELU, C/4-1 (Sparse DETR,
+    section 3.3 and appendix A.1; Focus-DETR's MLP_F, section 3.2).
+
+    Args:
+        embed_dims: channels C, a multiple of 4.
+
+    Raises:
+        ValueError: C is not a multiple of 4.
+    """
+
+    def __init__(self, embed_dims: int = 256) -> None:
+        super().__init__()
+        if embed_dims % 4:
+            raise ValueError(f"embed_dims must be a multiple of 4, got {embed_dims}")
+        self.embed = nn.Sequential(
+            nn.LayerNorm(embed_dims), nn.Linear(embed_dims, embed_dims), nn.GELU()
+        )
+        self.head = nn.Sequential(
+            nn.Linear(embed_dims, embed_dims // 2),
+            nn.GELU(),
+            nn.Linear(embed_dims // 2, embed_dims // 4),
+            nn.GELU(),
+            nn.Linear(embed_dims // 4, 1),
+        )
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """(B, n, C) tokens of one set (a level, or all levels) to (B, n) logits."""
+        local, shared = self.embed(tokens).chunk(2, dim=-1)
+        # nanmean: one token of NaN features must not take all others with it
+        shared = shared.nanmean(1, keepdim=True).expand_as(local)
+        return self.head(torch.cat([local, shared], -1)).squeeze(-1)

@@ -1,0 +1,122 @@
+"""Boxes to foreground labels, and the loss that teaches them.
+
+Focus-DETR, section 3.2, equation 1 and Figure 8; intervals from the
+supplement's Table 2.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import inf
+
+import torch
+from mmdet.models.losses.focal_loss import py_sigmoid_focal_loss
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from sparse_encoders.tokens import TokenGrid
+
+Intervals = Sequence[tuple[float, float]]
+
+INTERVALS: dict[str, tuple[tuple[float, float], ...]] = {
+    # the released code's
+    "non_overlapping": ((-1, 64), (64, 128), (128, 256), (256, inf)),
+    # the paper's best
+    "overlapping": ((-1, 64), (64, 256), (128, 512), (256, inf)),
+}
+
+
+class ForegroundLabels:
+    """Which tokens lie on an object of their level's size.
+
+    The token (i, j) of stride s stands at pixel s // 2 + s * (j, i). It is
+    foreground when it lies strictly inside a box and its largest distance to
+    that box's four sides is in the level's interval (low, high].
+
+    Args:
+        num_levels: feature levels L.
+        intervals: a name of :data:`INTERVALS` (4 levels) or L (low, high) pairs
+            in pixels.
+        strides: pixels between the tokens of each level; None: 8, 16, 32, ...
+
+    Raises:
+        ValueError: intervals or strides that do not match the levels, an
+            interval that ends before it begins.
+    """
+
+    def __init__(
+        self,
+        num_levels: int,
+        intervals: str | Intervals = "non_overlapping",
+        strides: Sequence[int] | None = None,
+    ) -> None:
+        if isinstance(intervals, str):
+            if intervals not in INTERVALS:
+                raise ValueError(
+                    f"intervals must be one of {sorted(INTERVALS)} or a (low, high) pair for "
+                    f"each level, got {intervals!r}"
+                )
+            intervals = INTERVALS[intervals]
+        strides = [8 * 2**level for level in range(num_levels)] if strides is None else strides
+        for name, values in (("intervals", intervals), ("strides", strides)):
+            if len(values) != num_levels:
+                raise ValueError(
+                    f"{name} must have one entry for each of the {num_levels} feature levels, "
+                    f"got {len(values)}: {list(values)}"
+                )
+        for low, high in intervals:
+            if not low < high:
+                raise ValueError(
+                    f"an interval must be (low, high) with low < high, got {low, high}"
+                )
+        if any(int(s) != s or s < 1 for s in strides):
+            raise ValueError(f"strides must be whole pixels of at least 1, got {list(strides)}")
+        self.intervals = tuple((float(low), float(high)) for low, high in intervals)
+        self.strides = tuple(int(s) for s in strides)
+
+    def __call__(self, tokens: TokenGrid, boxes: Sequence[Tensor]) -> Tensor:
+        """(B, N) bool labels.
+
+        Args:
+            tokens: the batch's tokens.
+            boxes: per image (n, 4) as (x1, y1, x2, y2) in pixels of the batched
+                input; n may be 0.
+        """
+        device = tokens.features.device
+        # a box of size 0 has no inside: padding the lists with it adds no label
+        padded = pad_sequence([b.reshape(-1, 4).to(device).float() for b in boxes], True)
+        labels = []
+        for (h, w), stride, (low, high) in zip(
+            tokens.shapes, self.strides, self.intervals, strict=True
+        ):
+            y = torch.arange(h, device=device) * stride + stride // 2
+            x = torch.arange(w, device=device) * stride + stride // 2
+            labels.append(_inside(x, y, padded, low, high).flatten(1))
+        return torch.cat(labels, 1)
+
+
+def _inside(x: Tensor, y: Tensor, boxes: Tensor, low: float, high: float) -> Tensor:
+    """(B, h, w) bool for pixel columns (w,), rows (h,) and boxes (B, n, 4)."""
+    x1, y1, x2, y2 = boxes[:, None, None].unbind(-1)  # (B, 1, 1, n)
+    left, right = x[None, None, :, None] - x1, x2 - x[None, None, :, None]
+    top, bottom = y[None, :, None, None] - y1, y2 - y[None, :, None, None]
+    nearest = torch.minimum(torch.minimum(left, right), torch.minimum(top, bottom))
+    farthest = torch.maximum(torch.maximum(left, right), torch.maximum(top, bottom))
+    return ((nearest > 0) & (farthest > low) & (farthest <= high)).any(-1)
+
+
+def foreground_focal_loss(
+    logits: Tensor, labels: Tensor, alpha: float = 0.25, gamma: float = 2.0
+) -> Tensor:
+    """(B,) focal loss of each image, summed over tokens, divided by its positives.
+
+    Args:
+        logits: (B, N) foreground logits.
+        labels: (B, N) bool; an image without any counts one positive.
+        alpha: weight of positives.
+        gamma: focusing power (equation 7: 0.25 and 2).
+    """
+    loss = py_sigmoid_focal_loss(
+        logits.float(), labels.float(), gamma=gamma, alpha=alpha, reduction="none"
+    )
+    return loss.sum(1) / labels.sum(1).clamp(min=1)

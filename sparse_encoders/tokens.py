@@ -1,0 +1,204 @@
+"""The flattened feature pyramid and its geometry.
+
+Shapes: B images, N tokens (all levels, finest first, row by row), L levels,
+C channels. Token counts are known on the host; how many tokens of an image are
+real (not padding) is known on the device only and acts through masks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from math import floor
+
+import torch
+from torch import Tensor
+
+LevelShapes = tuple[tuple[int, int], ...]
+
+# A proposal is usable when centre and size lie strictly inside these bounds
+# (Deformable DETR, appendix A.4, two-stage proposals).
+PROPOSAL_BOUNDS = (0.01, 0.99)
+# Side of a level-0 proposal as a share of the image; doubles with each level.
+PROPOSAL_SIDE = 0.05
+
+
+@dataclass(frozen=True)
+class TokenGrid:
+    """One batch of tokens, as a detector hands it to its encoder.
+
+    Attributes:
+        features: (B, N, C) flattened feature maps.
+        positions: (B, N, C) position embedding plus level embedding.
+        padding_mask: (B, N) bool, True where a token is padding; None where no
+            image of the batch is padded.
+        shapes: (height, width) of each level, finest first.
+        valid_ratios: (B, L, 2) valid share of each level's (width, height).
+        image_hw: (height, width) of the batched input in pixels, where known.
+        max_valid: largest number of valid tokens of any image, where the host
+            knows it; it only bounds tensor sizes, never decides what is kept.
+    """
+
+    features: Tensor
+    positions: Tensor
+    padding_mask: Tensor | None
+    shapes: LevelShapes
+    valid_ratios: Tensor
+    image_hw: tuple[int, int] | None = None
+    max_valid: int | None = None
+
+    def __post_init__(self) -> None:
+        total = sum(h * w for h, w in self.shapes)
+        if self.features.dim() != 3 or self.features.shape[1] != total:
+            raise ValueError(
+                f"features must be (B, {total}, C) for level shapes {self.shapes}, "
+                f"got {tuple(self.features.shape)}"
+            )
+        if self.positions.shape != self.features.shape:
+            raise ValueError(
+                f"positions must have the features' shape {tuple(self.features.shape)}, "
+                f"got {tuple(self.positions.shape)}"
+            )
+
+    @classmethod
+    def from_maps(
+        cls,
+        features: Sequence[Tensor],
+        positions: Sequence[Tensor],
+        padding_masks: Sequence[Tensor] | None = None,
+        image_hw: tuple[int, int] | None = None,
+    ) -> TokenGrid:
+        """Flatten feature maps.
+
+        Args:
+            features: per level (B, C, h, w), finest first.
+            positions: per level (B, C, h, w), level embedding already added.
+            padding_masks: per level (B, h, w) bool, True where padded.
+            image_hw: batched input size in pixels.
+        """
+        shapes = tuple((int(f.shape[-2]), int(f.shape[-1])) for f in features)
+        batch = features[0].shape[0]
+        if padding_masks is None:
+            mask = None
+            ratios = features[0].new_ones(batch, len(shapes), 2)
+        else:
+            mask = torch.cat([m.flatten(1) for m in padding_masks], 1)
+            ratios = torch.stack([_valid_ratio(m) for m in padding_masks], 1)
+        return cls(
+            features=torch.cat([f.flatten(2).transpose(1, 2) for f in features], 1),
+            positions=torch.cat([p.flatten(2).transpose(1, 2) for p in positions], 1),
+            padding_mask=mask,
+            shapes=shapes,
+            valid_ratios=ratios,
+            image_hw=image_hw,
+        )
+
+    @property
+    def num_tokens(self) -> int:
+        return self.features.shape[1]
+
+    @property
+    def num_levels(self) -> int:
+        return len(self.shapes)
+
+    @property
+    def level_sizes(self) -> tuple[int, ...]:
+        """Tokens of each level."""
+        return tuple(h * w for h, w in self.shapes)
+
+    @property
+    def level_slices(self) -> tuple[slice, ...]:
+        """Where each level lies in the token axis."""
+        ends = [sum(self.level_sizes[: i + 1]) for i in range(self.num_levels)]
+        return tuple(slice(e - s, e) for e, s in zip(ends, self.level_sizes, strict=True))
+
+    @property
+    def capacity(self) -> int:
+        """Most tokens of an image that can be valid, known on the host."""
+        return self.num_tokens if self.max_valid is None else self.max_valid
+
+    def valid_counts(self) -> Tensor:
+        """(B,) int64, number of tokens of each image that are not padding."""
+        if self.padding_mask is None:
+            return torch.full(
+                (self.features.shape[0],), self.num_tokens, device=self.features.device
+            )
+        return (~self.padding_mask).sum(1)
+
+    def replace_features(self, features: Tensor) -> TokenGrid:
+        """The same grid with other features (B, N, C)."""
+        return replace(self, features=features)
+
+    @cached_property
+    def reference_points(self) -> Tensor:
+        """(B, N, L, 2) centre of each token as (x, y) in [0, 1] of every level's map.
+
+        The centre is normalised by the token's own valid area and scaled to the
+        sampled level's (Deformable DETR, section 4.1), so that padding shifts nothing.
+        """
+        device, points = self.features.device, []
+        for level, (h, w) in enumerate(self.shapes):
+            ratio = self.valid_ratios[:, None, level]
+            y, x = _cell_centres(h, w, device)
+            points.append(
+                torch.stack([x[None] / (ratio[..., 0] * w), y[None] / (ratio[..., 1] * h)], -1)
+            )
+        return torch.cat(points, 1)[:, :, None] * self.valid_ratios[:, None]
+
+    @cached_property
+    def unusable(self) -> Tensor:
+        """(B, N, 1) bool, True where a token is padding or its proposal is out of range.
+
+        These are zeroed before the first-stage projection, as in two-stage
+        Deformable DETR.
+        """
+        low, high = PROPOSAL_BOUNDS
+        batch, usable = self.features.shape[0], []
+        for level, ((h, w), part) in enumerate(zip(self.shapes, self.level_slices, strict=True)):
+            y, x = _cell_centres(h, w, self.features.device)
+            height, width = self._valid_size(part, h, w)
+            centre = torch.stack([x[None] / width, y[None] / height], -1)
+            inside = ((centre > low) & (centre < high)).all(-1)
+            if not low < PROPOSAL_SIDE * 2.0**level < high:
+                inside = torch.zeros_like(inside)
+            usable.append(inside.expand(batch, -1))
+        bad = ~torch.cat(usable, 1)
+        if self.padding_mask is not None:
+            bad = bad | self.padding_mask
+        return bad.unsqueeze(-1)
+
+    def _valid_size(self, part: slice, h: int, w: int) -> tuple[Tensor | int, Tensor | int]:
+        """Valid rows and columns of a level, each (B, 1), or the ints where nothing is padded."""
+        if self.padding_mask is None:
+            return h, w
+        mask = self.padding_mask[:, part].unflatten(1, (h, w))
+        return (~mask[:, :, 0]).sum(1, keepdim=True), (~mask[:, 0, :]).sum(1, keepdim=True)
+
+
+def _cell_centres(h: int, w: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Rows and columns of cell centres, each (h * w,), in cells."""
+    rows = torch.linspace(0.5, h - 0.5, h, dtype=torch.float32, device=device)
+    cols = torch.linspace(0.5, w - 0.5, w, dtype=torch.float32, device=device)
+    y, x = torch.meshgrid(rows, cols, indexing="ij")
+    return y.reshape(-1), x.reshape(-1)
+
+
+def _valid_ratio(mask: Tensor) -> Tensor:
+    """(B, 2) valid share of (width, height) of a (B, h, w) padding mask."""
+    _, h, w = mask.shape
+    return torch.stack([(~mask[:, 0, :]).sum(1) / w, (~mask[:, :, 0]).sum(1) / h], -1)
+
+
+def count_valid(shapes: LevelShapes, image_hw: tuple[int, int], valid_hw: tuple[int, int]) -> int:
+    """Valid tokens of an image of ``valid_hw`` pixels in a batch of ``image_hw`` pixels.
+
+    The padding mask of a level is the pixel mask resampled to the nearest
+    neighbour, so row i is valid when pixel floor(i * H / h) is.
+    """
+    total = 0
+    for h, w in shapes:
+        rows = sum(floor(i * (image_hw[0] / h)) < valid_hw[0] for i in range(h))
+        cols = sum(floor(i * (image_hw[1] / w)) < valid_hw[1] for i in range(w))
+        total += rows * cols
+    return total
