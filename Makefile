@@ -1,0 +1,21 @@
+# make demo    set up, train and evaluate a small detector on drawn shapes, write pictures
+# make test    set up, run the tests
+# The set-up's own variables (TORCH, MAX_JOBS, ...): tools/setup_environment.py
+PYTHON ?= $(or $(shell command -v python3.11),python3)
+VENV := $(abspath $(or $(SPARSE_ENCODERS_VENV),.venv))
+ARGS ?=
+
+.PHONY: environment demo test lint
+environment:
+	@$(PYTHON) tools/setup_environment.py --venv "$(VENV)"
+
+demo: environment
+	PATH="$(VENV)/bin:$$PATH" python tools/demo.py $(ARGS)
+
+test: environment
+	PATH="$(VENV)/bin:$$PATH" python -m pytest $(ARGS)
+
+lint: environment
+	PATH="$(VENV)/bin:$$PATH" ruff check .
+	PATH="$(VENV)/bin:$$PATH" ruff format --check .
+	PATH="$(VENV)/bin:$$PATH" mypy sparse_encoders
