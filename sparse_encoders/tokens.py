@@ -96,10 +96,12 @@ class TokenGrid:
 
     @property
     def num_tokens(self) -> int:
+        """N, tokens of all levels, padding included."""
         return self.features.shape[1]
 
     @property
     def num_levels(self) -> int:
+        """L, feature levels."""
         return len(self.shapes)
 
     @property

@@ -15,6 +15,7 @@ from sparse_encoders.checkpoints.reference import verify
 
 
 def main() -> int:
+    """Verify each file; the exit status."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("fixtures", nargs="+", metavar="FIXTURE.npz")
     args = parser.parse_args()

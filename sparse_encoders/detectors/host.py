@@ -35,10 +35,22 @@ class EncoderHost:
     bbox_head: nn.Module
     num_queries: int
     num_feature_levels: int
+    test_cfg: dict[str, Any] | None
 
     def __init__(self, *args: Any, attention_backend: str = "auto", **kwargs: Any) -> None:
         self.attention_backend = attention_backend
         super().__init__(*args, **kwargs)
+        self._check_settings()
+
+    def _check_settings(self) -> None:
+        """Refuse at once what would fail in the middle of an epoch."""
+        wanted = int((self.test_cfg or {}).get("max_per_img", 100))
+        available = self.num_queries * int(self.bbox_head.cls_out_channels)
+        if wanted > available:
+            raise ValueError(
+                f"model.test_cfg.max_per_img is {wanted}, but {self.num_queries} queries of "
+                f"{self.bbox_head.cls_out_channels} classes give at most {available} detections"
+            )
 
     # -- building ---------------------------------------------------------
 

@@ -119,9 +119,7 @@ class Encoder(BaseModule):
             ValueError: the encoder prunes nothing, or a ratio outside (0, 1].
         """
         if self.selector is None:
-            raise ValueError(
-                f"{type(self).__name__} has no selector: there is no keep ratio to set"
-            )
+            raise ValueError(f"{type(self).__name__} has no selector, so no keep ratio to set")
         self.selector.set_keep_ratio(keep_ratio)
 
 

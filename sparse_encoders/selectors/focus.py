@@ -125,6 +125,7 @@ class FocusTokenSelector(Selector):
         return {"loss_foreground": self.loss_weight * loss.mean()}
 
     def extra_repr(self) -> str:
+        """The settings that decide what is kept."""
         settings: dict[str, Any] = {
             "keep_ratio": self.schedule.per_layer,
             "count": self.count,

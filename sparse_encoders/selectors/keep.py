@@ -87,6 +87,7 @@ class KeepSchedule:
 
     @property
     def average(self) -> float:
+        """Mean keep ratio over the layers."""
         return sum(self.per_layer) / len(self.factors)
 
     def layer_sizes(self, capacity: int) -> tuple[int, ...]:

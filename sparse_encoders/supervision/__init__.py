@@ -1,0 +1,1 @@
+"""What teaches a selector: labels from boxes, pseudo labels from the decoder."""

@@ -66,9 +66,7 @@ class ForegroundLabels:
                 )
         for low, high in intervals:
             if not low < high:
-                raise ValueError(
-                    f"an interval must be (low, high) with low < high, got {low, high}"
-                )
+                raise ValueError(f"intervals must be (low, high) with low < high, got {low, high}")
         if any(int(s) != s or s < 1 for s in strides):
             raise ValueError(f"strides must be whole pixels of at least 1, got {list(strides)}")
         self.intervals = tuple((float(low), float(high)) for low, high in intervals)
