@@ -1,0 +1,6 @@
+"""The two attention modules that every encoder and decoder here uses."""
+
+from sparse_encoders.attention.deformable import DeformableAttention
+from sparse_encoders.attention.key_aware import KeyAwareDeformableAttention
+
+__all__ = ["DeformableAttention", "KeyAwareDeformableAttention"]

@@ -1,0 +1,144 @@
+"""Multi-scale deformable attention from raw offsets and logits."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sparse_encoders.ops import reference
+from sparse_encoders.ops.checks import check_devices, check_dim, check_levels, check_shape
+from sparse_encoders.ops.extension import choose_backend, has_extension
+
+
+def deformable_attention(
+    value: Tensor,
+    shapes: Sequence[tuple[int, int]],
+    reference_points: Tensor,
+    offsets: Tensor,
+    logits: Tensor,
+    *,
+    backend: str = "auto",
+) -> Tensor:
+    """Multi-scale deformable attention (Zhu et al., Deformable DETR, ICLR 2021, equation 3).
+
+    Softmax over all L * P logits of a query and head, bilinear sampling with zeros outside
+    (a token's centre is at (i + 0.5) / size), weighted sum. A place with a NaN or infinite
+    coordinate samples zeros and gets no gradient.
+
+    The compiled operator takes ``value`` in float32, float64 (CPU only), float16 (CUDA only) or
+    bfloat16; the other three may be of any of these dtypes each. Sums are in float32 (float64 for
+    float64), and every gradient has its input's dtype.
+
+    Args:
+        value: (B, N, M, D), tokens of all levels one after another, row by row.
+        shapes: (h, w) of each level, on the host; N is the sum of h * w.
+        reference_points: (B, Q, L, 2) as (x, y) or (B, Q, L, 4) as (x, y, w, h), normalised. Q is
+            any number, 0 included.
+        offsets: (B, Q, M, L, P, 2) as (x, y), as the projection gives them: in tokens of the
+            level with 2-d reference points, in P-ths of half a box side with 4-d ones.
+        logits: (B, Q, M, L, P), before the softmax.
+        backend: 'auto', 'fused' (compiled), 'mmcv' (MMCV's operator) or 'torch' (plain).
+
+    Returns:
+        (B, Q, M * D) in the dtype of ``value``.
+
+    Raises:
+        TypeError: an argument is not a floating-point tensor.
+        ValueError: shapes or devices that do not fit each other, a level without tokens, or a
+            backend that is unknown or cannot take these tensors.
+    """
+    check_dim("value", value, "(B, N, M, D)")
+    batch, tokens, heads, _ = value.shape
+    flat_shapes = check_levels(shapes, tokens)
+    levels = len(shapes)
+    check_dim("offsets", offsets, "(B, Q, M, L, P, 2)")
+    queries, points = offsets.shape[1], offsets.shape[4]
+    check_shape("offsets", offsets, "(B, Q, M, L, P, 2)", (batch, queries, heads, levels, points, 2))
+    check_shape("logits", logits, "(B, Q, M, L, P)", (batch, queries, heads, levels, points))
+    check_dim("reference_points", reference_points, "(B, Q, L, 2 or 4)")
+    size = reference_points.shape[-1]
+    if size not in (2, 4):
+        raise ValueError(f"reference_points must have 2 or 4 numbers last, got {size}")
+    wanted = (batch, queries, levels, size)
+    check_shape("reference_points", reference_points, "(B, Q, L, 2 or 4)", wanted)
+    check_devices(value=value, reference_points=reference_points, offsets=offsets, logits=logits)
+
+    chosen = choose_backend("deformable_attention", backend, value)
+    if chosen == "fused":
+        operator = torch.ops.sparse_encoders.deformable_attention
+        result: Tensor = operator(value, flat_shapes, reference_points, offsets, logits)
+        return result
+    if chosen == "mmcv":
+        return _mmcv(value, shapes, reference_points, offsets, logits)
+    return reference.deformable_attention(value, shapes, reference_points, offsets, logits)
+
+
+def _mmcv(
+    value: Tensor,
+    shapes: Sequence[tuple[int, int]],
+    reference_points: Tensor,
+    offsets: Tensor,
+    logits: Tensor,
+) -> Tensor:
+    """MMCV's operator, with the softmax and the places it wants computed before."""
+    from mmcv.ops.multi_scale_deform_attn import (
+        MultiScaleDeformableAttnFunction,
+        multi_scale_deformable_attn_pytorch,
+    )
+
+    weights = logits.flatten(-2).softmax(-1).view_as(logits)
+    places = reference.sampling_places(shapes, reference_points, offsets)
+    sizes = torch.tensor(list(map(list, shapes)), device=value.device)
+    if value.is_cuda:
+        starts = torch.cat([sizes.new_zeros(1), sizes.prod(1).cumsum(0)[:-1]])
+        result: Tensor = MultiScaleDeformableAttnFunction.apply(
+            value.contiguous(), sizes, starts, places, weights, 64
+        )
+        return result
+    if value.shape[1] == 0 or offsets.shape[1] == 0:
+        return value.new_zeros(value.shape[0], offsets.shape[1], value.shape[2] * value.shape[3])
+    output: Tensor = multi_scale_deformable_attn_pytorch(value, sizes, places, weights)
+    return output
+
+
+def _fake(
+    value: Tensor, shapes: Sequence[int], reference_points: Tensor, offsets: Tensor, logits: Tensor
+) -> Tensor:
+    batch, _, heads, depth = value.shape
+    return value.new_empty(batch, offsets.shape[1], heads * depth)
+
+
+def _fake_backward(
+    grad: Tensor,
+    value: Tensor,
+    shapes: Sequence[int],
+    reference_points: Tensor,
+    offsets: Tensor,
+    logits: Tensor,
+) -> tuple[Tensor, ...]:
+    inputs = (value, reference_points, offsets, logits)
+    return tuple(torch.empty_like(t, memory_format=torch.contiguous_format) for t in inputs)
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    value, shapes, *rest = inputs
+    ctx.save_for_backward(value, *rest)
+    ctx.shapes = shapes
+
+
+def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    value, *rest = ctx.saved_tensors
+    operator = torch.ops.sparse_encoders.deformable_attention_backward
+    grads = operator(grad, value, ctx.shapes, *rest)
+    return grads[0], None, *grads[1:]
+
+
+if has_extension():
+    torch.library.register_fake("sparse_encoders::deformable_attention", _fake)
+    torch.library.register_fake("sparse_encoders::deformable_attention_backward", _fake_backward)
+    torch.library.register_autograd(
+        "sparse_encoders::deformable_attention", _backward, setup_context=_setup_context
+    )

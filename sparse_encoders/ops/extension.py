@@ -1,0 +1,117 @@
+"""The compiled operators: loading them, and choosing what computes a call.
+
+The extension is one shared library, ``sparse_encoders/_C*.so``, built by ``setup.py`` from
+``csrc/``. It only registers ``torch.ops.sparse_encoders.*`` with the dispatcher, so it is loaded
+with ``torch.ops.load_library`` and holds no Python module.
+"""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+BACKENDS = ("auto", "fused", "mmcv", "torch")
+"""What ``backend`` may be; 'mmcv' exists for deformable attention only."""
+
+_PACKAGE = Path(__file__).resolve().parent.parent
+_HOW_TO_BUILD = "build it with `python setup.py build_ext --inplace` in the project's folder"
+_DTYPES = {
+    "cpu": (torch.float32, torch.float64, torch.bfloat16),
+    "cuda": (torch.float32, torch.float16, torch.bfloat16),
+}
+_warned: set[str] = set()
+
+
+def _load() -> str | None:
+    """Load the shared library; None on success, otherwise why there is none."""
+    found = sorted(p for p in _PACKAGE.glob("_C*") if p.suffix in (".so", ".pyd", ".dylib"))
+    if not found:
+        return f"no compiled extension in {_PACKAGE}: {_HOW_TO_BUILD}"
+    try:
+        torch.ops.load_library(str(found[0]))
+    except OSError as error:
+        return (
+            f"{found[0].name} does not load beside torch {torch.__version__} ({error}); "
+            f"{_HOW_TO_BUILD} again"
+        )
+    return None
+
+
+_why_no_extension = _load()
+
+
+def why_no_extension() -> str | None:
+    """Why the compiled operators are not there, with the loader's own words; None if they are."""
+    return _why_no_extension
+
+
+def has_extension() -> bool:
+    """Whether ``torch.ops.sparse_encoders.*`` are there (for at least the CPU)."""
+    return _why_no_extension is None
+
+
+def why_not_fused(operator: str, device: torch.device, dtype: torch.dtype) -> str | None:
+    """Why the compiled operator cannot take tensors of this device and dtype; None if it can.
+
+    Args:
+        operator: 'deformable_attention' or 'key_aware_attention'.
+        device: where the values are.
+        dtype: of the values.
+    """
+    if _why_no_extension is not None:
+        return _why_no_extension
+    known = _DTYPES.get(device.type)
+    name = f"sparse_encoders::{operator}"
+    if known is None or not torch._C._dispatch_has_kernel_for_dispatch_key(
+        name, device.type.upper()
+    ):
+        return f"the extension was built without {operator} for {device.type}; {_HOW_TO_BUILD}"
+    if dtype not in known:
+        accepted = ", ".join(str(d).removeprefix("torch.") for d in known)
+        return f"{operator} on {device.type} takes {accepted}, got {dtype}"
+    return None
+
+
+def choose_backend(operator: str, backend: str, value: Tensor) -> str:
+    """Settle 'auto' and check what was asked for.
+
+    Returns:
+        'fused', 'mmcv' or 'torch'.
+
+    Raises:
+        ValueError: an unknown backend, or one that cannot take ``value``; the message says why.
+    """
+    offered = BACKENDS if operator == "deformable_attention" else ("auto", "fused", "torch")
+    if backend not in offered:
+        raise ValueError(f"backend must be one of {', '.join(offered)} for {operator}, got {backend!r}")
+    if backend in ("mmcv", "torch"):
+        return backend
+    reason = why_not_fused(operator, value.device, value.dtype)
+    if reason is None:
+        return "fused"
+    if backend == "fused":
+        raise ValueError(f"backend 'fused' cannot be used here: {reason}")
+    if operator == "deformable_attention" and value.is_cuda and mmcv_has_cuda():
+        return "mmcv"
+    _warn_once(f"{operator} runs in plain PyTorch, which is several times slower: {reason}")
+    return "torch"
+
+
+def mmcv_has_cuda() -> bool:
+    """Whether MMCV is installed and was built with its CUDA operators."""
+    try:
+        from mmcv.utils import IS_CUDA_AVAILABLE
+    except ImportError:
+        return False
+    return bool(IS_CUDA_AVAILABLE)
+
+
+def _warn_once(message: str) -> None:
+    """Warn the first time a message comes up (never while a graph is being captured)."""
+    if torch.compiler.is_compiling() or message in _warned:
+        return
+    _warned.add(message)
+    warnings.warn(message, stacklevel=4)

@@ -1,0 +1,114 @@
+"""Key-aware deformable attention: the weights come from the sampled keys."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sparse_encoders.ops import reference
+from sparse_encoders.ops.checks import check_devices, check_dim, check_levels, check_shape
+from sparse_encoders.ops.extension import choose_backend, has_extension
+
+
+def key_aware_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    shapes: Sequence[tuple[int, int]],
+    locations: Tensor,
+    *,
+    backend: str = "auto",
+) -> Tensor:
+    """Key-aware deformable attention (Li et al., Lite DETR, CVPR 2023, section 3.4).
+
+    Keys and values are sampled at the same L * P places of a query and head (bilinear, zeros
+    outside); the weights are softmax(q . k / sqrt(D)) over them. A place with a NaN or infinite
+    coordinate samples zeros and gets no gradient; it still takes part in the softmax, with a
+    logit of 0, like any place outside.
+
+    The compiled operator never holds the sampled keys or values: its memory is O(Q * M * D).
+
+    Args:
+        query: (B, Q, M, D); Q is any number, 0 included.
+        key: (B, N, M, D), tokens of all levels one after another, row by row.
+        value: (B, N, M, D).
+        shapes: (h, w) of each level, on the host; N is the sum of h * w.
+        locations: (B, Q, M, L, P, 2) normalised (x, y); any strides (an expanded level dimension
+            is read as it is), any dtype of the operator's.
+        backend: 'auto', 'fused' (compiled) or 'torch' (plain).
+
+    Returns:
+        (B, Q, M * D) in the dtype of ``value``.
+
+    Raises:
+        TypeError: an argument is not a floating-point tensor, or query, key and value differ in
+            dtype.
+        ValueError: shapes or devices that do not fit each other, a level without tokens, or a
+            backend that is unknown or cannot take these tensors.
+    """
+    check_dim("value", value, "(B, N, M, D)")
+    batch, tokens, heads, depth = value.shape
+    flat_shapes = check_levels(shapes, tokens)
+    check_shape("key", key, "(B, N, M, D)", (batch, tokens, heads, depth))
+    check_dim("locations", locations, "(B, Q, M, L, P, 2)")
+    queries, points = locations.shape[1], locations.shape[4]
+    wanted = (batch, queries, heads, len(shapes), points, 2)
+    check_shape("locations", locations, "(B, Q, M, L, P, 2)", wanted)
+    check_shape("query", query, "(B, Q, M, D)", (batch, queries, heads, depth))
+    check_devices(value=value, query=query, key=key, locations=locations)
+    if not torch.is_autocast_enabled(value.device.type) and not (
+        query.dtype == key.dtype == value.dtype
+    ):
+        raise TypeError(
+            "query, key and value must have one dtype, got "
+            f"{query.dtype}, {key.dtype} and {value.dtype}"
+        )
+
+    if choose_backend("key_aware_attention", backend, value) == "fused":
+        operator = torch.ops.sparse_encoders.key_aware_attention
+        result: Tensor = operator(query, key, value, flat_shapes, locations)
+        return result
+    return reference.key_aware_attention(query, key, value, shapes, locations)
+
+
+def _fake(
+    query: Tensor, key: Tensor, value: Tensor, shapes: Sequence[int], locations: Tensor
+) -> Tensor:
+    batch, queries, heads, depth = query.shape
+    return value.new_empty(batch, queries, heads * depth)
+
+
+def _fake_backward(
+    grad: Tensor,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    shapes: Sequence[int],
+    locations: Tensor,
+) -> tuple[Tensor, ...]:
+    inputs = (query, key, value, locations)
+    return tuple(torch.empty_like(t, memory_format=torch.contiguous_format) for t in inputs)
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    query, key, value, shapes, locations = inputs
+    ctx.save_for_backward(query, key, value, locations)
+    ctx.shapes = shapes
+
+
+def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    query, key, value, locations = ctx.saved_tensors
+    operator = torch.ops.sparse_encoders.key_aware_attention_backward
+    grads = operator(grad, query, key, value, ctx.shapes, locations)
+    return grads[0], grads[1], grads[2], None, grads[3]
+
+
+if has_extension():
+    torch.library.register_fake("sparse_encoders::key_aware_attention", _fake)
+    torch.library.register_fake("sparse_encoders::key_aware_attention_backward", _fake_backward)
+    torch.library.register_autograd(
+        "sparse_encoders::key_aware_attention", _backward, setup_context=_setup_context
+    )

@@ -1,0 +1,101 @@
+"""Both operators in plain PyTorch: what the compiled ones are checked against.
+
+Runs on any device and dtype without the extension, differentiates through PyTorch's own
+operators, and holds every sampled vector in memory, which the compiled operators do not.
+
+Half precision: places, softmax and sums are computed in float32, the output is rounded to the
+dtype of ``value``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+Shapes = Sequence[tuple[int, int]]
+
+
+def sampling_places(shapes: Shapes, reference_points: Tensor, offsets: Tensor) -> Tensor:
+    """Where each query samples (Zhu et al., Deformable DETR, ICLR 2021, section 4.1).
+
+    Args:
+        shapes: (h, w) per level.
+        reference_points: (B, Q, L, 2) as (x, y) or (B, Q, L, 4) as (x, y, w, h), in [0, 1] over
+            the padded map.
+        offsets: (B, Q, M, L, P, 2) as (x, y); in tokens of the level with 2-d reference points,
+            in P-ths of half a box side with 4-d ones.
+
+    Returns:
+        (B, Q, M, L, P, 2) normalised (x, y).
+    """
+    centres = reference_points[:, :, None, :, None, :2]
+    if reference_points.shape[-1] == 2:
+        sizes = offsets.new_tensor([[w, h] for h, w in shapes])
+        return centres + offsets / sizes[:, None, :]
+    sides = reference_points[:, :, None, :, None, 2:]
+    return centres + offsets / offsets.shape[-2] * sides * 0.5
+
+
+def sample(feature: Tensor, shapes: Shapes, places: Tensor) -> Tensor:
+    """Bilinear samples with zeros outside (a token's centre is at (i + 0.5) / size).
+
+    A place with a NaN or infinite coordinate is outside of every map: it gives zeros and gets no
+    gradient, as in MMCV's CUDA operator.
+
+    Args:
+        feature: (B, N, M, D).
+        shapes: (h, w) per level, N = sum of h * w.
+        places: (B, Q, M, L, P, 2) normalised (x, y).
+
+    Returns:
+        (B, M, Q, L * P, D).
+    """
+    batch, _, heads, depth = feature.shape
+    queries = places.shape[1]
+    outside = (~places.isfinite()).any(-1, keepdim=True)
+    grids = torch.where(outside, -2.0, places).clamp(-2.0, 3.0).mul(2.0).sub(1.0)
+    sampled = []
+    start = 0
+    for level, (height, width) in enumerate(shapes):
+        tokens = feature[:, start : start + height * width]
+        start += height * width
+        maps = tokens.permute(0, 2, 3, 1).reshape(batch * heads, depth, height, width)
+        grid = grids[:, :, :, level].transpose(1, 2).flatten(0, 1)
+        taken = F.grid_sample(maps, grid, padding_mode="zeros", align_corners=False)
+        sampled.append(taken.view(batch, heads, depth, queries, -1))
+    return torch.cat(sampled, dim=-1).permute(0, 1, 3, 4, 2)
+
+
+def deformable_attention(
+    value: Tensor, shapes: Shapes, reference_points: Tensor, offsets: Tensor, logits: Tensor
+) -> Tensor:
+    """Plain form of :func:`sparse_encoders.ops.deformable_attention`, same arguments."""
+    wide = _accumulate_dtype(value.dtype)
+    places = sampling_places(shapes, reference_points.to(wide), offsets.to(wide))
+    weights = logits.to(wide).flatten(-2).softmax(-1).transpose(1, 2)  # (B, M, Q, L*P)
+    sampled = sample(value.to(wide), shapes, places)
+    output = (weights.unsqueeze(-1) * sampled).sum(-2)  # (B, M, Q, D)
+    return output.transpose(1, 2).flatten(2).to(value.dtype)
+
+
+def key_aware_attention(
+    query: Tensor, key: Tensor, value: Tensor, shapes: Shapes, locations: Tensor
+) -> Tensor:
+    """Plain form of :func:`sparse_encoders.ops.key_aware_attention`, same arguments."""
+    wide = _accumulate_dtype(value.dtype)
+    places = locations.to(wide)
+    keys = sample(key.to(wide), shapes, places)  # (B, M, Q, L*P, D)
+    values = sample(value.to(wide), shapes, places)
+    queries = query.to(wide).transpose(1, 2).unsqueeze(-2)  # (B, M, Q, 1, D)
+    logits = (queries * keys).sum(-1) / math.sqrt(query.shape[-1])
+    output = (logits.softmax(-1).unsqueeze(-1) * values).sum(-2)
+    return output.transpose(1, 2).flatten(2).to(value.dtype)
+
+
+def _accumulate_dtype(dtype: torch.dtype) -> torch.dtype:
+    """Float64 stays, everything narrower is computed in float32."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
