@@ -1,0 +1,84 @@
+// The arithmetic of one sampling place: which four tokens it lies between, and how far.
+//
+// Pixel rule (as grid_sample with align_corners=False and zero padding, and as mmcv's operator):
+// token (row, column) has its centre at ((column + 0.5) / width, (row + 0.5) / height), and tokens
+// outside the map read as zero.
+#pragma once
+
+#include "platform.h"
+
+namespace sparse_encoders::cuda {
+
+// One place of one query and head, 16 bytes, so that shared memory gives it in one read.
+// Corners are numbered 0: (row, column), 1: (row, column + 1), 2: (row + 1, column),
+// 3: (row + 1, column + 1).
+struct alignas(16) Place {
+  int corners;   // 16 * token of corner 0 (may be negative) + one bit for every corner on the map
+  float across;  // distance from corner 0 to the place, in columns, [0, 1)
+  float down;    // the same in rows
+  float weight;  // attention weight; its meaning changes with the stage of a kernel
+};
+
+SE_DEVICE int first_token(const Place& place) { return place.corners >> 4; }
+SE_DEVICE bool on_map(const Place& place, int corner) { return (place.corners >> corner) & 1; }
+
+// A place that reads nothing: no corner is on the map.
+SE_DEVICE Place nowhere() { return {0, 0.f, 0.f, 0.f}; }
+
+// `x` and `y` in pixels (a token's centre has whole numbers). The comparison is written so that
+// NaN fails it, and it comes before the conversion to int, which is undefined for far places.
+SE_DEVICE Place find_place(float x, float y, int height, int width, int start) {
+  if (!(x > -1.f && y > -1.f && x < static_cast<float>(width) && y < static_cast<float>(height))) {
+    return nowhere();
+  }
+  const float left = floorf(x);
+  const float top = floorf(y);
+  const int column = static_cast<int>(left);
+  const int row = static_cast<int>(top);
+  const int west = column >= 0, east = column + 1 < width;
+  const int north = row >= 0, south = row + 1 < height;
+  const int flags = (north & west) | (north & east) << 1 | (south & west) << 2 | (south & east) << 3;
+  return {(start + row * width + column) * 16 + flags, x - left, y - top, 0.f};
+}
+
+// Bilinear shares of the four corners.
+SE_DEVICE void corner_shares(const Place& place, float (&shares)[4]) {
+  const float right = place.across, low = place.down;
+  const float left = 1.f - right, up = 1.f - low;
+  shares[0] = up * left;
+  shares[1] = up * right;
+  shares[2] = low * left;
+  shares[3] = low * right;
+}
+
+// From a number at each corner (zero off the map): its value at the place, and how that changes
+// when the place moves by one column (`by_x`) or one row (`by_y`).
+struct Interpolated {
+  float value, by_x, by_y;
+};
+
+SE_DEVICE Interpolated interpolate(const Place& place, const float* at_corner) {
+  const float right = place.across, low = place.down;
+  const float left = 1.f - right, up = 1.f - low;
+  const float above = left * at_corner[0] + right * at_corner[1];
+  const float below = left * at_corner[2] + right * at_corner[3];
+  return {up * above + low * below,
+          up * (at_corner[1] - at_corner[0]) + low * (at_corner[3] - at_corner[2]),
+          below - above};
+}
+
+// How a raw offset moves its place, in pixels of the level, along one axis: a 2-d reference point
+// is moved by the offset itself; a 4-d one (a box) by offset / P of half of its side.
+struct Axis {
+  float centre;  // of the reference point, in pixels
+  float scale;   // pixels an offset of 1 moves the place by
+};
+
+SE_DEVICE Axis axis_of(float centre, float side, int coordinates, int size, float half_over_points) {
+  const float pixels = static_cast<float>(size);
+  return {centre * pixels - 0.5f, coordinates == 2 ? 1.f : half_over_points * side * pixels};
+}
+
+SE_DEVICE float place_on(const Axis& axis, float offset) { return axis.centre + axis.scale * offset; }
+
+}  // namespace sparse_encoders::cuda
