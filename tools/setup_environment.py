@@ -241,8 +241,9 @@ def main() -> int:
     default = os.environ.get("SPARSE_ENCODERS_VENV") or ROOT / ".venv"
     parser.add_argument("--venv", type=Path, default=default, help="folder (default: %(default)s)")
     environment = Environment(parser.parse_args().venv.expanduser().absolute())
-    checkout = os.open(ROOT, os.O_RDONLY)
-    fcntl.flock(checkout, fcntl.LOCK_EX)  # a second set-up of this checkout waits for the first
+    environment.folder.parent.mkdir(parents=True, exist_ok=True)
+    place = os.open(environment.folder.parent, os.O_RDONLY)
+    fcntl.flock(place, fcntl.LOCK_EX)  # a second set-up of the same environment waits
     environment.create()
     provide_stack(environment)
     provide_package(environment)

@@ -1,0 +1,241 @@
+"""The torchvision schemas, the checkpoint types and the version check."""
+
+from __future__ import annotations
+
+import datetime
+import fractions
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from mmengine.dataset import pseudo_collate
+from mmengine.evaluator import BaseMetric
+from mmengine.logging import HistoryBuffer
+from mmengine.model import BaseModel
+from mmengine.runner import Runner
+from torch import Tensor, nn
+
+from sparse_encoders import compat
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+class _Line(BaseModel):
+    """One weight, so that a runner has something to train."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(1, 1)
+
+    def forward(self, *samples: Tensor, mode: str = "tensor") -> Any:
+        out = self.linear(torch.stack(samples))
+        return {"loss": out.square().mean()} if mode == "loss" else [out]
+
+
+class _Score(BaseMetric):
+    """A metric that leaves NumPy scalars in the message hub, as COCO's does."""
+
+    default_prefix = "toy"
+
+    def process(self, data_batch: Any, data_samples: Any) -> None:
+        self.results.append(1)
+
+    def compute_metrics(self, results: list[Any]) -> dict[str, Any]:
+        return {"double": np.float64(0.25), "single": np.float32(0.5), "flag": np.bool_(True)}
+
+
+def _runner(work_dir: Path, epochs: int, resume: bool = False) -> Runner:
+    loader = {
+        "batch_size": 2,
+        "dataset": [torch.full((1,), float(i)) for i in range(4)],
+        "sampler": {"type": "DefaultSampler", "shuffle": False},
+        "collate_fn": pseudo_collate,
+    }
+    best = {"type": "CheckpointHook", "interval": 1, "save_best": "toy/double", "rule": "greater"}
+    return Runner(
+        _Line(),
+        work_dir=str(work_dir),
+        train_dataloader=loader,
+        val_dataloader=loader,
+        val_evaluator=[_Score()],
+        train_cfg={"by_epoch": True, "max_epochs": epochs},
+        val_cfg={},
+        optim_wrapper={"optimizer": {"type": "AdamW", "lr": 0.1}},
+        param_scheduler=[{"type": "MultiStepLR", "milestones": [1]}],
+        default_hooks={"checkpoint": best, "logger": {"type": "LoggerHook", "interval": 1}},
+        custom_hooks=[{"type": "EMAHook"}],
+        experiment_name=f"{work_dir.name}_{epochs}",
+        resume=resume,
+        log_level="ERROR",
+    )
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A work folder with the checkpoints of two epochs by MMEngine's own runner."""
+    folder = tmp_path_factory.mktemp("run")
+    _runner(folder, epochs=2).train()
+    return folder
+
+
+def test_torchvision_and_timm_import_after_compat() -> None:
+    code = "import sparse_encoders.compat, torchvision, timm; print(torchvision.__version__)"
+    run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+
+
+def test_an_operator_that_is_only_declared_still_refuses_to_run() -> None:
+    if not compat._declared:
+        pytest.skip("torchvision's own operators are loaded here")
+    import torchvision
+
+    with pytest.raises(RuntimeError, match="Couldn't load custom C\\+\\+ ops"):
+        torchvision.ops.nms(torch.zeros(1, 4), torch.zeros(1), 0.5)
+
+
+def test_declares_nothing_twice_and_nothing_over_loaded_operators(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    before = list(compat._declared)
+    monkeypatch.delitem(sys.modules, "torchvision", raising=False)
+    if compat.find_spec("torchvision") is not None:
+        assert compat.declare_torchvision_schemas() == ()  # known by now, one way or the other
+    monkeypatch.setattr(compat, "_load_torchvision_operators", lambda spec: True)
+    assert compat.declare_torchvision_schemas() == ()
+    monkeypatch.setattr(compat, "find_spec", lambda name: None)
+    assert compat.declare_torchvision_schemas() == ()
+    assert compat._declared == before
+
+
+def test_declares_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "torchvision", raising=False)
+    monkeypatch.setattr(compat, "find_spec", lambda name: object())
+    monkeypatch.setattr(compat, "_load_torchvision_operators", lambda spec: False)
+    schema = {"not_there_yet": "not_there_yet(Tensor dets) -> Tensor"}
+    monkeypatch.setattr(compat, "_TORCHVISION_SCHEMAS", schema)
+    monkeypatch.setattr(compat, "_declared", [])
+    assert compat.declare_torchvision_schemas() == ("not_there_yet",)
+    assert hasattr(torch.ops.torchvision, "not_there_yet")
+    assert compat.declare_torchvision_schemas() == ()
+
+
+def test_real_checkpoint_loads_weights_only(trained: Path) -> None:
+    found = {path.name for path in trained.glob("*.pth")}
+    assert {"epoch_1.pth", "epoch_2.pth", "best_toy_double_epoch_1.pth"} <= found
+    for path in trained.glob("*.pth"):
+        assert torch.serialization.get_unsafe_globals_in_checkpoint(path) == []
+        hub = torch.load(path, weights_only=True)["message_hub"]
+        losses = hub["log_scalars"]["train/loss"]
+        assert isinstance(losses, HistoryBuffer)
+        values, counts = losses.data
+        assert values.dtype == np.float64 and len(values) == len(counts) >= 2
+        assert losses.statistics("mean") == pytest.approx(values.mean())
+
+
+def test_same_content_as_an_unrestricted_load(trained: Path) -> None:
+    path = trained / "epoch_2.pth"
+    ours, theirs = (torch.load(path, weights_only=only) for only in (True, False))
+    assert ours["meta"] == theirs["meta"]
+    assert ours["optimizer"]["param_groups"] == theirs["optimizer"]["param_groups"]
+    assert ours["param_schedulers"] == theirs["param_schedulers"]
+    mine, other = (c["message_hub"]["log_scalars"] for c in (ours, theirs))
+    assert mine.keys() == other.keys()
+    for name, buffer in mine.items():
+        np.testing.assert_array_equal(buffer.data[0], other[name].data[0])
+
+
+def test_resume_goes_on_where_it_was(trained: Path) -> None:
+    runner = _runner(trained, epochs=3, resume=True)
+    runner.train()
+    assert (runner.epoch, runner.iter) == (3, 6)
+    assert runner.message_hub.get_scalar("train/loss").data[0].size == 6
+
+
+class _Foreign:
+    """A type that no checkpoint of MMEngine holds."""
+
+
+class _Lookup:
+    """Pickles as a call of getattr, as HistoryBuffer's statistics do."""
+
+    def __init__(self, owner: object, name: str):
+        self.call = (getattr, (owner, name))
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        return self.call
+
+
+@pytest.mark.parametrize(
+    "foreign",
+    [
+        _Foreign(),
+        fractions.Fraction(1, 2),
+        datetime.date(2020, 1, 1),
+        Path("x"),
+        HistoryBuffer.update,
+        np.array([None, 1], dtype=object),
+        np.array(["2020-01-01"], dtype="datetime64[D]"),
+        _Lookup(HistoryBuffer, "__init__"),
+        _Lookup(HistoryBuffer, "register_statistics"),
+        _Lookup(np.ndarray, "min"),
+        _Lookup(fractions.Fraction, "min"),
+    ],
+    ids=repr,
+)
+def test_anything_else_is_refused(foreign: object, tmp_path: Path) -> None:
+    path = tmp_path / "foreign.pth"
+    torch.save({"state_dict": {}, "extra": foreign}, path)
+    with pytest.raises(Exception, match=r"Weights only load failed|a checkpoint may look up"):
+        torch.load(path, weights_only=True)
+
+
+@pytest.mark.parametrize("value", [HistoryBuffer([1, 2], [1, 1]), np.float64(1), np.int64(2)])
+def test_numpy_1_files_load(value: object, tmp_path: Path) -> None:
+    """NumPy 1 wrote ``numpy.core`` where NumPy 2 writes ``numpy._core``."""
+    new, old = tmp_path / "new.pth", tmp_path / "old.pth"
+    torch.save({"value": value}, new, _use_new_zipfile_serialization=False)
+    old.write_bytes(new.read_bytes().replace(b"numpy._core.", b"numpy.core."))
+    assert b"numpy.core." in old.read_bytes()
+    loaded = torch.load(old, weights_only=True)["value"]
+    assert type(loaded) is type(value)
+
+
+def test_versions_here_are_accepted_and_preparing_again_is_harmless() -> None:
+    compat.prepare()
+    compat.prepare()
+
+
+@pytest.mark.parametrize(
+    ("package", "found", "text"),
+    [
+        ("mmcv", "2.2.0", "mmcv is 2.2.0"),
+        ("mmdet", "3.2.0", "mmdet is 3.2.0"),
+        ("mmengine", None, "mmengine is not installed"),
+    ],
+)
+def test_wrong_version_names_all_ranges(
+    monkeypatch: pytest.MonkeyPatch, package: str, found: str | None, text: str
+) -> None:
+    real = compat.installed_version
+    monkeypatch.setattr(
+        compat, "installed_version", lambda name: found if name == package else real(name)
+    )
+    with pytest.raises(ImportError, match=text) as error:
+        compat.check_versions()
+    for name, accepted in compat.ACCEPTED_VERSIONS.items():
+        assert f"{name} {accepted}" in str(error.value)
+
+
+@pytest.mark.parametrize(("found", "fits"), [("2.13.0+cpu", True), ("2.5.1", False)])
+def test_torch_build_suffix(monkeypatch: pytest.MonkeyPatch, found: str, fits: bool) -> None:
+    monkeypatch.setattr(torch, "__version__", found)
+    if fits:
+        compat.check_versions()
+    else:
+        with pytest.raises(ImportError, match=r"torch is 2\.5\.1"):
+            compat.check_versions()
