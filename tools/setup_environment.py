@@ -109,6 +109,10 @@ class Environment:
         if made.returncode:
             raise SystemExit("python -m venv failed (Debian: apt-get install python3.11-venv)")
 
+    def torch_link(self) -> Path:
+        """File that makes a torch from outside importable, with the packages beside it."""
+        return next(self.folder.glob("lib/python*/site-packages")) / "torch_of_system.pth"
+
     def stamp(self) -> dict[str, str]:
         """What the last complete steps were made from; empty where there were none."""
         try:
@@ -168,8 +172,7 @@ def provide_torch(environment: Environment, wanted: str) -> None:
     if system is not None:
         version, folder = system
         say(f"using torch {version} of {sys.executable}")
-        site = next(environment.folder.glob("lib/python*/site-packages"))
-        (site / "torch_of_system.pth").write_text(folder + "\n")
+        environment.torch_link().write_text(folder + "\n")
     elif wanted:
         say(f"installing torch as named: {wanted}")
         environment.pip(*shlex.split(wanted))
@@ -194,7 +197,9 @@ def provide_packages(environment: Environment) -> None:
     say(f"installing {len(locked)} locked packages and {matching}")
     in_use = environment.folder / "requirements-in-use.txt"
     in_use.write_text("\n".join([*locked.values(), ""]))
-    environment.pip("-q", "--no-deps", "-r", str(in_use))
+    # what lies beside a torch from outside has no scripts (mim, pytest) in this environment
+    own = ["--ignore-installed"] if environment.torch_link().exists() else []
+    environment.pip("-q", "--no-deps", *own, "-r", str(in_use))
     environment.pip("-q", "--no-deps", matching)
 
 
