@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from sparse_encoders.contracts import DetectorParts, Targets
 from sparse_encoders.encoders.base import Encoder, EncoderOutput, use_attention
-from sparse_encoders.registry import MODELS
+from sparse_encoders.registry import MODELS, lookup
 from sparse_encoders.tokens import TokenGrid, count_valid
 
 
@@ -83,12 +83,8 @@ class EncoderHost:
             "first_stage": bool(getattr(self, "as_two_stage", False)),
             **config,
         }
-        encoder = MODELS.build(config)
-        if not isinstance(encoder, Encoder):
-            raise TypeError(
-                f"encoder.type must name an encoder of this package, got {config['type']!r} "
-                f"({type(encoder).__name__}); accepted: DenseEncoder, DualAttentionEncoder"
-            )
+        lookup(config["type"], Encoder, "model.encoder.type")
+        encoder: Encoder = MODELS.build(config)
         return encoder
 
     # -- what the encoder borrows ----------------------------------------

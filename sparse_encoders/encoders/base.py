@@ -11,11 +11,14 @@ from mmcv.ops import MultiScaleDeformableAttention
 from mmengine.model import BaseModule, ModuleList
 from torch import Tensor, nn
 
-from sparse_encoders.attention import DeformableAttention
+from sparse_encoders.attention import DeformableAttention, KeyAwareDeformableAttention
 from sparse_encoders.contracts import DetectorParts, Targets
-from sparse_encoders.registry import MODELS
+from sparse_encoders.registry import MODELS, lookup
 from sparse_encoders.selectors.base import Selection, Selector
 from sparse_encoders.tokens import TokenGrid
+
+ATTENTIONS = ("plain", "key_aware")
+KEY_AWARE_SETTINGS = ("same_locations_on_every_level", "separate_key_projection")
 
 
 @dataclass(frozen=True)
@@ -92,12 +95,8 @@ class Encoder(BaseModule):
             "first_stage": self.first_stage,
             **defaults,
         }
-        built = MODELS.build({**settings, **selector})
-        if not isinstance(built, Selector):
-            raise TypeError(
-                f"encoder.selector must be a Selector, got {type(built).__name__}; "
-                "did you mean FocusTokenSelector?"
-            )
+        lookup(selector.get("type"), Selector, "encoder.selector.type")
+        built: Selector = MODELS.build({**settings, **selector})
         return built
 
     def forward(self, tokens: TokenGrid, detector: DetectorParts) -> EncoderOutput:
@@ -142,18 +141,58 @@ def complete_layer_cfg(layer_cfg: dict[str, Any] | None, num_levels: int) -> dic
     return full
 
 
-def use_attention(module: nn.Module, backend: str) -> Any:
+def use_attention(
+    module: nn.Module, backend: str, kind: str = "plain", key_aware: dict[str, Any] | None = None
+) -> Any:
     """Replace every mmcv deformable attention inside ``module`` by this package's.
 
-    Parameters, names and initialisation are the same; only the operator behind
-    them changes. Meant for freshly built modules: weights are not carried over.
+    Plain attention has the same parameters, names and initialisation; only the
+    operator behind them changes. Meant for freshly built modules: weights are not
+    carried over.
+
+    Args:
+        module: searched with all its children.
+        backend: see :class:`Encoder`; key-aware attention has no 'mmcv' and takes
+            'torch' in its place.
+        kind: 'plain' or 'key_aware'.
+        key_aware: further settings of :class:`KeyAwareDeformableAttention`.
+
+    Raises:
+        ValueError: an unknown kind, or ``key_aware`` settings for plain attention.
     """
+    if kind not in ATTENTIONS:
+        raise ValueError(f"attention must be one of {ATTENTIONS}, got {kind!r}")
+    unknown = (key_aware or {}).keys() - KEY_AWARE_SETTINGS
+    if unknown:
+        raise ValueError(
+            f"key_aware accepts {', '.join(KEY_AWARE_SETTINGS)}, got {', '.join(sorted(unknown))}"
+        )
+    if key_aware and kind == "plain":
+        raise ValueError(f"key_aware is set ({key_aware}), but attention is 'plain'")
     for name, child in list(module.named_children()):
-        if isinstance(child, MultiScaleDeformableAttention):
+        if not isinstance(child, MultiScaleDeformableAttention):
+            use_attention(child, backend, kind, key_aware)
+        elif kind == "plain":
             setattr(module, name, _like(child, backend))
         else:
-            use_attention(child, backend)
+            setattr(module, name, _key_aware_like(child, backend, key_aware or {}))
     return module
+
+
+def _key_aware_like(
+    attention: MultiScaleDeformableAttention, backend: str, settings: dict[str, Any]
+) -> KeyAwareDeformableAttention:
+    """A fresh :class:`KeyAwareDeformableAttention` of another attention's size."""
+    return KeyAwareDeformableAttention(
+        embed_dims=attention.embed_dims,
+        num_heads=attention.num_heads,
+        num_levels=attention.num_levels,
+        num_points=attention.num_points,
+        dropout=attention.dropout.p,
+        batch_first=attention.batch_first,
+        backend="torch" if backend == "mmcv" else backend,
+        **settings,
+    )
 
 
 def _like(attention: MultiScaleDeformableAttention, backend: str) -> DeformableAttention:

@@ -178,7 +178,7 @@ class DualAttentionEncoder(Encoder):
             if dual_attention
             else None,
         )
-        self.selector = self.build_selector(selector or {"type": "FocusTokenSelector"})
+        self.selector = self.build_selector({"type": "FocusTokenSelector", **(selector or {})})
 
     def forward(self, tokens: TokenGrid, detector: DetectorParts) -> EncoderOutput:
         """Select once, then refine layer by layer (Algorithm 1)."""

@@ -63,7 +63,7 @@ class Selection:
     Attributes:
         layers: one :class:`LayerSelection` for each encoder layer.
         logits: (B, N) the selector's own scores, as a loss wants them.
-        scores: (B, N) the scores that were ranked: padding (and NaN) lowered to
+        scores: (B, N) float32 scores as encoders read them: padding (and NaN) at
             the smallest score of the batch.
         counts: (B,) int64 foreground tokens of each image, before any cascade.
     """
@@ -143,28 +143,38 @@ class Selector(nn.Module):
     def cut(self, logits: Tensor, tokens: TokenGrid) -> Selection:
         """Rank (B, N) scores and cut them by the keep schedule."""
         # float32: in half precision thousands of tokens would tie
-        scores = lower_unrankable(logits.detach().float(), tokens.padding_mask)
+        scores = logits.detach().float()
         sizes = self.schedule.layer_sizes(tokens.capacity)
         valid = tokens.valid_counts()
         counts = torch.minimum(self.schedule.foreground_counts(valid), valid)
-        ranked = scores.topk(max(sizes), dim=1).indices
+        ranked = rankable(scores, tokens.padding_mask).topk(max(sizes), dim=1).indices
         layers = []
         for size, limit in zip(sizes, self.schedule.layer_limits(counts, self.count), strict=True):
             rank = torch.arange(size, device=ranked.device)
             present = rank < limit.unsqueeze(1)
             kept = present & (rank < counts.unsqueeze(1))
             layers.append(LayerSelection(ranked[:, :size], kept, present))
-        return Selection(tuple(layers), logits, scores, counts)
+        filled = fill_with_lowest(scores, tokens.padding_mask)
+        return Selection(tuple(layers), logits, filled, counts)
 
 
-def lower_unrankable(scores: Tensor, padding_mask: Tensor | None) -> Tensor:
-    """Scores (B, N) with padding and NaN at the batch's smallest score.
+def rankable(scores: Tensor, padding_mask: Tensor | None) -> Tensor:
+    """(B, N) scores to rank by: padding last of all, NaN last of the real tokens.
 
-    The released Focus-DETR fills padding so. NaN would rank first in a top-k.
+    NaN would come first in a top-k.
+    """
+    ranked = scores.nan_to_num(nan=torch.finfo(scores.dtype).min)
+    return ranked if padding_mask is None else ranked.masked_fill(padding_mask, -torch.inf)
+
+
+def fill_with_lowest(scores: Tensor, padding_mask: Tensor | None) -> Tensor:
+    """(B, N) scores with padding and NaN at the batch's smallest score.
+
+    The released Focus-DETR fills padding so before anything reads the scores.
     """
     bad = scores.isnan()
     lowest = scores.masked_fill(bad, torch.inf).min()
     if padding_mask is not None:
         bad = bad | padding_mask
-    # all NaN: nothing to rank by, any finite number will do
+    # all NaN: nothing to fill with, any finite number will do
     return torch.where(bad, lowest.nan_to_num(posinf=0.0), scores)

@@ -42,12 +42,12 @@ class KeepSchedule:
         _check_ratio("keep_ratio", self.ratio)
         if not self.factors:
             raise ValueError("keep_ratio needs one value for each encoder layer, got none")
-        for factor in self.factors:
-            _check_ratio("keep_ratio's cascade factor", factor)
         if any(b > a for a, b in zip(self.factors, self.factors[1:], strict=False)):
             raise ValueError(
                 f"a cascade must not increase from layer to layer, got factors {self.factors}"
             )
+        for factor in self.factors:
+            _check_ratio("keep_ratio's cascade factor", factor)
 
     @classmethod
     def from_config(
@@ -135,7 +135,8 @@ def cascade_of_average(average: float, num_layers: int) -> tuple[float, ...]:
     if num_layers != 6:
         row = np.interp(np.linspace(0, 1, num_layers), np.linspace(0, 1, 6), row)
         row = np.minimum(row * (average / row.mean()), 1.0)
-    return tuple(float(r) for r in row)
+    # interpolation may round a later layer up by a last bit
+    return tuple(float(r) for r in np.minimum.accumulate(row))
 
 
 def _check_ratio(name: str, value: float) -> None:

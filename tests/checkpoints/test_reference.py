@@ -1,0 +1,104 @@
+"""The checks against released implementations pass, and can fail."""
+
+from __future__ import annotations
+
+import json
+import runpy
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from sparse_encoders.checkpoints import all_checks
+from sparse_encoders.checkpoints.reference import close, equal, same_sets, verify
+from sparse_encoders.checkpoints.seeded import seeded, uniform
+
+FIXTURES = Path(__file__).parents[1] / "fixtures"
+TOOL = Path(__file__).parents[2] / "tools" / "verify_reference.py"
+all_checks()
+
+
+def altered(name, tmp_path, **changes):
+    with np.load(FIXTURES / name) as archive:
+        data = {k: archive[k] for k in archive.files}
+    data.update({k: change(data[k]) for k, change in changes.items()})
+    path = tmp_path / name
+    np.savez(path, **data)
+    return path
+
+
+@pytest.mark.parametrize("path", sorted(FIXTURES.glob("*.npz")), ids=lambda p: p.stem)
+def test_fixtures_agree(path):
+    results = verify(path)
+    assert results
+    assert [c for c in results if not c.passed] == []
+
+
+@pytest.mark.parametrize(
+    ("name", "field", "change"),
+    [
+        ("focus_detr_encoder.npz", "memory", lambda x: x * 1.001),
+        ("focus_detr_encoder.npz", "foreground_score", lambda x: x + 0.001),
+        ("focus_detr_encoder.npz", "num_foreground", lambda x: x + 1),
+        ("focus_detr_labels.npz", "released.label", lambda x: ~x),
+    ],
+)
+def test_a_difference_is_seen(name, field, change, tmp_path):
+    failed = [c.name for c in verify(altered(name, tmp_path, **{field: change})) if not c.passed]
+    assert failed == [field]
+
+
+def test_another_seed_fails(tmp_path):
+    def reseed(config):
+        return np.array(json.dumps({**json.loads(str(config)), "seed": 12}))
+
+    results = verify(altered("focus_detr_encoder.npz", tmp_path, config=reseed))
+    assert not any(c.passed for c in results if c.name in ("memory", "foreground_score"))
+
+
+def test_ties_may_swap_and_nothing_else():
+    scores = torch.tensor([[3.0, 2.0, 1.0, 1.0, 0.0]])
+    wanted = np.array([[0, 1, 2]])
+    assert same_sets("x", torch.tensor([[1, 0, 3]]), wanted, scores).passed
+    assert not same_sets("x", torch.tensor([[1, 0, 4]]), wanted, scores).passed
+
+
+def test_shapes_must_agree():
+    assert not close("x", torch.zeros(2), np.zeros(3)).passed
+    assert not equal("x", torch.zeros(2), np.zeros(3)).passed
+
+
+def test_values_by_name():
+    assert (uniform("a", (4,), 0) != uniform("b", (4,), 0)).all()
+    assert (uniform("a", (4,), 0) != uniform("a", (4,), 1)).all()
+    alpha = seeded("encoder.alpha", (3,), 1)
+    assert alpha.dtype == np.float32
+    assert (np.abs(alpha) <= 0.3).all()
+    assert seeded("bn.num_batches_tracked", (), 0) == 0
+    assert (seeded("bn.running_var", (50,), 0) >= 0.5).all()
+
+
+def test_files_that_are_no_fixtures(tmp_path):
+    text = tmp_path / "text.npz"
+    text.write_text("not an archive")
+    with pytest.raises(ValueError, match="cannot be read as a reference fixture"):
+        verify(text)
+    np.savez(tmp_path / "bare.npz", x=np.zeros(1))
+    with pytest.raises(ValueError, match="has no 'kind' and 'config'"):
+        verify(tmp_path / "bare.npz")
+    np.savez(tmp_path / "kind.npz", kind="sculpture", config="{}")
+    with pytest.raises(ValueError, match="of kind 'sculpture'; there are checks for"):
+        verify(tmp_path / "kind.npz")
+
+
+def test_the_tool_reports_failure_by_its_exit_status(tmp_path, capsys, monkeypatch):
+    good = FIXTURES / "focus_detr_labels.npz"
+    bad = altered("focus_detr_labels.npz", tmp_path, **{"released.label": lambda x: ~x})
+    for path, status, line in ((good, 0, "PASS: 0 failed"), (bad, 1, "FAIL: 1 failed")):
+        monkeypatch.setattr(sys, "argv", ["verify_reference.py", str(path)])
+        with pytest.raises(SystemExit) as stopped:
+            runpy.run_path(str(TOOL), run_name="__main__")
+        assert stopped.value.code == status
+        assert line in capsys.readouterr().out

@@ -1,0 +1,101 @@
+"""No tensor's size depends on a device value, in encoder and selector."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from grids import DIMS
+from grids import small_encoder as make
+from grids import small_grid as grid
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from sparse_encoders.contracts import DetectorParts
+from sparse_encoders.encoders import DenseEncoder, DualAttentionEncoder
+from sparse_encoders.selectors.projection import TokenProjection
+from sparse_encoders.tokens import TokenGrid
+
+# operators that must read a device value on the host
+SYNCING = (
+    "aten._local_scalar_dense",
+    "aten.nonzero",
+    "aten.masked_select",
+    "aten.unique",
+    "aten.repeat_interleave.Tensor",
+    "aten.equal",
+)
+
+
+class ForbidSyncs(TorchDispatchMode):
+    """Fails where a CUDA device would have to be waited for."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = str(func)
+        if name.startswith(SYNCING):
+            raise AssertionError(f"{name} reads a device value")
+        if name.startswith("aten.index.Tensor") and any(
+            x is not None and x.dtype == torch.bool for x in args[1]
+        ):
+            raise AssertionError("indexing with a boolean mask")
+        return func(*args, **(kwargs or {}))
+
+
+class Whole(nn.Module):
+    """Encoder, selector and what the detector lends, as a function of tensors."""
+
+    def __init__(self, encoder, shapes):
+        super().__init__()
+        self.encoder, self.shapes = encoder, shapes
+        self.projection, self.head = TokenProjection(DIMS), nn.Linear(DIMS, 7)
+
+    def forward(self, features, positions, padding, ratios):
+        tokens = TokenGrid(features, positions, padding, self.shapes, ratios)
+        lent = DetectorParts(self.projection, lambda layer: self.head)
+        return self.encoder(tokens, lent).memory
+
+
+def whole(**kwargs):
+    tokens = grid([(1.0, 1.0), (0.5, 0.6)])
+    inputs = (tokens.features, tokens.positions, tokens.padding_mask, tokens.valid_ratios)
+    return Whole(make(**kwargs), tokens.shapes).eval(), inputs
+
+
+CASES = {
+    "dense": dict(encoder=DenseEncoder),
+    "released": dict(encoder=DualAttentionEncoder),
+    "paper": dict(
+        encoder=DualAttentionEncoder,
+        values="updated",
+        object_score="probability",
+        selector=dict(type="FocusTokenSelector", count="image", intervals="overlapping"),
+    ),
+    "bottom-up": dict(selector=dict(type="FocusTokenSelector", modulation="bottom_up")),
+}
+
+
+def test_the_mode_itself_notices():
+    with ForbidSyncs():
+        for sync in (
+            lambda x: x.sum().item(),
+            lambda x: x[x > 0],
+            lambda x: int(x.max()),
+            lambda x: (x > 0).nonzero(),
+        ):
+            with pytest.raises(AssertionError, match=r"device value|boolean mask"):
+                sync(torch.randn(3))
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_no_device_value_is_read(case):
+    model, inputs = whole(**CASES[case])
+    with ForbidSyncs(), torch.no_grad():
+        assert model(*inputs).shape == inputs[0].shape
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_whole_encoder_exports(case):
+    model, inputs = whole(**CASES[case])
+    with torch.no_grad():
+        exported = torch.export.export(model, inputs, strict=False)
+        others = (torch.randn_like(inputs[0]), *inputs[1:])
+        assert torch.allclose(exported.module()(*others), model(*others), atol=1e-5)

@@ -1,0 +1,46 @@
+"""Small token grids and encoders for the tests."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from sparse_encoders.encoders import DualAttentionEncoder
+from sparse_encoders.tokens import TokenGrid
+
+SHAPES = ((8, 10), (4, 5), (2, 3), (1, 2))
+DIMS = 32
+LAYER = dict(
+    self_attn_cfg=dict(embed_dims=DIMS, num_heads=4),
+    ffn_cfg=dict(embed_dims=DIMS, feedforward_channels=48),
+)
+
+
+def make_grid(shapes, valid=None, channels=4):
+    """A grid of ``len(valid)`` images; ``valid[i]`` is the valid (h, w) share of image i."""
+    batch = 1 if valid is None else len(valid)
+    maps = [torch.randn(batch, channels, h, w) for h, w in shapes]
+    masks = None
+    if valid is not None:
+        masks = []
+        for h, w in shapes:
+            mask = torch.ones(batch, h, w, dtype=torch.bool)
+            for image, (rows, columns) in enumerate(valid):
+                mask[image, : max(1, round(rows * h)), : max(1, round(columns * w))] = False
+            masks.append(mask)
+    return TokenGrid.from_maps(maps, maps, masks)
+
+
+def small_grid(valid=None):
+    """Four levels of 32 channels, 108 tokens."""
+    return make_grid(SHAPES, valid, channels=DIMS)
+
+
+def small_encoder(encoder=DualAttentionEncoder, **kwargs):
+    """Two layers of 32 channels whose attention looks around."""
+    settings = dict(num_layers=2, layer_cfg=LAYER, attention_backend="torch", **kwargs)
+    built = encoder(**settings).eval()
+    for parameter in built.parameters():
+        if parameter.dim() > 1:  # sampling offsets and attention weights begin at zero
+            nn.init.xavier_uniform_(parameter)
+    return built

@@ -1,0 +1,171 @@
+"""The foreground token selector and its ablations."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from grids import make_grid
+
+from sparse_encoders.contracts import DetectorParts, Targets
+from sparse_encoders.selectors import FocusTokenSelector
+from sparse_encoders.selectors.projection import TokenProjection
+from sparse_encoders.tokens import TokenGrid
+
+SHAPES = ((8, 8), (4, 4), (2, 2), (1, 1))
+DIMS = 16
+
+
+def make(**kwargs):
+    return FocusTokenSelector(**{"num_layers": 2, "embed_dims": DIMS, **kwargs})
+
+
+def parts():
+    return DetectorParts(projection=TokenProjection(DIMS))
+
+
+def grid(valid=None):
+    return make_grid(SHAPES, valid, channels=DIMS)
+
+
+def boxes(*per_image):
+    found = [torch.tensor(b, dtype=torch.float32).reshape(-1, 4) for b in per_image]
+    return Targets(found, [torch.zeros(len(b), dtype=torch.long) for b in found])
+
+
+def level_of(scores, tokens, level):
+    return scores[:, tokens.level_slices[level]]
+
+
+# The score MLP begins with a LayerNorm, which undoes the modulation's factor but for its epsilon
+# (and its sign): effects fade from level to level, so the two tests below look at float64 and at
+# the next two levels.
+def in_double(selector):
+    tokens = grid()
+    double = TokenGrid(
+        tokens.features.double(), tokens.positions.double(), None, SHAPES, tokens.valid_ratios
+    )
+    return selector.double(), double, DetectorParts(TokenProjection(DIMS).double())
+
+
+def test_top_down_modulation_flows_from_coarse_to_fine():
+    selector, tokens, lent = in_double(make())
+    before = selector.score(tokens, lent)
+    with torch.no_grad():
+        selector.alpha[0] += 1.0  # the step from the coarsest level to the next
+    after = selector.score(tokens, lent)
+    assert torch.equal(level_of(before, tokens, 3), level_of(after, tokens, 3))
+    for level in (1, 2):
+        assert not torch.equal(level_of(before, tokens, level), level_of(after, tokens, level))
+
+
+def test_bottom_up_modulation_flows_from_fine_to_coarse():
+    selector, tokens, lent = in_double(make(modulation="bottom_up"))
+    before = selector.score(tokens, lent)
+    with torch.no_grad():
+        selector.alpha[-1] += 1.0  # the step to the coarsest level
+    after = selector.score(tokens, lent)
+    assert not torch.equal(level_of(before, tokens, 3), level_of(after, tokens, 3))
+    for level in range(3):
+        assert torch.equal(level_of(before, tokens, level), level_of(after, tokens, level))
+
+
+def test_zero_alpha_is_no_modulation():
+    tokens, lent = grid(), parts()
+    selector = make()
+    with torch.no_grad():
+        selector.alpha.zero_()
+    plain = make(modulation=None)
+    plain.load_state_dict({k: v for k, v in selector.state_dict().items() if k != "alpha"})
+    assert torch.allclose(selector.score(tokens, lent), plain.score(tokens, lent))
+
+
+def test_alpha_starts_in_the_papers_range():
+    alpha = make().alpha
+    assert alpha.shape == (3,)
+    assert (alpha.abs() <= 0.3).all()
+    assert alpha.unique().numel() == 3
+
+
+def test_padded_and_unusable_tokens_are_projected_as_zeros():
+    tokens, lent = grid([(1.0, 1.0), (0.5, 0.5)]), parts()
+    selector = make(modulation=None)
+    before = selector.score(tokens, lent)
+    noise = torch.randn_like(tokens.features) * tokens.unusable
+    assert torch.equal(
+        before, selector.score(tokens.replace_features(tokens.features + noise), lent)
+    )
+
+
+def test_unsupervised_has_a_zero_loss_that_reaches_every_parameter():
+    tokens, lent = grid(), parts()
+    selector = make(supervised=False)
+    chosen = selector.select(tokens, lent)
+    loss = selector.loss(chosen, tokens, boxes([[0, 0, 60, 60]]))["loss_foreground"]
+    loss.backward()
+    assert loss == 0
+    assert all(p.grad is not None and not p.grad.any() for p in selector.parameters())
+
+
+def test_supervision_teaches_every_parameter():
+    tokens, lent = grid(), parts()
+    selector = make()
+    chosen = selector.select(tokens, lent)
+    selector.loss(chosen, tokens, boxes([[0, 0, 60, 60]]))["loss_foreground"].backward()
+    for name, parameter in selector.named_parameters():
+        assert parameter.grad is not None and parameter.grad.any(), name
+
+
+def test_loss_weight_scales_the_loss():
+    tokens, lent = grid(), parts()
+    light, heavy = make(loss_weight=1.0), make(loss_weight=3.0)
+    heavy.load_state_dict(light.state_dict())
+    target = boxes([[0, 0, 60, 60]])
+    a, b = (
+        s.loss(s.select(tokens, lent), tokens, target)["loss_foreground"] for s in (light, heavy)
+    )
+    assert torch.allclose(3 * a, b)
+
+
+def test_images_without_boxes_have_a_finite_loss():
+    tokens, lent = grid([(1.0, 1.0), (0.5, 0.5)]), parts()
+    selector = make()
+    loss = selector.loss(selector.select(tokens, lent), tokens, boxes([], []))["loss_foreground"]
+    assert loss.isfinite()
+    assert loss > 0
+
+
+def test_one_nan_token_does_not_take_the_others_with_it():
+    tokens, lent = grid(), parts()
+    features = tokens.features.clone()
+    features[0, 40] = torch.nan  # inside the image: projected
+    assert not tokens.unusable[0, 40]
+    chosen = make(modulation=None).select(tokens.replace_features(features), lent)
+    assert chosen.logits.isnan().sum() == 1
+    assert not chosen.layers[0].mask(tokens.num_tokens)[0, 40]
+
+
+def test_own_projection_where_the_detector_has_no_first_stage():
+    own = make(first_stage=False)
+    assert own.select(grid(), DetectorParts()).logits.shape == (1, 85)
+    with pytest.raises(ValueError, match="lends no first-stage projection"):
+        make().select(grid(), DetectorParts())
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        (dict(modulation="sideways"), "modulation must be one of"),
+        (dict(intervals="wide"), "intervals must be one of"),
+        (dict(intervals=[(-1, 64), (64, 128)]), "one entry for each of the 4 feature levels"),
+        (dict(intervals=[(-1, 64), (64, 64), (64, 128), (128, 256)]), "low < high"),
+        (dict(strides=(8, 16)), "strides must have one entry for each of the 4"),
+        (dict(strides=(8, 16, 32, 0)), "strides must be whole pixels"),
+        (dict(loss_weight=-1.0), "loss_weight must not be negative"),
+        (dict(keep_ratio=1.5), r"keep_ratio must lie in \(0, 1\]"),
+        (dict(embed_dims=18), "embed_dims must be a multiple of 4"),
+        (dict(num_levels=5), "one entry for each of the 5 feature levels"),
+    ],
+)
+def test_bad_settings_are_refused_when_built(setting, message):
+    with pytest.raises(ValueError, match=message):
+        make(**setting)

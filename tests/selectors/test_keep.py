@@ -1,0 +1,86 @@
+"""Keep ratios, cascades and counts."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sparse_encoders.selectors.keep import (
+    CASCADES,
+    KeepSchedule,
+    cascade_of_average,
+    foreground_count,
+)
+
+
+@pytest.mark.parametrize("average", sorted(CASCADES))
+def test_the_supplements_rows_come_by_their_average(average):
+    schedule = KeepSchedule.from_config(average, 6, cascade=True)
+    assert schedule.per_layer == pytest.approx(CASCADES[average])
+    assert schedule.average == pytest.approx(average)
+
+
+def test_the_released_cascade_is_the_row_of_0_3():
+    schedule = KeepSchedule.from_config(0.3, 6, cascade=True)
+    assert schedule.ratio == 0.5
+    assert schedule.factors == pytest.approx((1.0, 0.8, 0.6, 0.6, 0.4, 0.2))
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.floats(0.01, 1.0), st.integers(1, 9))
+def test_any_average_gives_a_falling_cascade(average, num_layers):
+    ratios = cascade_of_average(average, num_layers)
+    assert len(ratios) == num_layers
+    assert all(0 < r <= 1 for r in ratios)
+    assert all(b <= a + 1e-12 for a, b in pairwise(ratios))
+    KeepSchedule.from_config(average, num_layers, cascade=True)
+
+
+def test_all_tokens_at_ratio_one():
+    schedule = KeepSchedule.from_config(1.0, 6, cascade=True)
+    assert schedule.layer_sizes(100) == (100,) * 6
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.integers(1, 30_000), st.floats(0.01, 1.0))
+def test_host_and_device_count_alike(valid, ratio):
+    schedule = KeepSchedule(ratio, (1.0, 0.8, 0.55))
+    counts = schedule.foreground_counts(torch.tensor([valid]))
+    assert counts.tolist() == [foreground_count(valid, ratio)]
+    limits = [int(x) for x in schedule.layer_limits(counts, "batch")]
+    assert [min(x, valid) for x in limits] == list(schedule.layer_sizes(valid))
+
+
+def test_released_and_paper_counts_of_a_padded_batch():
+    schedule = KeepSchedule(0.5, (1.0, 0.5))
+    counts = schedule.foreground_counts(torch.tensor([100, 40]))
+    assert counts.tolist() == [51, 21]
+    assert [x.tolist() for x in schedule.layer_limits(counts, "batch")] == [[51, 51], [25, 25]]
+    assert [x.tolist() for x in schedule.layer_limits(counts, "image")] == [[51, 21], [25, 10]]
+
+
+@pytest.mark.parametrize("ratio", [0.0, -0.1, 1.01, float("nan"), True])
+def test_ratios_out_of_range(ratio):
+    with pytest.raises(ValueError, match=r"keep_ratio must lie in \(0, 1\]"):
+        KeepSchedule.from_config(ratio, 6, cascade=False)
+
+
+def test_cascade_of_the_wrong_length():
+    with pytest.raises(ValueError, match="lists 2 values for 6 encoder layers"):
+        KeepSchedule.from_config([0.5, 0.4], 6, cascade=True)
+
+
+def test_cascade_that_increases():
+    with pytest.raises(ValueError, match="must not increase"):
+        KeepSchedule.from_config([0.3, 0.4], 2, cascade=True)
+    with pytest.raises(ValueError, match="must not increase"):
+        KeepSchedule.from_config([0.5, 0.2, 0.3], 3, cascade=True)
+
+
+def test_empty_cascade():
+    with pytest.raises(ValueError, match="lists 0 values"):
+        KeepSchedule.from_config([], 6, cascade=True)

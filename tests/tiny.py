@@ -1,0 +1,96 @@
+"""Tiny detectors and batches for the tests: real MMDetection parts, few channels and layers."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from mmdet.registry import MODELS
+from mmdet.structures import DetDataSample
+from mmengine.config import Config
+from mmengine.registry import init_default_scope
+from mmengine.structures import InstanceData
+from torch import Tensor, nn
+
+import sparse_encoders  # noqa: F401  (registers the package)
+
+NUM_CLASSES = 5
+
+
+def dino_config(**changes: Any) -> Config:
+    """MMDetection's own DINO config, shrunken; ``changes`` override the model's settings."""
+    init_default_scope("mmdet")
+    model = Config.fromfile(_mmdet_config("dino/dino-4scale_r50_8xb2-12e_coco.py")).model
+    model.backbone = dict(
+        type="ResNet",
+        depth=18,
+        num_stages=4,
+        out_indices=(1, 2, 3),
+        norm_cfg=dict(type="BN", requires_grad=False),
+        norm_eval=True,
+    )
+    model.neck.in_channels = [128, 256, 512]
+    model.num_queries = 80
+    for part in ("encoder", "decoder"):
+        model[part].num_layers = 2
+        model[part].layer_cfg.ffn_cfg.feedforward_channels = 64
+    model.bbox_head.num_classes = NUM_CLASSES
+    config = Config(dict(model=model))
+    config.merge_from_dict(dict(model=changes))
+    return config.model
+
+
+def ours(**changes: Any) -> Config:
+    """The same as ``sparse_encoders.DINO``."""
+    return dino_config(**{"type": "sparse_encoders.DINO", **changes})
+
+
+def build(model: Config, seed: int = 0) -> nn.Module:
+    """A detector with reproducible initial weights."""
+    torch.manual_seed(seed)
+    built = MODELS.build(copy.deepcopy(model))
+    built.init_weights()
+    return built
+
+
+def samples(
+    image_shapes: Sequence[tuple[int, int]],
+    input_shape: tuple[int, int],
+    boxes: Sequence[int],
+    seed: int = 0,
+) -> list[DetDataSample]:
+    """Data samples with ``boxes[i]`` random boxes on image i."""
+    generator = torch.Generator().manual_seed(seed)
+    out = []
+    for (h, w), count in zip(image_shapes, boxes, strict=True):
+        corner = torch.rand(count, 2, generator=generator) * torch.tensor([w, h]) * 0.6
+        size = torch.rand(count, 2, generator=generator) * torch.tensor([w, h]) * 0.35 + 3
+        sample = DetDataSample(
+            metainfo=dict(
+                img_shape=(h, w),
+                ori_shape=(h, w),
+                batch_input_shape=input_shape,
+                scale_factor=(1.0, 1.0),
+            )
+        )
+        sample.gt_instances = InstanceData(
+            bboxes=torch.cat([corner, corner + size], 1),
+            labels=torch.randint(0, NUM_CLASSES, (count,), generator=generator),
+        )
+        out.append(sample)
+    return out
+
+
+def total(losses: dict[str, Any]) -> Tensor:
+    """Sum of a loss dict, as the optimiser sees it."""
+    return sum(
+        (sum(v) if isinstance(v, list) else v).sum() for k, v in losses.items() if "loss" in k
+    )
+
+
+def _mmdet_config(name: str) -> str:
+    import mmdet
+
+    return f"{mmdet.__path__[0]}/.mim/configs/{name}"
