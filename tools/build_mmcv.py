@@ -67,6 +67,8 @@ class Progress:
     def status(self) -> str:
         """Text of the progress line."""
         elapsed = time.monotonic() - self.started
+        if self._stop.is_set() and not self.total:
+            return f"{self.label}: nothing to compile"
         text = f"{self.label}: {self.done}/{self.total or '?'} files, {elapsed:.0f} s"
         if self.done >= 5 and self.done < self.total:
             text += f", about {elapsed / self.done * (self.total - self.done):.0f} s left"

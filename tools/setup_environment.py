@@ -187,13 +187,13 @@ def provide_packages(environment: Environment) -> None:
     facts = environment.torch_facts()
     locked, stack = pins("constraints.txt"), pins("stack.txt")
     torch, torchvision = str(facts.torch), facts.torchvision
-    if torch.split("+")[0] == stack["torch"].split("==")[1]:
-        matching = stack["torchvision"]
-    else:  # another torch brought packages of its own; torchvision 0.(n + 15) goes with torch 2.n
+    matching = stack["torchvision"]
+    if torch.split("+")[0] != stack["torch"].split("==")[1]:
+        # another torch brought packages of its own; torchvision 0.(n + 15) goes with torch 2.n
         locked = {name: line for name, line in locked.items() if name not in facts.of_torch}
-        matching = (
-            "torchvision" if torchvision else f"torchvision==0.{int(torch.split('.')[1]) + 15}.*"
-        )
+        matching = f"torchvision==0.{int(torch.split('.')[1]) + 15}.*"
+    if torchvision and environment.torch_link().exists():
+        matching = "torchvision"  # the user's own, whichever it is
     say(f"installing {len(locked)} locked packages and {matching}")
     in_use = environment.folder / "requirements-in-use.txt"
     in_use.write_text("\n".join([*locked.values(), ""]))
