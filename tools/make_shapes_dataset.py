@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Draw the shapes detection set, in COCO format.
 
-    python tools/make_shapes_dataset.py data/shapes --train 400 --val 100 --size 160 --seed 0
+python tools/make_shapes_dataset.py data/shapes --train 400 --val 100 --size 160 --seed 0
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from sparse_encoders.datasets.shapes import ShapesSettings, make_shapes_dataset
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     default = ShapesSettings()
     parser.add_argument("out", help="folder to write: train.json, val.json and images/")
@@ -27,6 +28,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def main(argv: list[str] | None = None) -> int:
+    """Run the command; returns its exit status."""
     args = vars(parse_args(argv))
     out = args.pop("out")
     start = time.perf_counter()

@@ -1,5 +1,5 @@
 """Backbones that MMDetection does not have."""
 
-from .timm import TimmBackbone
+from sparse_encoders.backbones.timm import TimmBackbone
 
 __all__ = ["TimmBackbone"]

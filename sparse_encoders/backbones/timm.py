@@ -11,8 +11,8 @@ from mmengine.model import BaseModule
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ..registry import MODELS
-from .weights import fit_to_model, read_weights
+from sparse_encoders.backbones.weights import fit_to_model, read_weights
+from sparse_encoders.registry import MODELS
 
 _NORMS = (_BatchNorm, nn.LayerNorm, nn.GroupNorm)
 
@@ -201,7 +201,8 @@ def _choose(
         return tuple(len(have) - 1 - have[::-1].index(s) for s in strides)
     assert indices is not None
     chosen = tuple(int(i) for i in indices)
-    if not chosen or any(not 0 <= i < len(have) for i in chosen) or sorted(set(chosen)) != list(chosen):
+    in_range = chosen and min(chosen) >= 0 and max(chosen) < len(have)
+    if not in_range or list(chosen) != sorted(set(chosen)):
         raise ValueError(
             f"out_indices of {model_name!r} must be increasing and between 0 and "
             f"{len(have) - 1} (strides {have}), got {chosen}"

@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -134,6 +135,7 @@ def _read_file(path: Path) -> StateDict:
         raise ValueError(
             f"weights must be one of {sorted(PACKAGED)} or the path of a file, got {str(path)!r}"
         )
+    state: Any
     try:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file

@@ -1,5 +1,13 @@
-"""Data sets: the built-in shapes set and the check of a user's COCO folder."""
+"""Data sets: the built-in shapes set, and any folder in COCO's format."""
 
-from .shapes import CLASSES, ShapesSettings, make_shapes_dataset
+from sparse_encoders.datasets.coco_folder import CocoFolder, CocoFolderRunner, apply_coco_folder
+from sparse_encoders.datasets.shapes import CLASSES, ShapesSettings, make_shapes_dataset
 
-__all__ = ["CLASSES", "ShapesSettings", "make_shapes_dataset"]
+__all__ = [
+    "CLASSES",
+    "CocoFolder",
+    "CocoFolderRunner",
+    "ShapesSettings",
+    "apply_coco_folder",
+    "make_shapes_dataset",
+]

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from .drawing import (
+from sparse_encoders.datasets.drawing import (
     CLASSES,
     Mask,
     Picture,

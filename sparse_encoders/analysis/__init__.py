@@ -1,0 +1,1 @@
+"""What stands above the detectors: pictures, measurements, the demo."""
