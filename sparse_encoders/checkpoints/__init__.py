@@ -1,6 +1,15 @@
 """Released weights and reference numbers in this package's terms."""
 
+from importlib import import_module
+
+# each registers the checks of its fixture kinds when it is imported
+CHECK_MODULES = (
+    "reference_focus",
+    "reference_lite",
+)
+
 
 def all_checks() -> None:
     """Register the checks of all fixture kinds."""
-    from sparse_encoders.checkpoints import reference_focus  # noqa: F401
+    for name in CHECK_MODULES:
+        import_module(f"{__name__}.{name}")

@@ -3,5 +3,6 @@
 from sparse_encoders.encoders.base import Encoder, EncoderOutput
 from sparse_encoders.encoders.dense import DenseEncoder
 from sparse_encoders.encoders.dual_attention import DualAttentionEncoder
+from sparse_encoders.encoders.interleaved import LiteDETREncoder
 
-__all__ = ["DenseEncoder", "DualAttentionEncoder", "Encoder", "EncoderOutput"]
+__all__ = ["DenseEncoder", "DualAttentionEncoder", "Encoder", "EncoderOutput", "LiteDETREncoder"]

@@ -1,0 +1,84 @@
+"""Check of the Lite DETR fixtures: interleaved encoders of any schedule and attention."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sparse_encoders.checkpoints.names import LITE_ENCODER, rename, under
+from sparse_encoders.checkpoints.reference import Check, Fixture, checks, close
+from sparse_encoders.checkpoints.reference_focus import fixture_tokens
+from sparse_encoders.checkpoints.seeded import seeded_state
+from sparse_encoders.contracts import DetectorParts
+from sparse_encoders.encoders import LiteDETREncoder
+
+# What a released plain attention carries without using it.
+UNUSED = ("self_attn.query_proj.", "self_attn.key_proj.")
+
+
+def build_encoder(config: dict[str, Any]) -> LiteDETREncoder:
+    """The encoder that a fixture's settings describe."""
+    dims, levels = config["embed_dim"], len(config["spatial_shapes"])
+    key_aware = config["key_aware"]
+    return LiteDETREncoder(
+        num_layers=config["num_layers"],
+        num_levels=levels,
+        layer_cfg=dict(
+            self_attn_cfg=dict(
+                embed_dims=dims,
+                num_heads=config["num_heads"],
+                num_points=config["num_points"],
+            ),
+            ffn_cfg=dict(embed_dims=dims, feedforward_channels=config["ffn_dim"]),
+        ),
+        blocks=config["blocks"],
+        high_levels=config["high_levels"],
+        small_low_level_ffn=config["small_low_level_ffn"],
+        attention="key_aware" if key_aware else "plain",
+        key_aware=dict(
+            same_locations_on_every_level=config["same_locations_on_every_level"],
+            separate_key_projection=config["separate_key_projection"],
+        )
+        if key_aware
+        else None,
+    ).eval()
+
+
+def lite_state(released: dict[str, Tensor], config: dict[str, Any]) -> dict[str, Tensor]:
+    """An interleaved encoder's state dict of the released names and values.
+
+    A released plain attention may share its places between the levels; ours has
+    a set for each level, which then hold the same.
+    """
+    state, _ = rename(released, LITE_ENCODER)
+    encoder = under(state, "encoder.")
+    if config["key_aware"]:
+        return encoder
+    encoder = {k: v for k, v in encoder.items() if not any(unused in k for unused in UNUSED)}
+    levels, points = len(config["spatial_shapes"]), config["num_points"]
+    per_level = config["num_heads"] * levels * points * 2
+    for name, value in encoder.items():
+        if ".sampling_offsets." in name and value.shape[0] != per_level:
+            sets = value.unflatten(0, (config["num_heads"], 1, points, 2))
+            encoder[name] = sets.expand(-1, levels, *sets.shape[2:]).flatten(0, 3)
+    return encoder
+
+
+@checks("lite_encoders")
+def check_lite_encoders(fixture: Fixture, config: dict[str, Any]) -> list[Check]:
+    """Memory of each case's encoder."""
+    results = []
+    for case, settings in config.items():
+        shapes = settings.get("param_shapes") or json.loads(str(fixture["param_shapes"]))
+        released = seeded_state(shapes, settings["seed"])
+        encoder = build_encoder(settings)
+        encoder.load_state_dict(lite_state(released, settings))
+        level_embed = next((v for k, v in released.items() if "level_embed" in k), None)
+        output = encoder(fixture_tokens(settings, level_embed), DetectorParts())
+        index = fixture.get(f"{case}.memory_token_index", fixture["memory_token_index"])
+        memory = output.memory[:, torch.from_numpy(index)]
+        results.append(close(f"{case}.memory", memory, fixture[f"{case}.memory"]))
+    return results

@@ -1,0 +1,188 @@
+"""LiteDETREncoder: schedules, what each layer refines, selection, settings refused."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from sparse_encoders.contracts import DetectorParts
+from sparse_encoders.encoders import DenseEncoder, LiteDETREncoder
+from sparse_encoders.encoders.schedule import SCHEDULES
+from sparse_encoders.tokens import TokenGrid
+
+DIMS = 32
+SHAPES = ((16, 20), (8, 10), (4, 5), (2, 3), (1, 2))
+FOCUS = dict(type="FocusTokenSelector", strides=None)
+
+
+def layer_cfg() -> dict[str, Any]:
+    return dict(
+        self_attn_cfg=dict(embed_dims=DIMS, num_heads=4, num_points=2),
+        ffn_cfg=dict(embed_dims=DIMS, feedforward_channels=48),
+    )
+
+
+def lite(seed: int = 0, **settings: Any) -> LiteDETREncoder:
+    torch.manual_seed(seed)
+    settings = {"num_levels": 4, "attention_backend": "torch", **settings}
+    encoder = LiteDETREncoder(layer_cfg=layer_cfg(), **settings)
+    for layer in encoder.layers:  # offsets that depend on the query
+        torch.nn.init.normal_(layer.self_attn.sampling_offsets.weight, std=0.2)
+    return encoder
+
+
+def grid(levels: int = 4, padded: bool = True) -> TokenGrid:
+    generator = torch.Generator().manual_seed(1)
+    shapes = SHAPES[:levels]
+    features = [torch.randn(2, DIMS, h, w, generator=generator) for h, w in shapes]
+    positions = [torch.randn(2, DIMS, h, w, generator=generator) for h, w in shapes]
+    masks = [torch.zeros(2, h, w, dtype=torch.bool) for h, w in shapes]
+    for mask in masks:
+        mask[1, (mask.shape[1] + 1) // 2 :] = True
+    return TokenGrid.from_maps(features, positions, masks if padded else None)
+
+
+def parts() -> DetectorParts:
+    torch.manual_seed(3)
+    return DetectorParts(projection=torch.nn.Linear(DIMS, DIMS))
+
+
+@pytest.mark.parametrize(
+    ("name", "layers", "blocks", "high"),
+    list(zip(SCHEDULES, (6, 6, 6, 6), (3, 2, 1, 3), (3, 3, 3, 2), strict=True)),
+)
+def test_names_and_numbers_are_the_same_schedule(
+    name: str, layers: int, blocks: int, high: int
+) -> None:
+    named = LiteDETREncoder(schedule=name)
+    numbered = LiteDETREncoder(num_layers=layers, blocks=blocks, high_levels=high)
+    assert named.schedule == numbered.schedule
+    assert sum(named.schedule.refines_all(i) for i in range(layers)) == blocks
+    assert named.schedule.refines_all(layers - 1)
+
+
+@pytest.mark.parametrize("levels", [3, 4, 5])
+@pytest.mark.parametrize("attention", ["plain", "key_aware"])
+@pytest.mark.parametrize("small", [False, True])
+def test_any_number_of_levels(levels: int, attention: str, small: bool) -> None:
+    encoder = lite(num_levels=levels, attention=attention, small_low_level_ffn=small)
+    tokens = grid(levels)
+    memory = encoder(tokens, DetectorParts()).memory
+    assert memory.shape == tokens.features.shape
+    memory.square().mean().backward()
+    assert [n for n, p in encoder.named_parameters() if p.grad is None] == []
+    assert all(p.grad.isfinite().all() for p in encoder.parameters())
+
+
+def test_one_layer_blocks_are_the_dense_encoder() -> None:
+    encoder = lite(num_layers=2, blocks=2)
+    dense = DenseEncoder(2, 4, layer_cfg(), "torch")
+    dense.load_state_dict(encoder.state_dict())
+    torch.testing.assert_close(
+        encoder(grid(), DetectorParts()).memory, dense(grid(), DetectorParts()).memory
+    )
+
+
+def test_only_a_blocks_last_layer_refines_low_levels() -> None:
+    encoder = lite(num_layers=3, blocks=1, high_levels=2)
+    tokens = grid()
+    low = tokens.level_slices[2].start
+    seen = []
+    for layer in encoder.layers:
+        layer.register_forward_hook(lambda m, args, out: seen.append(args[0].shape[1]))
+    encoder(tokens, DetectorParts())
+    assert seen == [tokens.num_tokens - low, tokens.num_tokens - low, tokens.num_tokens]
+
+
+def test_small_ffn_touches_low_levels_only() -> None:
+    encoder = lite(num_layers=2, blocks=1, small_low_level_ffn=True)
+    assert encoder.layers[0].low_level_ffn is None
+    tokens = grid()
+    low = tokens.level_slices[1].start
+    before = encoder(tokens, DetectorParts()).memory
+    with torch.no_grad():
+        encoder.layers[1].low_level_norm.bias.add_(1.0)
+    after = encoder(tokens, DetectorParts()).memory
+    torch.testing.assert_close(after[:, :low], before[:, :low] + 1.0)
+    assert torch.equal(after[:, low:], before[:, low:])
+
+
+@pytest.mark.parametrize("prune_high", [False, True])
+@pytest.mark.parametrize("padded", [False, True])
+def test_selection_limits_the_fine_updates(prune_high: bool, padded: bool) -> None:
+    encoder = lite(
+        num_layers=2,
+        blocks=1,
+        selector=dict(type="FocusTokenSelector", keep_ratio=0.3, cascade=False),
+        prune_high_levels=prune_high,
+        small_low_level_ffn=True,
+    )
+    tokens = grid(padded=padded)
+    low = tokens.level_slices[1].start
+    output = encoder(tokens, parts())
+    assert output.selection is not None
+    first, last = output.selection.layers
+    assert len(output.selection.layers) == encoder.num_layers
+    kept = last.mask(tokens.num_tokens)
+    untouched = (output.memory == tokens.features).all(-1)
+    assert untouched[:, :low][~kept[:, :low]].all()
+    assert not untouched[kept].any()
+    if tokens.padding_mask is not None:
+        assert not (kept & tokens.padding_mask).any()
+    valid = tokens.valid_counts()
+    assert (kept.sum(1) <= valid * 0.3 + 2).all()
+    assert (kept.sum(1) >= valid * 0.3 - 2).all()
+    early = first.mask(tokens.num_tokens)
+    assert not early[:, :low].any()
+    mask = tokens.padding_mask
+    high = torch.ones_like(early[:, low:]) if mask is None else ~mask[:, low:]
+    assert torch.equal(early[:, low:], high) != prune_high
+
+
+def test_all_kept_is_no_selection() -> None:
+    settings: dict[str, Any] = dict(num_layers=4, blocks=2, small_low_level_ffn=True)
+    pruned = lite(selector=dict(type="FocusTokenSelector", keep_ratio=1.0), **settings)
+    plain = lite(**settings)
+    plain.load_state_dict({k: v for k, v in pruned.state_dict().items() if "selector" not in k})
+    tokens = grid(padded=False)
+    torch.testing.assert_close(
+        pruned(tokens, parts()).memory, plain(tokens, parts()).memory, rtol=1e-4, atol=1e-5
+    )
+
+
+def test_keep_ratio_changes_without_weights() -> None:
+    encoder = lite(num_layers=2, blocks=1, selector=dict(type="FocusTokenSelector"))
+    tokens = grid()
+    sizes = []
+    for ratio in (0.1, 0.5):
+        encoder.set_keep_ratio(ratio)
+        sizes.append(encoder(tokens, parts()).selection.layers[-1].indices.shape[1])
+    assert sizes[0] < sizes[1]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (dict(blocks=4), "encoder.blocks must divide encoder.num_layers, got 4 blocks and 6"),
+        (dict(blocks=0), "encoder.blocks must divide"),
+        (dict(high_levels=4), r"encoder.high_levels must lie in \[1, 3\]"),
+        (dict(high_levels=0), "encoder.high_levels must lie in"),
+        (dict(schedule="H3L1"), r"encoder.schedule must be named like H3L1-\(2\+1\)x3"),
+        (dict(schedule="H2L1-(2+1)x3"), "is for 3 feature levels, the detector has 4"),
+        (dict(schedule="H3L1-(2+1)x3", blocks=2), "means blocks=3, but encoder.blocks is 2"),
+        (dict(attention="linear"), r"attention must be one of \('plain', 'key_aware'\)"),
+        (dict(key_aware=dict(separate_key_projection=True)), "but attention is 'plain'"),
+        (dict(attention="key_aware", key_aware=dict(heads=1)), "key_aware accepts same_loc"),
+        (dict(prune_high_levels=True), "prune_high_levels needs encoder.selector"),
+    ],
+)
+def test_refused_settings(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        LiteDETREncoder(**settings)
+
+
+def test_refused_levels() -> None:
+    with pytest.raises(ValueError, match=r"encoder.num_levels is 4, got 3 feature levels"):
+        lite()(grid(3), DetectorParts())
