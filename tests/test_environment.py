@@ -183,3 +183,88 @@ def test_this_environment_passes_its_check() -> None:
     assert run.returncode == 0, run.stdout + run.stderr
     for name in ("torch", "mmcv ops", "extension", "pip check"):
         assert re.search(rf"^  {name} ", run.stdout, re.MULTILINE), name
+
+
+class _Recorded:
+    """Stands for an environment: answers with given facts and records what pip is asked for."""
+
+    def __init__(self, folder: Path, facts: object, linked: bool = False):
+        self.folder, self.facts, self.asked = folder, facts, []
+        if linked:
+            self.torch_link().write_text("/outside\n")
+
+    def torch_facts(self) -> object:
+        return self.facts
+
+    def torch_link(self) -> Path:
+        return self.folder / "link.pth"
+
+    def run(self, *arguments: str, check: bool, quiet: bool) -> None:
+        assert arguments == ("-m", "pip", "uninstall", "-y", "torch")
+
+    def pip(self, *arguments: str) -> None:
+        self.asked.append(arguments)
+
+
+@pytest.mark.parametrize(
+    ("torch_here", "torchvision_here", "linked", "asked"),
+    [
+        ("2.13.0+cpu", None, False, "torchvision==0.28.0"),
+        ("2.13.0+cu130", "0.28.0", False, "torchvision==0.28.0"),
+        ("2.9.1+cu128", None, False, "torchvision==0.24.*"),
+        ("2.9.1+cu128", "0.24.1+cu128", True, "torchvision"),
+    ],
+)
+def test_torchvision_goes_with_torch_and_never_replaces_it(
+    setup_tool: ModuleType,
+    tmp_path: Path,
+    torch_here: str,
+    torchvision_here: str | None,
+    linked: bool,
+    asked: str,
+) -> None:
+    facts = setup_tool.TorchFacts(torch_here, torchvision_here, ["sympy"])
+    environment = _Recorded(tmp_path, facts, linked)
+    setup_tool.provide_packages(environment)
+    packages, vision = environment.asked
+    assert "--no-deps" in packages and ("--ignore-installed" in packages) is linked
+    assert vision == ("-q", "--no-deps", asked)
+    locked = (tmp_path / "requirements-in-use.txt").read_text()
+    assert ("sympy==" in locked) is torch_here.startswith("2.13.0")
+    assert "mmdet==3.3.0" in locked and "\ntorch==" not in locked
+
+
+@pytest.mark.parametrize(
+    ("wanted", "here", "outside", "asked", "linked"),
+    [
+        ("", "2.12.0", ("2.13.0", "/out"), [], False),  # the environment's own is kept
+        ("", None, ("2.12.0", "/out"), [], True),  # then the one PYTHON imports
+        ("", None, None, ["torch==2.13.0", "-c"], False),  # then the tested default
+        ("system", "2.12.0", ("2.13.0", "/out"), [], True),
+        ("torch==2.9.1 --pre", "2.12.0", None, ["torch==2.9.1", "--pre"], False),
+    ],
+)
+def test_which_torch_is_used(
+    setup_tool: ModuleType,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    wanted: str,
+    here: str | None,
+    outside: tuple[str, str] | None,
+    asked: list[str],
+    linked: bool,
+) -> None:
+    monkeypatch.setattr(setup_tool, "importable_torch", lambda: outside)
+    environment = _Recorded(tmp_path, setup_tool.TorchFacts(here, None, []))
+    setup_tool.provide_torch(environment, wanted)
+    assert [list(call)[: len(asked)] for call in environment.asked] == ([asked] if asked else [])
+    assert environment.torch_link().exists() is linked
+
+
+def test_system_torch_that_is_not_there(
+    setup_tool: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(setup_tool, "importable_torch", lambda: None)
+    environment = _Recorded(tmp_path, setup_tool.TorchFacts(None, None, []))
+    with pytest.raises(SystemExit, match="TORCH=system"):
+        setup_tool.provide_torch(environment, "system")

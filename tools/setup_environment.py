@@ -172,8 +172,11 @@ def provide_torch(environment: Environment, wanted: str) -> None:
     if system is not None:
         version, folder = system
         say(f"using torch {version} of {sys.executable}")
+        environment.run("-m", "pip", "uninstall", "-y", "torch", check=False, quiet=True)
         environment.torch_link().write_text(folder + "\n")
-    elif wanted:
+        return
+    environment.torch_link().unlink(missing_ok=True)
+    if wanted:
         say(f"installing torch as named: {wanted}")
         environment.pip(*shlex.split(wanted))
     else:
