@@ -10,6 +10,7 @@ import torch
 from mmdet.structures import SampleList
 from torch import Tensor, nn
 
+from sparse_encoders.attention import KeyAwareDeformableAttention
 from sparse_encoders.contracts import DetectorParts, Targets
 from sparse_encoders.encoders.base import Encoder, EncoderOutput, use_attention
 from sparse_encoders.registry import MODELS, lookup
@@ -26,6 +27,10 @@ class EncoderHost:
     Args:
         attention_backend: 'auto', 'fused', 'mmcv' or 'torch', for encoder and
             decoder alike.
+        decoder_attention: 'plain', or 'key_aware' (Lite DETR, section 3.4) in the
+            decoder's cross-attention; the encoder has a setting of its own.
+        decoder_key_aware: settings of key-aware attention, see
+            :class:`LiteDETREncoder`.
         keep_ratio: in ``test_cfg``, keep this share of the tokens instead of the
             one trained with.
     """
@@ -37,8 +42,16 @@ class EncoderHost:
     num_feature_levels: int
     test_cfg: dict[str, Any] | None
 
-    def __init__(self, *args: Any, attention_backend: str = "auto", **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *args: Any,
+        attention_backend: str = "auto",
+        decoder_attention: str = "plain",
+        decoder_key_aware: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
         self.attention_backend = attention_backend
+        self.decoder_attention = (decoder_attention, decoder_key_aware)
         super().__init__(*args, **kwargs)
         self._check_settings()
 
@@ -65,7 +78,16 @@ class EncoderHost:
         self.encoder = stand_in  # type: ignore[assignment]
         super()._init_layers()  # type: ignore[misc]
         self.encoder = self._build_encoder(config)
-        use_attention(self.decoder, self.attention_backend)
+        use_attention(
+            self.decoder, self.attention_backend, *self.decoder_attention, setting="decoder_"
+        )
+
+    def init_weights(self) -> None:
+        """MMDetection's initialisation, and that of the attention it does not know."""
+        super().init_weights()  # type: ignore[misc]
+        for module in self.modules():  # type: ignore[attr-defined]
+            if isinstance(module, KeyAwareDeformableAttention):
+                module.init_weights()
 
     def _default_layer_cfg(self) -> dict[str, Any]:
         levels = self.num_feature_levels

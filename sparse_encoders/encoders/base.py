@@ -29,11 +29,14 @@ class EncoderOutput:
         memory: (B, N, C) refined tokens.
         tokens: the tokens that came in.
         selection: what the selector chose; None where every token is refined.
+        refined: (B, K, C) tokens as each layer refined them, where a loss of the
+            encoder will read them; empty otherwise.
     """
 
     memory: Tensor
     tokens: TokenGrid
     selection: Selection | None = None
+    refined: tuple[Tensor, ...] = ()
 
 
 class Encoder(BaseModule):
@@ -51,6 +54,8 @@ class Encoder(BaseModule):
             :class:`sparse_encoders.attention.DeformableAttention`.
         first_stage: whether the detector lends a first-stage projection; the
             detector sets it.
+        num_classes: outputs of the detector's classification branches, for
+            encoders with heads of their own; the detector sets it.
 
     Raises:
         ValueError: fewer than one layer, or a ``layer_cfg`` whose levels are
@@ -64,6 +69,7 @@ class Encoder(BaseModule):
         layer_cfg: dict[str, Any] | None = None,
         attention_backend: str = "auto",
         first_stage: bool = True,
+        num_classes: int | None = None,
         init_cfg: dict[str, Any] | None = None,
     ) -> None:
         super().__init__(init_cfg=init_cfg)
@@ -72,6 +78,7 @@ class Encoder(BaseModule):
         self.num_layers = num_layers
         self.num_levels = num_levels
         self.first_stage = first_stage
+        self.num_classes = num_classes
         self.attention_backend = attention_backend
         self.layer_cfg = complete_layer_cfg(layer_cfg, num_levels)
         self.embed_dims: int = self.layer_cfg["self_attn_cfg"]["embed_dims"]
@@ -98,6 +105,13 @@ class Encoder(BaseModule):
         lookup(selector.get("type"), Selector, "encoder.selector.type")
         built: Selector = MODELS.build({**settings, **selector})
         return built
+
+    def init_own_weights(self) -> None:
+        """Initialise what must not be initialised like the rest of an encoder.
+
+        MMDetection's detectors draw every matrix of their encoder from Xavier's
+        distribution; this is called after that.
+        """
 
     def forward(self, tokens: TokenGrid, detector: DetectorParts) -> EncoderOutput:
         """Refine the tokens of a batch."""
@@ -142,7 +156,11 @@ def complete_layer_cfg(layer_cfg: dict[str, Any] | None, num_levels: int) -> dic
 
 
 def use_attention(
-    module: nn.Module, backend: str, kind: str = "plain", key_aware: dict[str, Any] | None = None
+    module: nn.Module,
+    backend: str,
+    kind: str = "plain",
+    key_aware: dict[str, Any] | None = None,
+    setting: str = "encoder.",
 ) -> Any:
     """Replace every mmcv deformable attention inside ``module`` by this package's.
 
@@ -156,22 +174,26 @@ def use_attention(
             'torch' in its place.
         kind: 'plain' or 'key_aware'.
         key_aware: further settings of :class:`KeyAwareDeformableAttention`.
+        setting: what stands before 'attention' and 'key_aware' in messages.
 
     Raises:
         ValueError: an unknown kind, or ``key_aware`` settings for plain attention.
     """
     if kind not in ATTENTIONS:
-        raise ValueError(f"attention must be one of {ATTENTIONS}, got {kind!r}")
+        raise ValueError(f"{setting}attention must be one of {ATTENTIONS}, got {kind!r}")
     unknown = (key_aware or {}).keys() - KEY_AWARE_SETTINGS
     if unknown:
         raise ValueError(
-            f"key_aware accepts {', '.join(KEY_AWARE_SETTINGS)}, got {', '.join(sorted(unknown))}"
+            f"{setting}key_aware accepts {', '.join(KEY_AWARE_SETTINGS)}, "
+            f"got {', '.join(sorted(unknown))}"
         )
     if key_aware and kind == "plain":
-        raise ValueError(f"key_aware is set ({key_aware}), but attention is 'plain'")
+        raise ValueError(
+            f"{setting}key_aware is set ({key_aware}), but {setting}attention is 'plain'"
+        )
     for name, child in list(module.named_children()):
         if not isinstance(child, MultiScaleDeformableAttention):
-            use_attention(child, backend, kind, key_aware)
+            use_attention(child, backend, kind, key_aware, setting)
         elif kind == "plain":
             setattr(module, name, _like(child, backend))
         else:

@@ -173,7 +173,7 @@ def test_keep_ratio_changes_without_weights() -> None:
         (dict(schedule="H2L1-(2+1)x3"), "is for 3 feature levels, the detector has 4"),
         (dict(schedule="H3L1-(2+1)x3", blocks=2), "means blocks=3, but encoder.blocks is 2"),
         (dict(attention="linear"), r"attention must be one of \('plain', 'key_aware'\)"),
-        (dict(key_aware=dict(separate_key_projection=True)), "but attention is 'plain'"),
+        (dict(key_aware=dict(separate_key_projection=True)), "but encoder.attention is 'plain'"),
         (dict(attention="key_aware", key_aware=dict(heads=1)), "key_aware accepts same_loc"),
         (dict(prune_high_levels=True), "prune_high_levels needs encoder.selector"),
     ],
