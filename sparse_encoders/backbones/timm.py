@@ -137,20 +137,25 @@ class TimmBackbone(BaseModule):
             )
         if stage == -1:
             return
-        names = [name for name, _ in self.body.named_parameters()]
-        prefixes = tuple(
-            f"{outer}{module}."
+        named = list(self.body.named_modules())
+        targets = {
+            f"{outer}{module}"
             for outer in ("", "model.")
             for module in (modules[stage], modules[stage].replace(".", "_"))
-        )
-        own = [i for i, name in enumerate(names) if name.startswith(prefixes)]
+        }
+        own = [
+            place
+            for place, (name, _) in enumerate(named)
+            if name in targets or name.startswith(tuple(f"{t}." for t in targets))
+        ]
         if not own:
             raise ValueError(
-                f"frozen_stages={stage}: {self.model_name!r} has no parameters under "
-                f"{modules[stage]!r}; freeze another stage or none (-1)"
+                f"frozen_stages={stage}: {self.model_name!r} has no module "
+                f"{modules[stage]!r} of its own; freeze another stage or none (-1)"
             )
-        for parameter in list(self.body.parameters())[: own[-1] + 1]:
-            parameter.requires_grad_(False)
+        for _, module in named[: own[-1] + 1]:
+            for parameter in module.parameters(recurse=False):
+                parameter.requires_grad_(False)
 
 
 def _create(model_name: str, args: dict[str, Any], **more: Any) -> nn.Module:

@@ -169,11 +169,11 @@ def fit_to_model(state: StateDict, model: nn.Module, source: str) -> StateDict:
         ValueError: a weight of the model is missing or has another shape.
     """
     convert = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
-    if convert is not None:
-        state = convert(state, model)
     try:
+        if convert is not None:
+            state = convert(state, model)
         result = model.load_state_dict(state, strict=False)
-    except RuntimeError as error:
+    except (RuntimeError, LookupError, AttributeError) as error:
         raise ValueError(f"weights {source!r} do not fit the model: {error}") from error
     if result.missing_keys:
         raise ValueError(

@@ -180,11 +180,11 @@ def apply_coco_folder(cfg: Config) -> Config:
             if sides is not None:
                 for step in _steps(data.pipeline):
                     if step.get("type") in ("Resize", "FixScaleResize"):
-                        step.scale = sides
+                        step["scale"] = sides
         evaluator = cfg.get(f"{stage}_evaluator")
         for metric in evaluator if isinstance(evaluator, list) else [evaluator]:
             if metric is not None and "ann_file" in metric:
-                metric.ann_file = str(annotations)
+                metric["ann_file"] = str(annotations)
     cfg.model.bbox_head.num_classes = len(classes)
     return cfg
 
