@@ -13,6 +13,7 @@ from typing import Any
 from torch import Tensor
 
 CategoryHead = Callable[[Tensor], Tensor]
+DetectionLoss = Callable[[Tensor, Tensor, "Targets"], tuple[Tensor, Tensor, Tensor]]
 
 
 @dataclass(frozen=True)
@@ -27,10 +28,19 @@ class DetectorParts:
             a detector without a first stage.
         category_head: encoder layer index -> head giving (B, K, classes) logits
             for (B, K, C) tokens; None where the detector has none to lend.
+        detection_loss: matches (B, K, classes) logits and (B, K, 4) boxes, as
+            (cx, cy, w, h) shares of the image, to the targets like one decoder
+            layer; gives the class, box and IoU losses.
+        for_loss: losses of this pass will be asked for, so keep what they read.
+        targets: boxes of the images, lent to a selector that cannot do without
+            them (:attr:`Selector.needs_boxes`); None otherwise.
     """
 
     projection: Callable[[Tensor], Tensor] | None = None
     category_head: Callable[[int], CategoryHead] | None = None
+    detection_loss: DetectionLoss | None = None
+    for_loss: bool = False
+    targets: Targets | None = None
 
 
 @dataclass(frozen=True)
@@ -41,8 +51,11 @@ class Targets:
         boxes: per image (n, 4) as (x1, y1, x2, y2).
         labels: per image (n,) int64 class indices.
         samples: MMDetection's data samples, for losses that call its heads.
+        attention_map: (B, N) how much the decoder looked at each token, for a
+            selector that learns from it (:attr:`Selector.learns_from_decoder`).
     """
 
     boxes: Sequence[Tensor]
     labels: Sequence[Tensor]
     samples: Sequence[Any] = ()
+    attention_map: Tensor | None = None

@@ -156,19 +156,32 @@ class TokenGrid:
         Deformable DETR.
         """
         low, high = PROPOSAL_BOUNDS
-        batch, usable = self.features.shape[0], []
+        bad = ~((self._proposal_boxes > low) & (self._proposal_boxes < high)).all(-1)
+        if self.padding_mask is not None:
+            bad = bad | self.padding_mask
+        return bad.unsqueeze(-1)
+
+    @cached_property
+    def proposals(self) -> Tensor:
+        """(B, N, 4) each token's box before the sigmoid, (cx, cy, w, h) of the valid area.
+
+        Infinite where the token is unusable (Deformable DETR, appendix A.4).
+        """
+        boxes = self._proposal_boxes
+        return (boxes / (1 - boxes)).log().masked_fill(self.unusable, torch.inf)
+
+    @cached_property
+    def _proposal_boxes(self) -> Tensor:
+        """(B, N, 4) box around each token, its side doubling with the level."""
+        boxes = []
         for level, ((h, w), part) in enumerate(zip(self.shapes, self.level_slices, strict=True)):
             y, x = _cell_centres(h, w, self.features.device)
             height, width = self._valid_size(part, h, w)
             centre = torch.stack([x[None] / width, y[None] / height], -1)
-            inside = ((centre > low) & (centre < high)).all(-1)
-            if not low < PROPOSAL_SIDE * 2.0**level < high:
-                inside = torch.zeros_like(inside)
-            usable.append(inside.expand(batch, -1))
-        bad = ~torch.cat(usable, 1)
-        if self.padding_mask is not None:
-            bad = bad | self.padding_mask
-        return bad.unsqueeze(-1)
+            centre = centre.expand(self.features.shape[0], -1, -1)
+            side = torch.full_like(centre, PROPOSAL_SIDE) * 2.0**level
+            boxes.append(torch.cat([centre, side], -1))
+        return torch.cat(boxes, 1)
 
     def _valid_size(self, part: slice, h: int, w: int) -> tuple[Tensor | int, Tensor | int]:
         """Valid rows and columns of a level, each (B, 1), or the ints where nothing is padded."""

@@ -6,6 +6,7 @@ from importlib import import_module
 CHECK_MODULES = (
     "reference_focus",
     "reference_lite",
+    "reference_sparse",
 )
 
 

@@ -45,6 +45,33 @@ LITE_ENCODER: Renaming = (
     ),
 )
 
+# Sparse DETR's release, the parts of its encoder, selector and auxiliary heads.
+SPARSE_ENCODER: Renaming = (
+    (r"transformer\.level_embed$", r"level_embed"),
+    (r"transformer\.enc_output_norm\.", r"memory_trans_norm."),
+    (r"transformer\.enc_output\.", r"memory_trans_fc."),
+    (r"transformer\.enc_mask_predictor\.layer1\.", r"encoder.selector.score_mlp.embed."),
+    (r"transformer\.enc_mask_predictor\.layer2\.", r"encoder.selector.score_mlp.head."),
+    (r"transformer\.encoder\.class_embed\.(\d+)\.", r"encoder.auxiliary.cls_branches.\1."),
+    *(
+        (
+            rf"transformer\.encoder\.bbox_embed\.(\d+)\.layers\.{layer}\.",
+            rf"encoder.auxiliary.reg_branches.\1.{2 * layer}.",
+        )
+        for layer in range(3)
+    ),
+    *(
+        (rf"transformer\.encoder\.layers\.(\d+)\.{old}\.", rf"encoder.layers.\1.{new}.")
+        for old, new in (
+            ("self_attn", "self_attn"),
+            ("norm1", "norms.0"),
+            ("linear1", "ffn.layers.0.0"),
+            ("linear2", "ffn.layers.1"),
+            ("norm2", "norms.1"),
+        )
+    ),
+)
+
 
 def rename(state: Mapping[str, Tensor], renaming: Renaming) -> tuple[dict[str, Tensor], list[str]]:
     """Apply the first matching rule to each name.

@@ -4,5 +4,13 @@ from sparse_encoders.encoders.base import Encoder, EncoderOutput
 from sparse_encoders.encoders.dense import DenseEncoder
 from sparse_encoders.encoders.dual_attention import DualAttentionEncoder
 from sparse_encoders.encoders.interleaved import LiteDETREncoder
+from sparse_encoders.encoders.sparse import SparseDETREncoder
 
-__all__ = ["DenseEncoder", "DualAttentionEncoder", "Encoder", "EncoderOutput", "LiteDETREncoder"]
+__all__ = [
+    "DenseEncoder",
+    "DualAttentionEncoder",
+    "Encoder",
+    "EncoderOutput",
+    "LiteDETREncoder",
+    "SparseDETREncoder",
+]

@@ -1,6 +1,13 @@
 """Which tokens an encoder refines."""
 
 from sparse_encoders.selectors.base import LayerSelection, Selection, Selector
+from sparse_encoders.selectors.decoder_attention import DecoderAttentionSelector
 from sparse_encoders.selectors.focus import FocusTokenSelector
 
-__all__ = ["FocusTokenSelector", "LayerSelection", "Selection", "Selector"]
+__all__ = [
+    "DecoderAttentionSelector",
+    "FocusTokenSelector",
+    "LayerSelection",
+    "Selection",
+    "Selector",
+]

@@ -61,7 +61,8 @@ class Selection:
     """What a selector decided for one batch.
 
     Attributes:
-        layers: one :class:`LayerSelection` for each encoder layer.
+        layers: one :class:`LayerSelection` for each encoder layer. All share one
+            ranking: the indices of a layer begin those of the layer before it.
         logits: (B, N) the selector's own scores, as a loss wants them.
         scores: (B, N) float32 scores as encoders read them: padding (and NaN) at
             the smallest score of the batch.
@@ -96,6 +97,10 @@ class Selector(nn.Module):
     """
 
     default_cascade = False
+    #: whether :meth:`loss` needs ``targets.attention_map``, what the decoder looked at
+    learns_from_decoder = False
+    #: whether :meth:`score` needs ``detector.targets``, the boxes of the images
+    needs_boxes = False
 
     def __init__(
         self,

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from sparse_encoders.contracts import DetectorParts, Targets
 from sparse_encoders.registry import MODELS
 from sparse_encoders.selectors.base import Selection, Selector
-from sparse_encoders.selectors.projection import TokenProjection
+from sparse_encoders.selectors.projection import TokenProjection, project_tokens
 from sparse_encoders.selectors.score_mlp import ScoreMLP
 from sparse_encoders.supervision.foreground import (
     ForegroundLabels,
@@ -89,14 +89,7 @@ class FocusTokenSelector(Selector):
 
     def score(self, tokens: TokenGrid, detector: DetectorParts) -> Tensor:
         """(B, N) foreground logits (equation 2)."""
-        projection = self.projection or detector.projection
-        if projection is None:
-            raise ValueError(
-                "FocusTokenSelector was built for a two-stage detector, but this one lends no "
-                "first-stage projection; build it with first_stage=False"
-            )
-        x = (tokens.features + tokens.positions).masked_fill(tokens.unusable, 0.0)
-        z = projection(x)
+        z = project_tokens(tokens, self.projection, detector.projection, "FocusTokenSelector")
         levels = list(range(tokens.num_levels))
         if self.modulation != "bottom_up":
             levels.reverse()

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from torch import Tensor, nn
+
+from sparse_encoders.tokens import TokenGrid
 
 
 class TokenProjection(nn.Module):
@@ -20,3 +24,29 @@ class TokenProjection(nn.Module):
     def forward(self, tokens: Tensor) -> Tensor:
         """(B, N, C) to (B, N, C)."""
         return self.norm(self.fc(tokens))
+
+
+def project_tokens(
+    tokens: TokenGrid,
+    own: TokenProjection | None,
+    lent: Callable[[Tensor], Tensor] | None,
+    selector: str,
+) -> Tensor:
+    """(B, N, C) z = LN(Linear(x + p)), with padding and out-of-range proposals zeroed first.
+
+    Args:
+        tokens: the batch.
+        own: the selector's own projection, where it has one.
+        lent: the detector's, else.
+        selector: name of the selector, for the error.
+
+    Raises:
+        ValueError: there is neither.
+    """
+    projection = own or lent
+    if projection is None:
+        raise ValueError(
+            f"{selector} was built for a two-stage detector, but this one lends no "
+            "first-stage projection; build it with first_stage=False"
+        )
+    return projection((tokens.features + tokens.positions).masked_fill(tokens.unusable, 0.0))

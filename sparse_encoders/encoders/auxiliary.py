@@ -1,0 +1,99 @@
+"""Detection heads on an encoder's tokens, for training only."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from mmengine.model import bias_init_with_prob
+from torch import Tensor, nn
+
+from sparse_encoders.contracts import DetectionLoss, Targets
+from sparse_encoders.selectors.base import Selection
+from sparse_encoders.tokens import TokenGrid
+
+
+class AuxiliaryHeads(nn.Module):
+    """A classification and a box branch after each encoder layer but the last.
+
+    They give the kept tokens of every layer a loss of their own (Sparse DETR,
+    section 3.5). A token's box is an offset to its first-stage proposal. The
+    branches are laid out and named like those of MMDetection's heads.
+
+    Args:
+        num_heads: encoder layers minus one.
+        embed_dims: channels C.
+        num_classes: outputs of the classification branch.
+    """
+
+    def __init__(self, num_heads: int, embed_dims: int, num_classes: int) -> None:
+        super().__init__()
+        self.cls_branches = nn.ModuleList(
+            nn.Linear(embed_dims, num_classes) for _ in range(num_heads)
+        )
+        self.reg_branches = nn.ModuleList(_box_branch(embed_dims) for _ in range(num_heads))
+        self.init_weights()
+
+    def init_weights(self) -> None:
+        """Every class improbable, every box its proposal."""
+        for branch in self.cls_branches:
+            branch.reset_parameters()
+            nn.init.constant_(branch.bias, bias_init_with_prob(0.01))
+        for branch in self.reg_branches:
+            for layer in branch:
+                if isinstance(layer, nn.Linear):
+                    layer.reset_parameters()
+            nn.init.zeros_(branch[-1].weight)
+            nn.init.zeros_(branch[-1].bias)
+
+    def forward(
+        self, refined: Sequence[Tensor], selection: Selection, tokens: TokenGrid
+    ) -> list[tuple[Tensor, Tensor]]:
+        """Class logits and boxes of every layer's tokens.
+
+        Args:
+            refined: for each layer the (B, K, C) tokens it refined.
+            selection: which tokens these are.
+            tokens: the batch, for the proposals.
+
+        Returns:
+            For each layer but the last (B, K, classes) logits and (B, K, 4) boxes
+            (cx, cy, w, h) as shares of the image; the box of an unusable token
+            is (1, 1, 1, 1), as in MMDetection's first stage.
+        """
+        outputs = []
+        branches = zip(self.cls_branches, self.reg_branches, strict=True)
+        for (classify, regress), found, chosen in zip(
+            branches, refined, selection.layers, strict=False
+        ):
+            boxes = (chosen.gather(tokens.proposals) + regress(found)).sigmoid()
+            outputs.append((classify(found), boxes))
+        return outputs
+
+    def loss(
+        self,
+        refined: Sequence[Tensor],
+        selection: Selection,
+        tokens: TokenGrid,
+        targets: Targets,
+        detection_loss: DetectionLoss,
+    ) -> dict[str, Tensor]:
+        """``enc{i}.loss_cls``, ``enc{i}.loss_bbox`` and ``enc{i}.loss_iou`` of encoder layer i.
+
+        Matched and weighted like a decoder layer by the detector's own head.
+        """
+        losses = {}
+        for index, (logits, boxes) in enumerate(self(refined, selection, tokens)):
+            parts = detection_loss(logits, boxes, targets)
+            for name, value in zip(("cls", "bbox", "iou"), parts, strict=True):
+                losses[f"enc{index}.loss_{name}"] = value
+        return losses
+
+
+def _box_branch(embed_dims: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Linear(embed_dims, embed_dims),
+        nn.ReLU(),
+        nn.Linear(embed_dims, embed_dims),
+        nn.ReLU(),
+        nn.Linear(embed_dims, 4),
+    )
