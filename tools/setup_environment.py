@@ -21,6 +21,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 import time
@@ -32,6 +33,14 @@ from build_mmcv import run_with_progress
 ROOT = Path(__file__).resolve().parent.parent
 REQUIREMENTS = ROOT / "requirements"
 STARTED = time.monotonic()
+EXTENSION_SETTINGS = (
+    "SPARSE_ENCODERS_NO_EXTENSION",
+    "SPARSE_ENCODERS_REQUIRE_EXTENSION",
+    "SPARSE_ENCODERS_NO_CUDA",
+    "TORCH_CUDA_ARCH_LIST",
+    "CUDA_HOME",
+    "CXX",
+)
 
 
 def say(text: str) -> None:
@@ -231,8 +240,11 @@ def provide_package(environment: Environment) -> None:
     """This package, editable, with the extension of csrc/ as far as setup.py can build it."""
     sources = [path for path in sorted((ROOT / "csrc").rglob("*")) if path.is_file()]
     inputs = [ROOT / "pyproject.toml", *ROOT.glob("setup.py"), *sources]
-    key = digest(inputs, str(ROOT), environment.stamp().get("torch", ""))
-    if environment.stamp().get("package") == key:
+    settings = [f"{k}={v}" for k, v in sorted(os.environ.items()) if k in EXTENSION_SETTINGS]
+    torch, compiler = environment.stamp().get("torch", ""), str(shutil.which("c++"))
+    key = digest(inputs, str(ROOT), torch, compiler, *settings)
+    stamp = environment.stamp()
+    if stamp.get("package") == key and stamp.get("extension") == built_extension():
         say("the package and its extension are up to date")
         return
     say("installing this package, editable, and building its extension")
@@ -240,7 +252,16 @@ def provide_package(environment: Environment) -> None:
     command += ["--no-build-isolation", "-e", str(ROOT)]
     log = environment.folder / "sparse_encoders_build.log"
     run_with_progress(command, "compiling csrc", log, ROOT)
-    environment.note(package=key)
+    for line in log.read_text(errors="replace").splitlines():
+        if line.strip().startswith("sparse_encoders: "):  # why it was not built, or not all of it
+            print(f"    {line.strip()}")
+    environment.note(package=key, extension=built_extension())
+
+
+def built_extension() -> str:
+    """Names and times of the compiled extension's files, empty where there is none."""
+    files = sorted((ROOT / "sparse_encoders").glob("_C*.so"))
+    return " ".join(f"{path.name}@{path.stat().st_mtime_ns}" for path in files)
 
 
 def main() -> int:
