@@ -41,12 +41,12 @@ SE_DEVICE Axes axes_of(const DeformableArguments<T>& a, const Work& work, int le
   const int64_t row = (work.image * a.sizes.queries + work.query) * pyramid.count + level;
   const int64_t x = row * a.coordinates;
   const bool box = a.coordinates == 4;
-  const float half_over_points = 0.5f / static_cast<float>(a.sizes.points);
-  const AnyInput& points = a.reference_points;
-  return {axis_of(read(points, x), box ? read(points, x + 2) : 0.f, a.coordinates,
-                  pyramid.width[level], half_over_points),
-          axis_of(read(points, x + 1), box ? read(points, x + 3) : 0.f, a.coordinates,
-                  pyramid.height[level], half_over_points)};
+  const int points = static_cast<int>(a.sizes.points);
+  const AnyInput& from = a.reference_points;
+  return {{read(from, x), box ? read(from, x + 2) : 0.f,
+           static_cast<float>(pyramid.width[level]), points, box},
+          {read(from, x + 1), box ? read(from, x + 3) : 0.f,
+           static_cast<float>(pyramid.height[level]), points, box}};
 }
 
 // Fills `places` (weights not yet divided by their sum) and returns that sum.
@@ -69,8 +69,8 @@ SE_DEVICE float prepare(const DeformableArguments<typename L::T>& a, const Work&
     const Axes axes = axes_of(a, work, level);
     Place place = nowhere();
     if (work.active) {
-      place = find_place(place_on(axes.x, read(a.offsets, 2 * (first + s))),
-                         place_on(axes.y, read(a.offsets, 2 * (first + s) + 1)),
+      place = find_place(axes.x.place(read(a.offsets, 2 * (first + s))),
+                         axes.y.place(read(a.offsets, 2 * (first + s) + 1)),
                          pyramid.height[level], pyramid.width[level], pyramid.start[level]);
     }
     place.weight = weight;
@@ -82,7 +82,7 @@ SE_DEVICE float prepare(const DeformableArguments<typename L::T>& a, const Work&
 }
 
 template <typename L>
-__global__ void __launch_bounds__(kForwardThreads, 5)
+__global__ void __launch_bounds__(kForwardThreads, L::kChannels ? 5 : 4)
     deformable_forward(const DeformableArguments<typename L::T> a) {
   SE_SHARED_MEMORY(shared);
   const Work work = find_work<L>(a.sizes);
@@ -127,7 +127,8 @@ SE_DEVICE void scatter_and_dot(const DeformableArguments<typename L::T>& a, cons
 }
 
 // From the dot products to the gradients of logits and offsets. `dots` becomes the gradient of
-// the place itself: dots[s][0] and [1] in columns and rows.
+// the place, in columns and rows, and the same times the raw offsets. A place outside of the map
+// has no gradient, even where its offset or reference point is not finite (0 * inf is NaN).
 template <typename L>
 SE_DEVICE void finish_places(const DeformableArguments<typename L::T>& a, const Work& work,
                              int samples, float scale, const Place* places, float (*dots)[4]) {
@@ -140,14 +141,17 @@ SE_DEVICE void finish_places(const DeformableArguments<typename L::T>& a, const 
     const float weight = places[s].weight * scale;
     const Interpolated dot = interpolate(places[s], dots[s]);
     const float by_x = weight * dot.by_x, by_y = weight * dot.by_y;
-    dots[s][0] = by_x;
-    dots[s][1] = by_y;
+    const bool inside = is_somewhere(places[s]);
+    const int64_t at = work.row * samples + s;
+    dots[s][0] = inside ? by_x : 0.f;
+    dots[s][1] = inside ? by_y : 0.f;
+    dots[s][2] = inside ? by_x * read(a.offsets, 2 * at) : 0.f;
+    dots[s][3] = inside ? by_y * read(a.offsets, 2 * at + 1) : 0.f;
     if (work.active) {
       const Axes axes = axes_of(a, work, s / static_cast<int>(a.sizes.points));
-      const int64_t at = work.row * samples + s;
       write(a.grad_logits, at, weight * (dot.value - mean));
-      write(a.grad_offsets, 2 * at, by_x * axes.x.scale);
-      write(a.grad_offsets, 2 * at + 1, by_y * axes.y.scale);
+      write(a.grad_offsets, 2 * at, inside ? by_x * axes.x.pixels_per_offset() : 0.f);
+      write(a.grad_offsets, 2 * at + 1, inside ? by_y * axes.y.pixels_per_offset() : 0.f);
     }
   }
   __syncwarp();
@@ -157,17 +161,16 @@ SE_DEVICE void finish_places(const DeformableArguments<typename L::T>& a, const 
 // the heads (in no fixed order: not deterministic in the last bits).
 template <typename L>
 SE_DEVICE void add_reference_gradients(const DeformableArguments<typename L::T>& a,
-                                       const Work& work, int samples, const float (*dots)[4]) {
+                                       const Work& work, const float (*dots)[4]) {
   const Pyramid& pyramid = a.sizes.pyramid;
   const int points = static_cast<int>(a.sizes.points);
-  const int64_t first = work.row * samples;
   for (int level = work.lane; work.active && level < pyramid.count; level += L::kLanes) {
     float centre_x = 0.f, centre_y = 0.f, side_x = 0.f, side_y = 0.f;
     for (int s = level * points; s < (level + 1) * points; ++s) {
       centre_x += dots[s][0];
       centre_y += dots[s][1];
-      side_x += dots[s][0] * read(a.offsets, 2 * (first + s));
-      side_y += dots[s][1] * read(a.offsets, 2 * (first + s) + 1);
+      side_x += dots[s][2];
+      side_y += dots[s][3];
     }
     const float width = pyramid.width[level], height = pyramid.height[level];
     const int64_t row = (work.image * a.sizes.queries + work.query) * pyramid.count + level;
@@ -196,7 +199,7 @@ __global__ void __launch_bounds__(kBackwardThreads, 3)
   const float scale = 1.f / prepare<L>(a, work, samples, places);
   scatter_and_dot<L>(a, work, scale, places, dots);
   finish_places<L>(a, work, samples, scale, places, dots);
-  add_reference_gradients<L>(a, work, samples, dots);
+  add_reference_gradients<L>(a, work, dots);
 }
 
 }  // namespace sparse_encoders::cuda

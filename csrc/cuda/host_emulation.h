@@ -220,8 +220,8 @@ inline HostHalf __float2half_rn(float x) {
     bits = 0x7c00;
   } else {
     int exponent = 0;
-    std::frexp(size, &exponent);                       // size = f * 2^exponent, f in [0.5, 1)
-    const int unit = exponent - 11 < -24 ? -24 : exponent - 11;
+    std::frexp(size, &exponent);  // size = f * 2^exponent, f in [0.5, 1)
+    const int unit = size < 0x1p-14f ? -24 : exponent - 11;
     const int steps = static_cast<int>(std::nearbyint(std::ldexp(size, -unit)));
     // `steps` units; a carry into the next power of two comes out right by the addition.
     bits = static_cast<uint16_t>(((unit + 24) << 10) + steps);

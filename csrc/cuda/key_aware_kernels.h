@@ -45,8 +45,8 @@ SE_DEVICE void prepare(const KeyAwareArguments<typename L::T>& a, const Work& wo
     Place place = nowhere();
     if (work.active) {
       const float x = read(a.locations, at), y = read(a.locations, at + strides[5]);
-      place = find_place(x * static_cast<float>(width) - 0.5f,
-                         y * static_cast<float>(height) - 0.5f, height, width,
+      place = find_place(place_from_location(x, static_cast<float>(width)),
+                         place_from_location(y, static_cast<float>(height)), height, width,
                          pyramid.start[level]);
     }
     places[s] = place;

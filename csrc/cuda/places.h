@@ -7,6 +7,8 @@
 
 #include "platform.h"
 
+#include "../common/bilinear.h"
+
 namespace sparse_encoders::cuda {
 
 // One place of one query and head, 16 bytes, so that shared memory gives it in one read.
@@ -22,13 +24,15 @@ struct alignas(16) Place {
 SE_DEVICE int first_token(const Place& place) { return place.corners >> 4; }
 SE_DEVICE bool on_map(const Place& place, int corner) { return (place.corners >> corner) & 1; }
 
+SE_DEVICE bool is_somewhere(const Place& place) { return (place.corners & 15) != 0; }
+
 // A place that reads nothing: no corner is on the map.
 SE_DEVICE Place nowhere() { return {0, 0.f, 0.f, 0.f}; }
 
-// `x` and `y` in pixels (a token's centre has whole numbers). The comparison is written so that
-// NaN fails it, and it comes before the conversion to int, which is undefined for far places.
+// `x` and `y` in pixels (a token's centre has whole numbers). NaN does not touch the map, and the
+// conversion to int, which is undefined for far places, comes after that check.
 SE_DEVICE Place find_place(float x, float y, int height, int width, int start) {
-  if (!(x > -1.f && y > -1.f && x < static_cast<float>(width) && y < static_cast<float>(height))) {
+  if (!(touches(x, width) && touches(y, height))) {
     return nowhere();
   }
   const float left = floorf(x);
@@ -67,18 +71,22 @@ SE_DEVICE Interpolated interpolate(const Place& place, const float* at_corner) {
           below - above};
 }
 
-// How a raw offset moves its place, in pixels of the level, along one axis: a 2-d reference point
-// is moved by the offset itself; a 4-d one (a box) by offset / P of half of its side.
+// One axis of a reference point: where a raw offset leads, in pixels of the level, and how far an
+// offset of 1 moves the place. The rules are csrc/common/bilinear.h's.
 struct Axis {
-  float centre;  // of the reference point, in pixels
-  float scale;   // pixels an offset of 1 moves the place by
+  float centre;
+  float side;  // of a 4-d reference point (a box); unused otherwise
+  float size;  // tokens of the level along this axis
+  int points;
+  bool is_box;
+
+  SE_DEVICE float place(float offset) const {
+    return is_box ? place_from_box(centre, side, offset, size, points)
+                  : place_from_point(centre, offset, size);
+  }
+  SE_DEVICE float pixels_per_offset() const {
+    return is_box ? 0.5f / static_cast<float>(points) * side * size : 1.f;
+  }
 };
-
-SE_DEVICE Axis axis_of(float centre, float side, int coordinates, int size, float half_over_points) {
-  const float pixels = static_cast<float>(size);
-  return {centre * pixels - 0.5f, coordinates == 2 ? 1.f : half_over_points * side * pixels};
-}
-
-SE_DEVICE float place_on(const Axis& axis, float offset) { return axis.centre + axis.scale * offset; }
 
 }  // namespace sparse_encoders::cuda

@@ -2,6 +2,8 @@
 // compiler over csrc/cuda/host_emulation.h, with C entry points for ctypes.
 //
 // Build: g++ -std=c++17 -shared -fPIC -DSPARSE_ENCODERS_HOST_EMULATION -I csrc/cuda host_driver.cpp
+#include <random>
+
 #include "deformable_attention.cu"
 #include "key_aware_attention.cu"
 #include "launch.cpp"
@@ -90,6 +92,55 @@ int key_aware_backward(int dtype, int others, const int64_t* counts, const int64
   return se::key_aware_attention_backward(static_cast<se::Dtype>(dtype), sizes_of(counts, shapes),
                                           key_aware_tensors(others, inputs, strides), grad_output, results,
                                           nullptr);
+}
+
+// Rounds `count` floats to a half type and widens them again.
+void round_trip(int dtype, int64_t count, const float* wide, uint16_t* narrow, float* back) {
+  for (int64_t i = 0; i < count; ++i) {
+    if (static_cast<se::Dtype>(dtype) == se::Dtype::kFloat16) {
+      narrow[i] = se::from_float<se::Float16>(wide[i]).bits;
+      back[i] = se::to_float(se::Float16{narrow[i]});
+    } else {
+      narrow[i] = se::from_float<se::BFloat16>(wide[i]).bits;
+      back[i] = se::to_float(se::BFloat16{narrow[i]});
+    }
+  }
+}
+
+// Places of the CUDA kernels against the pairs of csrc/common/bilinear.h, at random; returns how
+// many differ in a token or by more than rounding in a weight.
+int64_t compare_places(int64_t count) {
+  std::mt19937 bits(1);
+  std::uniform_real_distribution<float> unit(-0.3f, 1.3f);
+  int64_t wrong = 0;
+  for (int64_t i = 0; i < count; ++i) {
+    const int height = 1 + bits() % 40, width = 1 + bits() % 40, start = bits() % 1000;
+    float x = unit(bits) * width, y = unit(bits) * height;
+    if (bits() % 2) {
+      x = std::floor(x), y = std::floor(y);  // on centres, borders included
+    }
+    const se::Place place = se::find_place(x, y, height, width, start);
+    const bool inside = sparse_encoders::touches(x, width) && sparse_encoders::touches(y, height);
+    if (inside != se::is_somewhere(place)) {
+      ++wrong;
+    }
+    if (!inside) {
+      continue;
+    }
+    const auto across = sparse_encoders::pair_around(x, width);
+    const auto down = sparse_encoders::pair_around(y, height);
+    float shares[4];
+    se::corner_shares(place, shares);
+    for (int corner = 0; corner < 4; ++corner) {
+      const int column = corner & 1, row = corner >> 1;
+      const int token = start + down.index[row] * width + across.index[column];
+      const float wanted = down.weight[row] * across.weight[column];
+      const bool on_map = se::on_map(place, corner);
+      const int found = se::first_token(place) + row * width + column;
+      wrong += on_map ? found != token || std::fabs(shares[corner] - wanted) > 1e-6f : wanted != 0;
+    }
+  }
+  return wrong;
 }
 
 }  // extern "C"
