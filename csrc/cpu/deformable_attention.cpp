@@ -1,0 +1,81 @@
+// torch.ops.sparse_encoders.deformable_attention on the CPU.
+#include <torch/library.h>
+
+#include <tuple>
+
+#include "tensors.h"
+
+namespace sparse_encoders {
+namespace {
+
+struct Arguments {
+  at::Tensor value, reference_points, offsets, logits;
+  DeformableProblem problem;
+
+  Arguments(const at::Tensor& value_, at::IntArrayRef shapes, const at::Tensor& reference_points_,
+            const at::Tensor& offsets_, const at::Tensor& logits_)
+      : problem() {
+    check_deformable(value_, shapes, reference_points_, offsets_, logits_);
+    problem.geometry = geometry_of(value_, shapes, offsets_.size(1), offsets_.size(4));
+    problem.value_kind = kind_of("value", value_);
+    problem.reference_kind = kind_of("reference_points", reference_points_);
+    problem.offsets_kind = kind_of("offsets", offsets_);
+    problem.logits_kind = kind_of("logits", logits_);
+    value = by_head(value_, problem.geometry);
+    reference_points = reference_points_.contiguous();
+    offsets = offsets_.contiguous();
+    logits = logits_.contiguous();
+    problem.value = tokens_of(value);
+    problem.reference_size = reference_points.size(3);
+    problem.reference = reference_points.const_data_ptr();
+    problem.offsets = offsets.const_data_ptr();
+    problem.logits = logits.const_data_ptr();
+  }
+};
+
+at::Tensor forward(const at::Tensor& value, at::IntArrayRef shapes,
+                   const at::Tensor& reference_points, const at::Tensor& offsets,
+                   const at::Tensor& logits) {
+  Arguments arguments(value, shapes, reference_points, offsets, logits);
+  DeformableProblem& problem = arguments.problem;
+  Geometry& g = problem.geometry;
+  g.runs = forward_runs(g);
+  at::Tensor output = at::empty({g.batch, g.queries, g.heads * g.depth}, value.options());
+  problem.output = output.mutable_data_ptr();
+  for_items(problem, best_kernels().deformable_forward);
+  return output;
+}
+
+std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor>
+backward(const at::Tensor& grad, const at::Tensor& value, at::IntArrayRef shapes,
+         const at::Tensor& reference_points, const at::Tensor& offsets,
+         const at::Tensor& logits) {
+  Arguments arguments(value, shapes, reference_points, offsets, logits);
+  DeformableProblem& problem = arguments.problem;
+  Geometry& g = problem.geometry;
+  check_gradient(grad, value, g.queries);
+  g.runs = backward_runs(g);
+  const at::Tensor grad_output = grad.to(value.scalar_type()).contiguous();
+  const auto wide = value.options().dtype(accumulation_type(problem.value_kind));
+  at::Tensor blocks = empty_blocks(value, g, problem.value_kind);
+  at::Tensor grad_reference =
+      at::empty({g.batch, g.heads, g.queries, g.levels, problem.reference_size}, wide);
+  at::Tensor grad_offsets = at::empty(offsets.sizes(), offsets.options());
+  at::Tensor grad_logits = at::empty(logits.sizes(), logits.options());
+  problem.grad_output = grad_output.const_data_ptr();
+  problem.grad_value = blocks.mutable_data_ptr();
+  problem.grad_reference = grad_reference.mutable_data_ptr();
+  problem.grad_offsets = grad_offsets.mutable_data_ptr();
+  problem.grad_logits = grad_logits.mutable_data_ptr();
+  for_items(problem, best_kernels().deformable_backward);
+  return {join_blocks(blocks, value.scalar_type()),
+          grad_reference.sum(1).to(reference_points.scalar_type()), grad_offsets, grad_logits};
+}
+
+}  // namespace
+}  // namespace sparse_encoders
+
+TORCH_LIBRARY_IMPL(sparse_encoders, CPU, m) {
+  m.impl("deformable_attention", &sparse_encoders::forward);
+  m.impl("deformable_attention_backward", &sparse_encoders::backward);
+}

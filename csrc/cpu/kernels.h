@@ -1,0 +1,83 @@
+// What the vectorised kernels take and offer: raw pointers, no torch.
+#pragma once
+
+#include <cstdint>
+
+namespace sparse_encoders {
+
+struct BFloat16 {
+  uint16_t bits;
+};
+
+enum class Kind { Float32, Float64, BFloat16 };
+
+// Level shapes and sizes shared by both operators. Work is cut into items: one head of one image
+// and a run of queries each, numbered ((image * heads) + head) * runs + run.
+struct Geometry {
+  int64_t batch, tokens, queries, heads, levels, points, depth;
+  const int64_t* shapes;  // h0, w0, h1, w1, ...
+  int64_t runs;           // runs of queries per head
+  int64_t items() const { return batch * heads * runs; }
+};
+
+// A (B, N, M, D) tensor whose last dimension is contiguous; strides in elements.
+struct Tokens {
+  const void* data;
+  int64_t image_stride, token_stride, head_stride;
+};
+
+// Gradients of tokens: (B, M, runs, N, D) reals of the accumulation type (float64 for Float64,
+// else float32). An item clears and fills its own (N, D) block, so no two threads share one.
+
+struct DeformableProblem {
+  Geometry geometry;
+  Kind value_kind, reference_kind, offsets_kind, logits_kind;
+  Tokens value;
+  int64_t reference_size;  // 2 or 4
+  const void* reference;   // (B, Q, L, 2 or 4)
+  const void* offsets;     // (B, Q, M, L, P, 2)
+  const void* logits;      // (B, Q, M, L, P)
+  void* output;            // (B, Q, M, D), forward
+  const void* grad_output;  // (B, Q, M, D), backward, as are all below
+  void* grad_value;        // see above
+  void* grad_reference;    // (B, M, Q, L, 2 or 4) in the accumulation type
+  void* grad_offsets;      // as offsets, offsets_kind
+  void* grad_logits;       // as logits, logits_kind
+};
+
+struct KeyAwareProblem {
+  Geometry geometry;
+  Kind value_kind, locations_kind;  // query and key are of value_kind
+  Tokens key, value;
+  const void* query;             // (B, Q, M, D)
+  const void* locations;         // (B, Q, M, L, P, 2)
+  int64_t location_strides[6];   // in elements, any
+  void* output;                  // (B, Q, M, D), forward
+  const void* grad_output;       // (B, Q, M, D), backward, as are all below
+  void* grad_query;              // (B, Q, M, D), value_kind
+  void* grad_key;                // see above
+  void* grad_value;              // see above
+  void* grad_locations;          // (B, Q, M, L, P, 2) contiguous, locations_kind
+};
+
+// The kernels of one capability. Each call does one item.
+struct Kernels {
+  const char* name;
+  void (*deformable_forward)(const DeformableProblem&, int64_t item);
+  void (*deformable_backward)(const DeformableProblem&, int64_t item);
+  void (*key_aware_forward)(const KeyAwareProblem&, int64_t item);
+  void (*key_aware_backward)(const KeyAwareProblem&, int64_t item);
+};
+
+extern const Kernels kernels_default;
+#if defined(__x86_64__)
+extern const Kernels kernels_avx2;
+extern const Kernels kernels_avx512;
+#endif
+
+// The widest that this machine runs, or what SPARSE_ENCODERS_CPU_CAPABILITY asks for
+// ('default', 'avx2' or 'avx512'). Read once. On a value that is unknown or that the machine does
+// not run, `error` (if given) is set to why and the widest is returned.
+const Kernels& best_kernels(const char** error = nullptr);
+
+}  // namespace sparse_encoders

@@ -1,0 +1,75 @@
+// torch.ops.sparse_encoders.key_aware_attention on the CPU.
+#include <torch/library.h>
+
+#include <tuple>
+
+#include "tensors.h"
+
+namespace sparse_encoders {
+namespace {
+
+struct Arguments {
+  at::Tensor query, key, value, locations;
+  KeyAwareProblem problem;
+
+  Arguments(const at::Tensor& query_, const at::Tensor& key_, const at::Tensor& value_,
+            at::IntArrayRef shapes, const at::Tensor& locations_)
+      : problem() {
+    check_key_aware(query_, key_, value_, shapes, locations_);
+    problem.geometry = geometry_of(value_, shapes, locations_.size(1), locations_.size(4));
+    problem.value_kind = kind_of("value", value_);
+    problem.locations_kind = kind_of("locations", locations_);
+    query = query_.contiguous();
+    value = by_head(value_, problem.geometry);
+    key = key_.is_same(value_) ? value : by_head(key_, problem.geometry);
+    locations = locations_;
+    problem.query = query.const_data_ptr();
+    problem.key = tokens_of(key);
+    problem.value = tokens_of(value);
+    problem.locations = locations.const_data_ptr();
+    std::copy_n(locations.strides().data(), 6, problem.location_strides);
+  }
+};
+
+at::Tensor forward(const at::Tensor& query, const at::Tensor& key, const at::Tensor& value,
+                   at::IntArrayRef shapes, const at::Tensor& locations) {
+  Arguments arguments(query, key, value, shapes, locations);
+  KeyAwareProblem& problem = arguments.problem;
+  Geometry& g = problem.geometry;
+  g.runs = forward_runs(g);
+  at::Tensor output = at::empty({g.batch, g.queries, g.heads * g.depth}, value.options());
+  problem.output = output.mutable_data_ptr();
+  for_items(problem, best_kernels().key_aware_forward);
+  return output;
+}
+
+std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor>
+backward(const at::Tensor& grad, const at::Tensor& query, const at::Tensor& key,
+         const at::Tensor& value, at::IntArrayRef shapes, const at::Tensor& locations) {
+  Arguments arguments(query, key, value, shapes, locations);
+  KeyAwareProblem& problem = arguments.problem;
+  Geometry& g = problem.geometry;
+  check_gradient(grad, value, g.queries);
+  g.runs = backward_runs(g);
+  const at::Tensor grad_output = grad.to(value.scalar_type()).contiguous();
+  at::Tensor key_blocks = empty_blocks(value, g, problem.value_kind);
+  at::Tensor value_blocks = empty_blocks(value, g, problem.value_kind);
+  at::Tensor grad_query = at::empty(query.sizes(), query.options());
+  at::Tensor grad_locations = at::empty(locations.sizes(), locations.options());
+  problem.grad_output = grad_output.const_data_ptr();
+  problem.grad_query = grad_query.mutable_data_ptr();
+  problem.grad_key = key_blocks.mutable_data_ptr();
+  problem.grad_value = value_blocks.mutable_data_ptr();
+  problem.grad_locations = grad_locations.mutable_data_ptr();
+  for_items(problem, best_kernels().key_aware_backward);
+  return {grad_query, join_blocks(key_blocks, key.scalar_type()),
+          join_blocks(value_blocks, value.scalar_type()), grad_locations};
+}
+
+}  // namespace
+}  // namespace sparse_encoders
+
+TORCH_LIBRARY_IMPL(sparse_encoders, CPU, m) {
+  m.impl("key_aware_attention", &sparse_encoders::forward);
+  m.impl("key_aware_attention_backward", &sparse_encoders::backward);
+}

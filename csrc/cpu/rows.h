@@ -1,0 +1,217 @@
+// What is done with the channels of the four tokens around each place: weighted sums, dot products
+// and scattering, in blocks of a few vectors of channels.
+//
+// Included only by kernels.inc, inside the namespace of one capability.
+
+// The (N, D) tokens of one head of one image.
+template <typename T>
+struct HeadTokens {
+  T* data;
+  int64_t stride;  // between tokens
+
+  SE_INLINE T* row(int64_t token) const { return data + token * stride; }
+};
+
+template <typename T>
+SE_INLINE HeadTokens<const T> head_of(const Tokens& tokens, int64_t image, int64_t head) {
+  const T* data = static_cast<const T*>(tokens.data);
+  return {data + image * tokens.image_stride + head * tokens.head_stride, tokens.token_stride};
+}
+
+// The four tokens around place i.
+template <typename A>
+struct FourTokens {
+  int64_t token[4];
+  SE_INLINE FourTokens(const Corners<A>& corners, int64_t i) {
+    token[0] = corners.token[i];
+    token[1] = token[0] + corners.right[i];
+    token[2] = token[0] + corners.down[i];
+    token[3] = token[2] + corners.right[i];
+  }
+};
+
+// Calls work.at<LANES, COUNT>(channel) on blocks of COUNT vectors that cover all channels.
+template <int LANES, typename Work>
+SE_INLINE void last_channels(int64_t depth, int64_t channel, Work& work) {
+  if constexpr (LANES >= 1) {
+    if (depth - channel >= LANES) {
+      work.template at<LANES, 1>(channel);
+      channel += LANES;
+    }
+    last_channels<LANES / 2>(depth, channel, work);
+  }
+}
+template <typename A, typename Work>
+SE_INLINE void for_channels(int64_t depth, Work& work) {
+  constexpr int W = kLanes<A>;
+  int64_t channel = 0;
+  for (; depth - channel >= 4 * W; channel += 4 * W) work.template at<W, 4>(channel);
+  if (depth - channel >= 2 * W) {
+    work.template at<W, 2>(channel);
+    channel += 2 * W;
+  }
+  last_channels<W>(depth, channel, work);
+}
+
+// output[d] = sum over places and their corners of weight * row[d].
+template <typename A, typename T, typename Out>
+struct WeightedSum {
+  const Corners<A>& corners;
+  const A* const* weight;  // [4][places]
+  int64_t count;
+  HeadTokens<const T> rows;
+  Out* output;
+
+  template <int LANES, int COUNT>
+  SE_INLINE void at(int64_t channel) {
+    constexpr int kChains = COUNT <= 2 ? 4 : 2;  // independent sums hide the latency
+    Vec<A, LANES> sums[kChains][COUNT] = {};
+    for (int64_t i = 0; i < count; ++i) {
+      if (!corners.used[i]) continue;
+      const FourTokens<A> four(corners, i);
+      for (int c = 0; c < 4; ++c) {
+        const T* row = rows.row(four.token[c]) + channel;
+        const A w = weight[c][i];
+        for (int k = 0; k < COUNT; ++k)
+          sums[c % kChains][k] += load<A, LANES>(row + k * LANES) * w;
+      }
+    }
+    for (int k = 0; k < COUNT; ++k) {
+      Vec<A, LANES> sum = sums[0][k] + sums[1][k];
+      if constexpr (kChains == 4) sum += sums[2][k] + sums[3][k];
+      put<LANES>(output + channel + k * LANES, sum);
+    }
+  }
+};
+
+// Dot products per place with a vector of D numbers, kept as one vector of partial sums a place in
+// partial[c] (rows of kLanes<A>). COMBINED: one product with the bilinear sample, into partial[0];
+// otherwise one with each corner.
+template <typename A, typename T, bool COMBINED>
+struct Dots {
+  const Corners<A>& corners;
+  int64_t padded;
+  HeadTokens<const T> rows;
+  const T* vector;
+  A* const* partial;
+
+  template <int LANES>
+  SE_INLINE void keep(A* row, Vec<A, LANES> sum, bool first) {
+    constexpr int W = kLanes<A>;
+    if constexpr (LANES == W) {
+      store<A, W>(row, first ? sum : load<A, W>(row) + sum);
+    } else {
+      if (first) store<A, W>(row, Vec<A, W>{});
+      row[0] += sum_of<LANES, A>(sum);
+    }
+  }
+
+  template <int LANES, int COUNT>
+  SE_INLINE void at(int64_t channel) {
+    constexpr int W = kLanes<A>;
+    typedef Vec<A, LANES> V;
+    V with[COUNT];
+    for (int k = 0; k < COUNT; ++k) with[k] = load<A, LANES>(vector + channel + k * LANES);
+    for (int64_t i = 0; i < padded; ++i) {
+      V sums[4] = {};
+      if (corners.used[i]) {
+        const FourTokens<A> four(corners, i);
+        for (int c = 0; c < 4; ++c) {
+          const T* row = rows.row(four.token[c]) + channel;
+          for (int k = 0; k < COUNT; ++k) sums[c] += load<A, LANES>(row + k * LANES) * with[k];
+        }
+      }
+      if constexpr (COMBINED) {
+        V sample = sums[0] * corners.weight[0][i] + sums[1] * corners.weight[1][i];
+        sample += sums[2] * corners.weight[2][i] + sums[3] * corners.weight[3][i];
+        keep<LANES>(partial[0] + i * W, sample, channel == 0);
+      } else {
+        for (int c = 0; c < 4; ++c) keep<LANES>(partial[c] + i * W, sums[c], channel == 0);
+      }
+    }
+  }
+};
+
+// into[corner][d] += weight * row[d] for every place.
+template <typename A, typename T>
+struct Scatter {
+  const Corners<A>& corners;
+  const A* const* weight;  // [4][places]
+  int64_t count;
+  const T* row;
+  HeadTokens<A> into;
+
+  template <int LANES, int COUNT>
+  SE_INLINE void at(int64_t channel) {
+    Vec<A, LANES> spread[COUNT];
+    for (int k = 0; k < COUNT; ++k) spread[k] = load<A, LANES>(row + channel + k * LANES);
+    for (int64_t i = 0; i < count; ++i) {
+      if (!corners.used[i]) continue;
+      const FourTokens<A> four(corners, i);
+      for (int c = 0; c < 4; ++c) {
+        A* target = into.row(four.token[c]) + channel;
+        const A w = weight[c][i];
+        for (int k = 0; k < COUNT; ++k) {
+          A* p = target + k * LANES;
+          store<A, LANES>(p, load<A, LANES>(p) + spread[k] * w);
+        }
+      }
+    }
+  }
+};
+
+// Sums of the partial rows of W places from place i on.
+template <typename A>
+SE_INLINE Vec<A, kLanes<A>> place_sums(const A* partial, int64_t i) {
+  constexpr int W = kLanes<A>;
+  return RowSums<A, W, W>::of(partial + i * W);
+}
+
+// Per place, the gradients by weight and by place of (vector . bilinear sample), from its products
+// with the four corners.
+template <typename A>
+struct PlaceGradient {
+  Vec<A, kLanes<A>> by_weight, by_x, by_y;
+};
+template <typename A>
+SE_INLINE PlaceGradient<A>
+place_gradient(const Corners<A>& corners, A* const* partial, int64_t i) {
+  constexpr int W = kLanes<A>;
+  typedef Vec<A, W> V;
+  V dot[4];
+  for (int c = 0; c < 4; ++c) dot[c] = place_sums<A>(partial[c], i);
+  V xw[2], yw[2], xs[2], ys[2];
+  for (int side = 0; side < 2; ++side) {
+    xw[side] = load<A, W>(corners.x_weight[side] + i);
+    yw[side] = load<A, W>(corners.y_weight[side] + i);
+    xs[side] = load<A, W>(corners.x_slope[side] + i);
+    ys[side] = load<A, W>(corners.y_slope[side] + i);
+  }
+  const V upper = dot[0] * xw[0] + dot[1] * xw[1], lower = dot[2] * xw[0] + dot[3] * xw[1];
+  PlaceGradient<A> gradient;
+  gradient.by_weight = yw[0] * upper + yw[1] * lower;
+  gradient.by_y = ys[0] * upper + ys[1] * lower;
+  gradient.by_x = yw[0] * (dot[0] * xs[0] + dot[1] * xs[1]);
+  gradient.by_x += yw[1] * (dot[2] * xs[0] + dot[3] * xs[1]);
+  return gradient;
+}
+
+// The queries of an item: [first, last) of one head of one image.
+struct Item {
+  int64_t image, head, run, first, last;
+  Item(const Geometry& g, int64_t item) {
+    run = item % g.runs;
+    head = item / g.runs % g.heads;
+    image = item / g.runs / g.heads;
+    first = g.queries * run / g.runs;
+    last = g.queries * (run + 1) / g.runs;
+  }
+};
+
+// An item's own block of token gradients, cleared.
+template <typename A>
+SE_INLINE HeadTokens<A> cleared_block(void* gradients, const Geometry& g, int64_t item) {
+  A* block = static_cast<A*>(gradients) + item * g.tokens * g.depth;
+  memset(block, 0, static_cast<size_t>(g.tokens * g.depth) * sizeof(A));
+  return {block, g.depth};
+}
