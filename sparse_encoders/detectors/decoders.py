@@ -1,0 +1,120 @@
+"""Decoders of the hosts that MMDetection has no decoder for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from mmdet.models.layers import MLP, DeformableDetrTransformerDecoder, inverse_sigmoid
+from mmdet.models.layers.transformer.utils import coordinate_to_encoding
+from torch import Tensor, nn
+
+# References are kept this far from the image's border before their logit is taken
+# (released DN-DETR, DINO and H-Deformable-DETR in detrex).
+BORDER = 1e-3
+
+
+class RefiningDecoder(DeformableDetrTransformerDecoder):
+    """Deformable DETR's decoder whose layers refine boxes (x, y, w, h) and may hide queries.
+
+    Args:
+        look_forward_twice: a layer's box loss also reaches the layer before, through
+            the box that it refines (DINO, section 3.5).
+        *args, **kwargs: as MMDetection's decoder.
+    """
+
+    def __init__(self, *args: Any, look_forward_twice: bool = False, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.look_forward_twice = look_forward_twice
+
+    def query_position(
+        self, layer: int, query: Tensor, points: Tensor, given: Tensor | None
+    ) -> Tensor | None:
+        """(B, Q, C) position embedding of a layer's queries.
+
+        Args:
+            layer: decoder layer, from 0.
+            query: (B, Q, C) what the layer before made of them.
+            points: (B, Q, 4) their boxes, relative to the padded input.
+            given: (B, Q, C) what the detector handed in.
+        """
+        return given
+
+    def forward(  # type: ignore[override]
+        self,
+        query: Tensor,
+        value: Tensor,
+        key_padding_mask: Tensor | None,
+        reference_points: Tensor,
+        spatial_shapes: Any,
+        valid_ratios: Tensor,
+        reg_branches: nn.ModuleList,
+        query_pos: Tensor | None = None,
+        self_attn_mask: Tensor | None = None,
+        **kwargs: Any,
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Decode.
+
+        Args:
+            query: (B, Q, C) content queries.
+            value: (B, N, C) memory.
+            key_padding_mask: (B, N) bool, True = padding; None where nothing is.
+            reference_points: (B, Q, 4) boxes as (x, y, w, h) in [0, 1] of the valid image.
+            spatial_shapes: (h, w) of each level.
+            valid_ratios: (B, L, 2) as (w, h).
+            reg_branches: a box branch for each layer.
+            query_pos: (B, Q, C), see :meth:`query_position`.
+            self_attn_mask: (Q, Q) bool, True = may not attend; None hides nothing.
+            **kwargs: what other decoders take; ignored.
+
+        Returns:
+            (layers, B, Q, C) queries, and per layer the (B, Q, 4) boxes that its
+            own box branch corrects.
+        """
+        states, references = [], []
+        scale = torch.cat([valid_ratios, valid_ratios], -1)[:, None]
+        reported = reference_points
+        for index, layer in enumerate(self.layers):
+            references.append(reported.clamp(BORDER, 1 - BORDER))
+            points = reference_points[:, :, None] * scale
+            query = layer(
+                query,
+                query_pos=self.query_position(index, query, points[:, :, 0], query_pos),
+                value=value,
+                key_padding_mask=key_padding_mask,
+                self_attn_mask=self_attn_mask,
+                spatial_shapes=spatial_shapes,
+                reference_points=points,
+            )
+            states.append(query)
+            if index + 1 < len(self.layers):
+                step = reg_branches[index](query)
+                refined = (step + inverse_sigmoid(reference_points, eps=BORDER)).sigmoid()
+                reference_points = refined.detach()
+                reported = refined if self.look_forward_twice else reference_points
+        return torch.stack(states), references
+
+
+class AnchorDecoder(RefiningDecoder):
+    """DN-Deformable-DETR's: a query's position follows its box, scaled by its content.
+
+    Position = MLP(sine embedding of the box), times MLP(content) from the second
+    layer on (Liu et al., DAB-DETR, ICLR 2022, section 4.2).
+    """
+
+    def _init_layers(self) -> None:
+        super()._init_layers()
+        dims = self.embed_dims
+        self.ref_point_head = MLP(2 * dims, dims, dims, 2)
+        # the first layer does not scale
+        self.query_scale = MLP(dims, dims, dims, 2) if self.num_layers > 1 else None
+
+    def query_position(
+        self, layer: int, query: Tensor, points: Tensor, given: Tensor | None
+    ) -> Tensor | None:
+        """(B, Q, C), see the class."""
+        sine = coordinate_to_encoding(points, num_feats=self.embed_dims // 2)
+        position: Tensor = self.ref_point_head(sine)
+        if layer == 0 or self.query_scale is None:
+            return position
+        return position * self.query_scale(query)

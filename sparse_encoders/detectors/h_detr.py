@@ -1,0 +1,222 @@
+"""H-Deformable-DETR (Jia et al., DETRs with Hybrid Matching, CVPR 2023) with any encoder."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from mmdet.models.dense_heads import DeformableDETRHead, DETRHead
+from mmdet.models.detectors import DeformableDETR as MMDetDeformableDETR
+from mmdet.structures import SampleList
+from mmengine.structures import InstanceData
+from torch import Tensor, nn
+
+from sparse_encoders.detectors.decoders import RefiningDecoder
+from sparse_encoders.detectors.host import EncoderHost, with_enough_tokens
+from sparse_encoders.encoders.base import EncoderOutput
+from sparse_encoders.registry import DETECTORS, MODELS
+
+
+@MODELS.register_module()
+class HDETRHead(DeformableDETRHead):
+    """Deformable DETR's head with a second, one-to-many matching (section 3.2).
+
+    Args:
+        k_one2many: how often each box is repeated for the one-to-many queries
+            (6 in the released models).
+        one2many_weight: weight of their losses, lambda in equation 4.
+        *args, **kwargs: as MMDetection's ``DeformableDETRHead``.
+
+    Raises:
+        ValueError: fewer than one repetition, a negative weight.
+    """
+
+    def __init__(
+        self, *args: Any, k_one2many: int = 6, one2many_weight: float = 1.0, **kwargs: Any
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        if k_one2many < 1:
+            raise ValueError(f"bbox_head.k_one2many must be at least 1, got {k_one2many}")
+        if one2many_weight < 0:
+            raise ValueError(
+                f"bbox_head.one2many_weight must not be negative, got {one2many_weight}"
+            )
+        self.k_one2many = k_one2many
+        self.one2many_weight = one2many_weight
+
+    def loss(  # type: ignore[override]
+        self,
+        hidden_states: Tensor,
+        references: list[Tensor],
+        enc_outputs_class: Tensor,
+        enc_outputs_coord: Tensor,
+        batch_data_samples: SampleList,
+        num_one2one: int,
+    ) -> dict[str, Tensor]:
+        """Losses of both matchings; those of the second end in ``_one2many``.
+
+        Args:
+            hidden_states: (layers, B, Q, C), one-to-one queries first.
+            references: per layer (B, Q, 4).
+            enc_outputs_class: (B, N, classes) of the first stage.
+            enc_outputs_coord: (B, N, 4) of the first stage.
+            batch_data_samples: with ground truth.
+            num_one2one: how many of the Q queries are matched one to one.
+        """
+        found = [sample.gt_instances for sample in batch_data_samples]
+        metas = [sample.metainfo for sample in batch_data_samples]
+        classes, boxes = self(hidden_states, references)
+        losses: dict[str, Tensor] = self.loss_by_feat(
+            classes[:, :, :num_one2one],
+            boxes[:, :, :num_one2one],
+            enc_outputs_class,
+            enc_outputs_coord,
+            found,
+            metas,
+        )
+        repeated = [
+            InstanceData(
+                bboxes=_plain(g.bboxes).repeat(self.k_one2many, 1),
+                labels=g.labels.repeat(self.k_one2many),
+            )
+            for g in found
+        ]
+        # no first stage of its own
+        many = DETRHead.loss_by_feat(
+            self, classes[:, :, num_one2one:], boxes[:, :, num_one2one:], repeated, metas
+        )
+        weight = self.one2many_weight
+        return {**losses, **{f"{name}_one2many": weight * loss for name, loss in many.items()}}
+
+
+def _plain(boxes: Any) -> Tensor:
+    return boxes if isinstance(boxes, Tensor) else boxes.tensor
+
+
+class HybridDETR(MMDetDeformableDETR):
+    """MMDetection's two-stage Deformable DETR with H-DETR's decoder and content queries."""
+
+    num_queries_one2many: int
+    mixed_selection: bool
+    look_forward_twice: bool
+
+    def _init_layers(self) -> None:
+        decoder = copy.deepcopy(self.decoder)
+        super()._init_layers()
+        self.decoder = RefiningDecoder(**decoder, look_forward_twice=self.look_forward_twice)
+        if self.mixed_selection:
+            total = self.num_queries + self.num_queries_one2many
+            self.query_embedding = nn.Embedding(total, self.embed_dims)
+
+
+@DETECTORS.register_module()
+class HDETR(EncoderHost, HybridDETR):
+    """Two-stage Deformable DETR with a one-to-many branch of queries while training.
+
+    In a config: ``type='sparse_encoders.HDETR'`` with ``bbox_head.type='HDETRHead'``.
+    The two groups of queries do not see each other; only ``num_queries`` of them
+    exist at test time, where it is a plain two-stage detector.
+
+    Args:
+        num_queries_one2many: further queries while training, 1500 in the released
+            models (beside 300).
+        mixed_selection: content queries are learned and only positions come from the
+            proposals (the released "tricks"); False takes both from the proposals.
+        look_forward_twice: see :class:`RefiningDecoder`.
+        with_box_refine, as_two_stage: True.
+        **kwargs: as MMDetection's ``DeformableDETR`` and :class:`EncoderHost`.
+
+    Raises:
+        ValueError: no one-to-many queries, a one-stage model, no box refinement.
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        num_queries_one2many: int = 1500,
+        mixed_selection: bool = True,
+        look_forward_twice: bool = True,
+        with_box_refine: bool = True,
+        as_two_stage: bool = True,
+        **kwargs: Any,
+    ) -> None:
+        for name, given in (("as_two_stage", as_two_stage), ("with_box_refine", with_box_refine)):
+            if not given:
+                raise ValueError(f"model.{name} must be True for HDETR, got {given}")
+        if num_queries_one2many < 1:
+            raise ValueError(
+                "model.num_queries_one2many must be at least 1, got "
+                f"{num_queries_one2many}; without such queries use DeformableDETR"
+            )
+        self.num_queries_one2many = num_queries_one2many
+        self.mixed_selection = mixed_selection
+        self.look_forward_twice = look_forward_twice
+        super().__init__(*args, with_box_refine=True, as_two_stage=True, **kwargs)
+        if not isinstance(self.bbox_head, HDETRHead):
+            raise TypeError(
+                f"model.bbox_head.type must be HDETRHead, got {type(self.bbox_head).__name__}"
+            )
+
+    def _pre_decoder(
+        self, encoded: EncoderOutput, samples: SampleList | None
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The best proposals as queries, the one-to-one group's first."""
+        count = self.num_queries + (self.num_queries_one2many if self.training else 0)
+        memory, mask, shapes = with_enough_tokens(encoded, count)
+        projected, proposals = self.gen_encoder_output_proposals(memory, mask, shapes)
+        stage = self._num_decoder_layers
+        classes = self.bbox_head.cls_branches[stage](projected)
+        logits = self.bbox_head.reg_branches[stage](projected) + proposals
+        # the first channel alone means foreground, as in two-stage Deformable DETR
+        best = classes[..., 0].topk(count, dim=1).indices.unsqueeze(-1).expand(-1, -1, 4)
+        chosen = logits.gather(1, best).detach()
+        embedded = self.pos_trans_norm(
+            self.pos_trans_fc(self.get_proposal_pos_embed(chosen, self.embed_dims // 2))
+        )
+        position, content = embedded.split(self.embed_dims, dim=2)
+        if self.mixed_selection:
+            content = self.query_embedding.weight[:count].expand(len(memory), -1, -1)
+        queries = dict(query=content, query_pos=position, reference_points=chosen.sigmoid())
+        if not self.training:
+            return queries, {}
+        return queries, dict(
+            enc_outputs_class=classes,
+            enc_outputs_coord=logits.sigmoid(),
+            num_one2one=self.num_queries,
+        )
+
+    def forward_decoder(  # type: ignore[override]
+        self,
+        query: Tensor,
+        query_pos: Tensor,
+        memory: Tensor,
+        memory_mask: Tensor | None,
+        reference_points: Tensor,
+        spatial_shapes: Any,
+        valid_ratios: Tensor,
+        **kwargs: Any,
+    ) -> dict[str, Any]:
+        """The head's inputs, see :class:`RefiningDecoder`."""
+        states, references = self.decoder(
+            query=query,
+            query_pos=query_pos,
+            value=memory,
+            key_padding_mask=memory_mask,
+            reference_points=reference_points,
+            spatial_shapes=spatial_shapes,
+            valid_ratios=valid_ratios,
+            reg_branches=self.bbox_head.reg_branches,
+            self_attn_mask=self._group_mask(query.shape[1], query.device),
+        )
+        return dict(hidden_states=states, references=references)
+
+    def _matching_queries(self) -> slice:
+        return slice(0, self.num_queries)
+
+    def _group_mask(self, count: int, device: torch.device) -> Tensor | None:
+        """(Q, Q) bool, True between the two groups; None where there is one."""
+        if count == self.num_queries:
+            return None
+        many = torch.arange(count, device=device) >= self.num_queries
+        return many[:, None] != many

@@ -1,0 +1,43 @@
+"""Tiny configs of every detector, with any encoder."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+from mmengine.config import Config
+from tiny import dino_config
+
+HOSTS = ("DeformableDETR", "two-stage DeformableDETR", "DNDETR", "DINO", "HDETR")
+QUERIES = 40
+
+# EncoderHost refuses more detections than queries times classes
+TEST_CFG = dict(max_per_img=50)
+
+
+def host_config(host: str, encoder: dict[str, Any] | None = None, **changes: Any) -> Config:
+    """``host`` (one of HOSTS) with ``encoder`` settings merged over MMDetection's."""
+    model = dino_config(num_queries=QUERIES, test_cfg=TEST_CFG)
+    if host != "DINO":
+        _plain_deformable(model)
+    if host == "DNDETR":
+        model.update(type="sparse_encoders.DNDETR", as_two_stage=False)
+        model.bbox_head.type = "DINOHead"
+    elif host == "HDETR":
+        model.update(type="sparse_encoders.HDETR", num_queries_one2many=60)
+        model.bbox_head.update(type="HDETRHead", k_one2many=3)
+    elif host == "DINO":
+        model.type = "sparse_encoders.DINO"
+        model.dn_cfg.group_cfg.num_dn_queries = 10
+    else:
+        model.update(type="sparse_encoders.DeformableDETR", as_two_stage="two-stage" in host)
+    model.encoder.update(copy.deepcopy(encoder or {}))
+    model.update(changes)
+    return model
+
+
+def _plain_deformable(model: Config) -> None:
+    """DINO's settings without what only DINO takes."""
+    model.pop("dn_cfg")
+    model.update(with_box_refine=True, as_two_stage=True)
+    model.bbox_head.type = "DeformableDETRHead"
