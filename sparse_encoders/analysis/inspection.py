@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import pickle
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,7 @@ def load_detector(config: str | Path, checkpoint: str | Path, device: str = "cpu
     try:
         saved = _load_checkpoint(str(checkpoint), map_location="cpu")
         weights = saved.get("state_dict", saved)
-    except (RuntimeError, EOFError, AttributeError, pickle.UnpicklingError) as error:
+    except (RuntimeError, EOFError, OSError, AttributeError, pickle.UnpicklingError) as error:
         raise ValueError(f"checkpoint {checkpoint} cannot be read (truncated?): {error}") from error
     classes = (saved.get("meta", {}).get("dataset_meta") or {}).get("classes")
     if classes is not None:
@@ -53,7 +54,10 @@ def _check_fit(cfg: Config, weights: dict[str, Any], checkpoint: str | Path) -> 
     from mmdet.utils import register_all_modules
 
     register_all_modules(init_default_scope=True)
-    wanted = {name: tuple(v.shape) for name, v in MODELS.build(cfg.model).state_dict().items()}
+    wanted = {
+        name: tuple(v.shape)
+        for name, v in MODELS.build(copy.deepcopy(cfg.model)).state_dict().items()
+    }
     missing = sorted(wanted.keys() - weights.keys())
     other = sorted(weights.keys() - wanted.keys())
     shapes = [n for n in wanted.keys() & weights.keys() if tuple(weights[n].shape) != wanted[n]]
