@@ -18,7 +18,6 @@ import shutil
 import subprocess
 import sys
 import sysconfig
-import tarfile
 import tempfile
 import threading
 import time
@@ -191,8 +190,7 @@ def build_wheel(mmcv: str, folder: Path) -> Path:
         fetch = [sys.executable, "-m", "pip", "download", "-q", "--no-deps"]
         fetch += ["--no-build-isolation", "--no-binary", "mmcv", "-d", work, f"mmcv=={mmcv}"]
         subprocess.run(fetch, check=True)
-        with tarfile.open(next(Path(work).glob("mmcv-*.tar.gz"))) as archive:
-            archive.extractall(work, filter="data")
+        shutil.unpack_archive(next(Path(work).glob("mmcv-*.tar.gz")), work)
         source = next(path.parent for path in Path(work).glob("mmcv-*/setup.py"))
         run_with_progress(
             [sys.executable, "setup.py", "bdist_wheel", "--dist-dir", f"{work}/dist"],
