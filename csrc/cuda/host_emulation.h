@@ -31,10 +31,6 @@ inline cudaError_t cudaGetLastError() { return cudaSuccess; }
 struct alignas(16) uint4 {
   unsigned x, y, z, w;
 };
-struct alignas(16) float4 {
-  float x, y, z, w;
-};
-inline float4 make_float4(float x, float y, float z, float w) { return {x, y, z, w}; }
 struct Index3 {
   unsigned x = 0, y = 0, z = 0;
 };
@@ -72,6 +68,12 @@ inline uint4* shared_memory() { return state.shared.data(); }
   std::fprintf(stderr, "host emulation: %s (block %u, threads from %u)\n", what, blockIdx.x,
                threadIdx.x - static_cast<unsigned>(state.lane));
   std::abort();
+}
+
+inline void require(bool condition, const char* what) {
+  if (!condition) {
+    fail(what);
+  }
 }
 
 // Gives the processor away until all lanes have met `operation`.
@@ -172,15 +174,14 @@ inline float atomicAdd(float* to, float x) {
   return before;
 }
 
-// Not atomic as a whole on a GPU either: four single additions.
-inline float4 atomicAdd(float4* to, float4 x) {
-  return {atomicAdd(&to->x, x.x), atomicAdd(&to->y, x.y), atomicAdd(&to->z, x.z),
-          atomicAdd(&to->w, x.w)};
-}
-
 template <typename T>
 inline T __ldg(const T* from) {
   return *from;
+}
+
+template <typename T>
+inline void __stcs(T* to, T x) {
+  *to = x;
 }
 
 inline float __uint_as_float(unsigned bits) {

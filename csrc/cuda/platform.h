@@ -31,13 +31,27 @@
 #endif
 
 namespace sparse_encoders::cuda {
+
 constexpr unsigned kWholeWarp = 0xffffffffu;
 constexpr int kWarp = 32;
 
-// From Hopper on, one instruction adds four neighbouring floats.
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 900
-constexpr bool kVectorAtomics = false;
-#else
+// From Hopper on, one instruction adds four neighbouring floats, at an address divisible by 16.
+// Written as PTX: atomicAdd(float4*) compiles to a form that also waits for the old values.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
 constexpr bool kVectorAtomics = true;
+SE_DEVICE void add_four(float* to, float x, float y, float z, float w) {
+  asm volatile("red.global.add.v4.f32 [%0], {%1, %2, %3, %4};" ::"l"(__cvta_generic_to_global(to)),
+               "f"(x), "f"(y), "f"(z), "f"(w)
+               : "memory");
+}
+#elif defined(SPARSE_ENCODERS_HOST_EMULATION)
+constexpr bool kVectorAtomics = true;
+inline void add_four(float* to, float x, float y, float z, float w) {
+  emulation::require(reinterpret_cast<uintptr_t>(to) % 16 == 0, "vector atomics off 16 bytes");
+  to[0] += x, to[1] += y, to[2] += z, to[3] += w;
+}
+#else
+constexpr bool kVectorAtomics = false;
+SE_DEVICE void add_four(float*, float, float, float, float) {}
 #endif
 }  // namespace sparse_encoders::cuda

@@ -70,7 +70,8 @@ struct Packed {
   uint4 bits = {0, 0, 0, 0};
 
   SE_DEVICE void load(const T* from) { bits = __ldg(reinterpret_cast<const uint4*>(from)); }
-  SE_DEVICE void store(T* to) const { *reinterpret_cast<uint4*>(to) = bits; }
+  // Results are not read again here: they need not push sampled tokens out of the caches.
+  SE_DEVICE void store(T* to) const { __stcs(reinterpret_cast<uint4*>(to), bits); }
 
   SE_DEVICE void unpack(float (&x)[Width]) const {
     const unsigned words[4] = {bits.x, bits.y, bits.z, bits.w};
@@ -116,7 +117,7 @@ SE_DEVICE void atomic_add(float* to, const float (&x)[Width]) {
   if constexpr (kVectorAtomics && Width % 4 == 0) {
 #pragma unroll
     for (int i = 0; i < Width; i += 4) {
-      atomicAdd(reinterpret_cast<float4*>(to + i), make_float4(x[i], x[i + 1], x[i + 2], x[i + 3]));
+      add_four(to + i, x[i], x[i + 1], x[i + 2], x[i + 3]);
     }
   } else {
 #pragma unroll

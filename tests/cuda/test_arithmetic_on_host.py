@@ -44,9 +44,12 @@ def test_key_aware_attention(kernels, channels, key_is_value):
     assert_same([output, *grads], truth(plain_key_aware, inputs, grad))
 
 
-@pytest.mark.parametrize("others", [torch.float32, None], ids=["float32 places", "all alike"])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-@pytest.mark.parametrize("channels", CHANNELS)
+@pytest.mark.parametrize(
+    ("channels", "others"),
+    [(32, None), *((channels, torch.float32) for channels in CHANNELS)],
+    ids=lambda x: "alike" if x is None else str(x),
+)
 def test_half_types(kernels, channels, dtype, others):
     """Rounded inputs, float32 inside: only the results' own rounding is left."""
     others = others or dtype
