@@ -36,6 +36,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--val-images", type=Path, help="of the validation ones, if another")
     parser.add_argument("--classes", nargs="+", help="classes to learn; all by default")
     parser.add_argument("--seed", type=int, default=0, help="of the drawn set")
+    parser.add_argument("--epochs", type=int, help="length of the training")
     parser.add_argument("--pictures", type=int, default=8, help="held-out images to draw")
     parser.add_argument("--gpus", type=int, default=0, choices=(0, 1))
     parser.add_argument("--resume", action="store_true", help="go on after an interrupted run")
@@ -77,6 +78,7 @@ def main(argv: list[str] | None = None) -> int:
                 shapes=ShapesSettings(seed=args.seed),
                 pictures=args.pictures,
                 options=args.cfg_options,
+                epochs=args.epochs,
                 resume=args.resume,
                 gpus=args.gpus,
             )

@@ -5,5 +5,6 @@ _base_ = [
     "../_base_/schedules/short.py",
 ]
 
-# Your data set, in five lines of a child config or by --cfg-options coco_folder.root=...
+# Your data set: five lines in a child config, or --cfg-options coco_folder.root=...
 model = dict(encoder=_base_.encoder)
+train_cfg = dict(val_interval=1)

@@ -5,4 +5,10 @@ _base_ = [
     "../_base_/schedules/short.py",
 ]
 
-model = dict(encoder=_base_.encoder)
+# At most 8 objects a picture: fewer queries do.
+model = dict(
+    num_queries=60,
+    encoder=_base_.encoder,
+    dn_cfg=dict(group_cfg=dict(num_dn_queries=32)),
+    test_cfg=dict(max_per_img=60),
+)

@@ -42,6 +42,7 @@ class DemoSettings:
         shapes: settings of the shapes set.
         pictures: held-out images to draw.
         options: further ``--cfg-options`` of MMDetection, as KEY=VALUE.
+        epochs: length of the training; None: as the config says.
         resume: go on after an interrupted run.
         gpus: GPUs to use; 0 runs on the CPU.
     """
@@ -52,6 +53,7 @@ class DemoSettings:
     shapes: ShapesSettings = field(default_factory=ShapesSettings)
     pictures: int = 8
     options: Sequence[str] = ()
+    epochs: int | None = None
     resume: bool = False
     gpus: int = 0
 
@@ -94,7 +96,7 @@ def run_demo(settings: DemoSettings) -> DemoResult:
     print(f"data: classes {', '.join(classes)}; {seconds['data']:.0f} s", flush=True)
 
     start = time.perf_counter()
-    options = [*folder_options(folder), *settings.options]
+    options = [*folder_options(folder), *epoch_options(settings.epochs), *settings.options]
     train = ["train", "mmdet", str(settings.config), "--work-dir", str(settings.work_dir)]
     train += ["--gpus", str(settings.gpus)]
     if settings.resume:
@@ -151,6 +153,19 @@ def folder_options(folder: CocoFolder) -> list[str]:
             value = ",".join(str(v) for v in value)
         options.append(f"coco_folder.{name}={value}")
     return options
+
+
+def epoch_options(epochs: int | None) -> list[str]:
+    """The ``--cfg-options`` that change the length of ``_base_/schedules/short.py``.
+
+    Raises:
+        ValueError: fewer than one epoch.
+    """
+    if epochs is None:
+        return []
+    if epochs < 1:
+        raise ValueError(f"epochs must be at least 1, got {epochs}")
+    return [f"train_cfg.max_epochs={epochs}", f"param_scheduler.1.end={epochs}"]
 
 
 def run_mim(arguments: Sequence[str], log: Path) -> None:
@@ -222,6 +237,7 @@ def draw_pictures(
     config: Path, checkpoint: Path, folder: CocoFolder, settings: DemoSettings
 ) -> list[Path]:
     """Detections on held-out images, and the tokens kept on the first of them."""
+    from sparse_encoders.analysis.curves import draw_evaluations, read_evaluations
     from sparse_encoders.analysis.inspection import load_detector
     from sparse_encoders.analysis.token_pictures import (
         draw_detection_sheet,
@@ -239,6 +255,10 @@ def draw_pictures(
     for image, record in zip(images[:4], records, strict=False):
         path = settings.work_dir / f"tokens_{image.stem}.png"
         written.append(save_picture(draw_tokens(record), path))
+    evaluations = read_evaluations(settings.work_dir)
+    if len(evaluations) > 1:
+        path = settings.work_dir / "ap_curve.png"
+        written.append(save_picture(draw_evaluations(evaluations), path))
     return written
 
 

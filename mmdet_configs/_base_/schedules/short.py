@@ -2,14 +2,14 @@ _base_ = "../default_runtime.py"
 
 # Minutes rather than days: a pretrained backbone, a large learning rate after a
 # short warm-up, cosine decay, and evaluation of the weights' moving average.
-max_epochs = 12
+max_epochs = 8
 train_cfg = dict(type="EpochBasedTrainLoop", max_epochs=max_epochs, val_interval=max_epochs)
 val_cfg = dict(type="ValLoop")
 test_cfg = dict(type="TestLoop")
 
 optim_wrapper = dict(
     type="OptimWrapper",
-    optimizer=dict(type="AdamW", lr=4e-4, weight_decay=1e-4),
+    optimizer=dict(type="AdamW", lr=4e-4, weight_decay=1e-4, fused=True),
     clip_grad=dict(max_norm=0.5, norm_type=2),
     paramwise_cfg=dict(custom_keys={"backbone": dict(lr_mult=0.25)}),
 )
@@ -29,5 +29,5 @@ custom_hooks = [
 ]
 default_hooks = dict(
     logger=dict(interval=25),
-    checkpoint=dict(interval=max_epochs, max_keep_ckpts=1, save_optimizer=True),
+    checkpoint=dict(interval=1, max_keep_ckpts=1),
 )
