@@ -36,7 +36,7 @@ cudaError_t deformable_attention(Dtype dtype, const Sizes& sizes, const Deformab
     DeformableArguments<T> a = arguments_of<T>(sizes, inputs);
     a.output = static_cast<T*>(output);
     return with_layout<T>(
-        sizes, 0, kForwardThreads, {inputs.value, output}, [&](auto layout, Geometry geometry) {
+        sizes, {0, 0}, kForwardThreads, {inputs.value, output}, [&](auto layout, Geometry geometry) {
           using L = decltype(layout);
           SE_LAUNCH(deformable_forward<L>, geometry.blocks, geometry.threads, geometry.bytes,
                     stream, a);
@@ -63,7 +63,7 @@ cudaError_t deformable_attention_backward(Dtype dtype, const Sizes& sizes,
     a.grad_reference_points = gradients.reference_points;
     a.grad_offsets = gradients.offsets;
     a.grad_logits = gradients.logits;
-    return with_layout<T>(sizes, 4, kBackwardThreads, {inputs.value, grad_output, gradients.value},
+    return with_layout<T>(sizes, {4, 4}, kBackwardThreads, {inputs.value, grad_output, gradients.value},
                           [&](auto layout, Geometry geometry) {
                             using L = decltype(layout);
                             SE_LAUNCH(deformable_backward<L>, geometry.blocks, geometry.threads,

@@ -17,7 +17,13 @@ struct Geometry {
   size_t bytes = 0;  // shared memory
 };
 
-// Shared memory of one group that keeps `floats` numbers beside every place.
+// Numbers that a kernel keeps in shared memory beside every place: with a layout for one number of
+// channels, and with one for any.
+struct Beside {
+  int fixed, any;
+};
+
+// Shared memory of one group.
 inline size_t group_bytes(const Sizes& sizes, int floats) {
   const int64_t samples = sizes.pyramid.count * sizes.points;
   return static_cast<size_t>(samples | 1) * (16 + 4 * static_cast<size_t>(floats));
@@ -26,9 +32,10 @@ inline size_t group_bytes(const Sizes& sizes, int floats) {
 // As many groups as `most_threads` and shared memory allow, in whole warps. False: not even one
 // warp fits, or the grid would be too large.
 template <typename L>
-bool plan(const Sizes& sizes, int floats, unsigned most_threads, Geometry& geometry) {
+bool plan(const Sizes& sizes, Beside floats, unsigned most_threads, Geometry& geometry) {
   constexpr unsigned kGroupsInWarp = kWarp / L::kLanes;
-  const size_t warp_bytes = kGroupsInWarp * group_bytes(sizes, floats);
+  const size_t warp_bytes =
+      kGroupsInWarp * group_bytes(sizes, L::kChannels ? floats.fixed : floats.any);
   size_t warps = kSharedBytes / warp_bytes;
   if (warps == 0) {
     return false;
@@ -49,7 +56,7 @@ bool plan(const Sizes& sizes, int floats, unsigned most_threads, Geometry& geome
 // Widths: 16 bytes a read where the channels fill them and every tensor starts at a multiple of 16
 // bytes (a contiguous view need not); one element otherwise.
 template <typename T, typename Launch>
-cudaError_t with_layout(const Sizes& sizes, int floats, unsigned threads,
+cudaError_t with_layout(const Sizes& sizes, Beside floats, unsigned threads,
                         std::initializer_list<const void*> tensors, Launch launch) {
   constexpr int kWidth = 16 / sizeof(T);
   bool packed = sizes.channels % kWidth == 0;

@@ -33,9 +33,7 @@ cudaError_t key_aware_attention(Dtype dtype, const Sizes& sizes, const KeyAwareT
     using T = decltype(zero);
     KeyAwareArguments<T> a = arguments_of<T>(sizes, inputs);
     a.output = static_cast<T*>(output);
-    // 4 floats a place are needed only for an unusual number of channels, but asked for always:
-    // it is the same launch for all layouts.
-    return with_layout<T>(sizes, 4, kKeyAwareForwardThreads,
+    return with_layout<T>(sizes, {0, 4}, kKeyAwareForwardThreads,
                           {inputs.query, inputs.key, inputs.value, output},
                           [&](auto layout, Geometry geometry) {
                             using L = decltype(layout);
@@ -63,7 +61,7 @@ cudaError_t key_aware_attention_backward(Dtype dtype, const Sizes& sizes,
     a.grad_key = gradients.key;
     a.grad_value = gradients.value;
     a.grad_locations = gradients.locations;
-    return with_layout<T>(sizes, 8, kKeyAwareBackwardThreads,
+    return with_layout<T>(sizes, {8, 8}, kKeyAwareBackwardThreads,
                           {inputs.query, inputs.key, inputs.value, grad_output, gradients.query,
                            gradients.key, gradients.value},
                           [&](auto layout, Geometry geometry) {

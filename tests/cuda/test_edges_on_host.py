@@ -57,6 +57,11 @@ def test_sharp_and_broken_weights(kernels):
     wanted = plain_key_aware(query.double() * 1000, key.double(), value.double(), locations)
     assert_same([got], [wanted], close=1e-4)  # scores of some thousands keep 3 decimals
 
+    query, key, locations = -200 * query.abs() - 200, key.abs() + 1, locations.clamp(0.3, 0.7)
+    got = kernels.key_aware_attention(query, key, value, SHAPES, locations)
+    wanted = plain_key_aware(query.double(), key.double(), value.double(), locations)
+    assert_same([got], [wanted], close=1e-3)  # all scores far below zero
+
 
 def test_tensors_off_a_16_byte_boundary(kernels):
     """A contiguous view may start anywhere: one element at a time then, same numbers."""
