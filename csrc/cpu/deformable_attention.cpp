@@ -13,7 +13,7 @@ struct Arguments {
   DeformableProblem problem;
 
   Arguments(const at::Tensor& value_, at::IntArrayRef shapes, const at::Tensor& reference_points_,
-            const at::Tensor& offsets_, const at::Tensor& logits_)
+            const at::Tensor& offsets_, const at::Tensor& logits_, bool gradients)
       : problem() {
     check_deformable(value_, shapes, reference_points_, offsets_, logits_);
     problem.geometry = geometry_of(value_, shapes, offsets_.size(1), offsets_.size(4));
@@ -21,7 +21,7 @@ struct Arguments {
     problem.reference_kind = kind_of("reference_points", reference_points_);
     problem.offsets_kind = kind_of("offsets", offsets_);
     problem.logits_kind = kind_of("logits", logits_);
-    value = by_head(value_, problem.geometry);
+    value = by_head(value_, problem.geometry, gradients);
     reference_points = reference_points_.contiguous();
     offsets = offsets_.contiguous();
     logits = logits_.contiguous();
@@ -36,7 +36,7 @@ struct Arguments {
 at::Tensor forward(const at::Tensor& value, at::IntArrayRef shapes,
                    const at::Tensor& reference_points, const at::Tensor& offsets,
                    const at::Tensor& logits) {
-  Arguments arguments(value, shapes, reference_points, offsets, logits);
+  Arguments arguments(value, shapes, reference_points, offsets, logits, false);
   DeformableProblem& problem = arguments.problem;
   Geometry& g = problem.geometry;
   g.runs = forward_runs(g);
@@ -50,7 +50,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor>
 backward(const at::Tensor& grad, const at::Tensor& value, at::IntArrayRef shapes,
          const at::Tensor& reference_points, const at::Tensor& offsets,
          const at::Tensor& logits) {
-  Arguments arguments(value, shapes, reference_points, offsets, logits);
+  Arguments arguments(value, shapes, reference_points, offsets, logits, true);
   DeformableProblem& problem = arguments.problem;
   Geometry& g = problem.geometry;
   check_gradient(grad, value, g.queries);

@@ -20,7 +20,9 @@ struct Geometry {
   int64_t items() const { return batch * heads * runs; }
 };
 
-// A (B, N, M, D) tensor whose last dimension is contiguous; strides in elements.
+// A (B, N, M, D) tensor whose last dimension is contiguous; strides in elements. A head's last
+// number lies within 2^31 elements of its first. Key and value have one token stride; in the
+// backward it is D, as in the gradients.
 struct Tokens {
   const void* data;
   int64_t image_stride, token_stride, head_stride;

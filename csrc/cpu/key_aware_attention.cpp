@@ -13,15 +13,15 @@ struct Arguments {
   KeyAwareProblem problem;
 
   Arguments(const at::Tensor& query_, const at::Tensor& key_, const at::Tensor& value_,
-            at::IntArrayRef shapes, const at::Tensor& locations_)
+            at::IntArrayRef shapes, const at::Tensor& locations_, bool gradients)
       : problem() {
     check_key_aware(query_, key_, value_, shapes, locations_);
     problem.geometry = geometry_of(value_, shapes, locations_.size(1), locations_.size(4));
     problem.value_kind = kind_of("value", value_);
     problem.locations_kind = kind_of("locations", locations_);
     query = query_.contiguous();
-    value = by_head(value_, problem.geometry);
-    key = key_.is_same(value_) ? value : by_head(key_, problem.geometry);
+    value = by_head(value_, problem.geometry, gradients);
+    key = key_.is_same(value_) ? value : by_head(key_, problem.geometry, gradients);
     locations = locations_;
     problem.query = query.const_data_ptr();
     problem.key = tokens_of(key);
@@ -33,7 +33,7 @@ struct Arguments {
 
 at::Tensor forward(const at::Tensor& query, const at::Tensor& key, const at::Tensor& value,
                    at::IntArrayRef shapes, const at::Tensor& locations) {
-  Arguments arguments(query, key, value, shapes, locations);
+  Arguments arguments(query, key, value, shapes, locations, false);
   KeyAwareProblem& problem = arguments.problem;
   Geometry& g = problem.geometry;
   g.runs = forward_runs(g);
@@ -46,7 +46,7 @@ at::Tensor forward(const at::Tensor& query, const at::Tensor& key, const at::Ten
 std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor>
 backward(const at::Tensor& grad, const at::Tensor& query, const at::Tensor& key,
          const at::Tensor& value, at::IntArrayRef shapes, const at::Tensor& locations) {
-  Arguments arguments(query, key, value, shapes, locations);
+  Arguments arguments(query, key, value, shapes, locations, true);
   KeyAwareProblem& problem = arguments.problem;
   Geometry& g = problem.geometry;
   check_gradient(grad, value, g.queries);

@@ -34,49 +34,59 @@ SE_INLINE int64_t padded_places(const Geometry& g) {
 }
 
 // Per place of a query and head: the level that it is on. Padding places have an empty level.
+// Tokens are counted in numbers (token * stride) wherever a row is to be found by them.
 template <typename A>
 struct Grid {
   int64_t count, padded;
   A *width, *height;
-  Int<A> *columns, *rows, *start;
+  Int<A> *level, *columns, *rows, *start, *line;  // line: numbers from one row of tokens to the next
+  Int<A> stride;
 
-  Grid(const Geometry& g, Scratch& scratch)
-      : count(g.levels * g.points), padded(padded_places<A>(g)) {
-    width = scratch.take<A>(padded);
-    height = scratch.take<A>(padded);
-    columns = scratch.take<Int<A>>(padded);
-    rows = scratch.take<Int<A>>(padded);
-    start = scratch.take<Int<A>>(padded);
+  Grid(const Geometry& g, int64_t token_stride, Scratch& scratch)
+      : count(g.levels * g.points),
+        padded(padded_places<A>(g)),
+        stride(static_cast<Int<A>>(token_stride)) {
+    for (A** array : {&width, &height}) *array = scratch.take<A>(padded);
+    for (Int<A>** array : {&level, &columns, &rows, &start, &line})
+      *array = scratch.take<Int<A>>(padded);
     int64_t first = 0, place = 0;
-    for (int64_t level = 0; level < g.levels; ++level) {
-      const int64_t h = g.shapes[2 * level], w = g.shapes[2 * level + 1];
-      for (int64_t point = 0; point < g.points; ++point, ++place) set(place, h, w, first);
+    for (int64_t l = 0; l < g.levels; ++l) {
+      const int64_t h = g.shapes[2 * l], w = g.shapes[2 * l + 1];
+      for (int64_t point = 0; point < g.points; ++point, ++place) set(place, l, h, w, first);
       first += h * w;
     }
-    for (; place < padded; ++place) set(place, 0, 0, 0);
+    for (; place < padded; ++place) {  // x > -1 and x < -1 holds nowhere
+      set(place, g.levels - 1, 0, 0, 0);
+      width[place] = height[place] = A(-1);
+    }
   }
-  static int64_t arrays() { return 5; }
+  static int64_t arrays() { return 7; }
 
  private:
-  void set(int64_t place, int64_t h, int64_t w, int64_t first) {
+  void set(int64_t place, int64_t l, int64_t h, int64_t w, int64_t first) {
     width[place] = static_cast<A>(w);
     height[place] = static_cast<A>(h);
+    level[place] = static_cast<Int<A>>(l);
     columns[place] = static_cast<Int<A>>(w);
     rows[place] = static_cast<Int<A>>(h);
-    start[place] = static_cast<Int<A>>(first);
+    start[place] = static_cast<Int<A>>(first) * stride;
+    line[place] = static_cast<Int<A>>(w) * stride;
   }
 };
 
-// Per place: the token at the upper left corner, the steps to the right and lower ones (0 where
-// the other one is outside), whether it is to be read at all, and the bilinear parts.
+// Per place: where the rows of the tokens around it begin (upper left, upper right, lower left,
+// lower right; one outside stands for its neighbour, with weight 0), whether they are to be read
+// at all, and the bilinear parts.
 template <typename A>
 struct Corners {
-  Int<A> *token, *right, *down, *used;
+  Int<A>* row[4];
+  Int<A>* used;
   A *x_weight[2], *y_weight[2], *x_slope[2], *y_slope[2];
-  A* weight[4];  // y_weight * x_weight: upper left, upper right, lower left, lower right
+  A* weight[4];  // y_weight * x_weight
 
   Corners(int64_t padded, Scratch& scratch) {
-    for (Int<A>** array : {&token, &right, &down, &used}) *array = scratch.take<Int<A>>(padded);
+    for (Int<A>*& array : row) array = scratch.take<Int<A>>(padded);
+    used = scratch.take<Int<A>>(padded);
     for (int i = 0; i < 2; ++i) {
       x_weight[i] = scratch.take<A>(padded);
       y_weight[i] = scratch.take<A>(padded);
@@ -85,7 +95,7 @@ struct Corners {
     }
     for (A*& array : weight) array = scratch.take<A>(padded);
   }
-  static int64_t arrays() { return 16; }
+  static int64_t arrays() { return 17; }
 };
 
 // The pair of tokens around a place along one axis.
@@ -115,58 +125,57 @@ axis_around(Vec<A, LANES> place, Vec<Int<A>, LANES> size, Vec<Int<A>, LANES> ins
   return axis;
 }
 
-// Fills `corners` (all but `used`, which is the mask of places that touch their map).
+// Fills `corners` for the places from i on; `used` is the mask of those that touch their map.
 template <typename A>
-SE_INLINE void locate(const Grid<A>& grid, const A* x, const A* y, const Corners<A>& corners) {
+SE_INLINE void locate(const Grid<A>& grid, int64_t i, Vec<A, kLanes<A>> x, Vec<A, kLanes<A>> y,
+                      const Corners<A>& corners) {
   constexpr int W = kLanes<A>;
-  typedef Vec<A, W> V;
   typedef Vec<Int<A>, W> I;
-  for (int64_t i = 0; i < grid.padded; i += W) {
-    const V px = load<A, W>(x + i), py = load<A, W>(y + i);
-    const V width = load<A, W>(grid.width + i), height = load<A, W>(grid.height + i);
-    const I inside = (px > A(-1)) & (px < width) & (py > A(-1)) & (py < height);  // no for NaN
-    const I columns = load<Int<A>, W>(grid.columns + i);
-    const Axis<A, W> h = axis_around<A, W>(px, columns, inside);
-    const Axis<A, W> v = axis_around<A, W>(py, load<Int<A>, W>(grid.rows + i), inside);
-    const I token = load<Int<A>, W>(grid.start + i) + v.low * columns + h.low;
-    store<Int<A>, W>(corners.token + i, token & inside);
-    store<Int<A>, W>(corners.right + i, h.both & 1);
-    store<Int<A>, W>(corners.down + i, v.both & columns);
-    store<Int<A>, W>(corners.used + i, inside);
-    for (int side = 0; side < 2; ++side) {
-      store<A, W>(corners.x_weight[side] + i, h.weight[side]);
-      store<A, W>(corners.y_weight[side] + i, v.weight[side]);
-      store<A, W>(corners.x_slope[side] + i, h.slope[side]);
-      store<A, W>(corners.y_slope[side] + i, v.slope[side]);
-    }
-    for (int corner = 0; corner < 4; ++corner)
-      store<A, W>(corners.weight[corner] + i, v.weight[corner / 2] * h.weight[corner % 2]);
+  const Vec<A, W> width = load<A, W>(grid.width + i), height = load<A, W>(grid.height + i);
+  const I inside = (x > A(-1)) & (x < width) & (y > A(-1)) & (y < height);  // no for NaN
+  const Axis<A, W> h = axis_around<A, W>(x, load<Int<A>, W>(grid.columns + i), inside);
+  const Axis<A, W> v = axis_around<A, W>(y, load<Int<A>, W>(grid.rows + i), inside);
+  const I line = load<Int<A>, W>(grid.line + i);
+  const I first =
+      (load<Int<A>, W>(grid.start + i) + v.low * line + h.low * grid.stride) & inside;
+  const I right = h.both & grid.stride, down = v.both & line;
+  store<Int<A>, W>(corners.row[0] + i, first);
+  store<Int<A>, W>(corners.row[1] + i, first + right);
+  store<Int<A>, W>(corners.row[2] + i, first + down);
+  store<Int<A>, W>(corners.row[3] + i, first + down + right);
+  store<Int<A>, W>(corners.used + i, inside);
+  for (int side = 0; side < 2; ++side) {
+    store<A, W>(corners.x_weight[side] + i, h.weight[side]);
+    store<A, W>(corners.y_weight[side] + i, v.weight[side]);
+    store<A, W>(corners.x_slope[side] + i, h.slope[side]);
+    store<A, W>(corners.y_slope[side] + i, v.slope[side]);
   }
+  for (int corner = 0; corner < 4; ++corner)
+    store<A, W>(corners.weight[corner] + i, v.weight[corner / 2] * h.weight[corner % 2]);
 }
 
-// In place: logits to weights. Padding must hold -infinity. A NaN makes all of them NaN.
+// Logits to weights; the two may be one array. Padding must hold -infinity. A NaN makes all of
+// them NaN.
 template <typename A>
-SE_INLINE void softmax(A* row, int64_t padded) {
+SE_INLINE void softmax(const A* logits, A* weights, int64_t padded) {
   constexpr int W = kLanes<A>;
   typedef Vec<A, W> V;
-  V highest = load<A, W>(row);
-  for (int64_t i = W; i < padded; i += W) highest = larger(highest, load<A, W>(row + i));
-  A lanes[W];
-  store<A, W>(lanes, highest);
-  A top = lanes[0];
-  for (int i = 1; i < W; ++i) top = lanes[i] > top ? lanes[i] : top;
+  V highest = load<A, W>(logits);
+  for (int64_t i = W; i < padded; i += W) highest = larger(highest, load<A, W>(logits + i));
+  const A top = largest_of<W, A>(highest);
   V sum = V{};
   for (int64_t i = 0; i < padded; i += W) {
-    const V power = exp_of<W>(load<A, W>(row + i) - top);
-    store<A, W>(row + i, power);
+    const V power = exp_of<W>(load<A, W>(logits + i) - top);
+    store<A, W>(weights + i, power);
     sum += power;
   }
   const A inverse = A(1) / sum_of<W, A>(sum);
-  for (int64_t i = 0; i < padded; i += W) store<A, W>(row + i, load<A, W>(row + i) * inverse);
+  for (int64_t i = 0; i < padded; i += W)
+    store<A, W>(weights + i, load<A, W>(weights + i) * inverse);
 }
 
-// corner weights times a factor per place, and places whose factor is NaN are read too, so that a
-// NaN logit reaches the output wherever its places are.
+// Corner weights times a factor per place; places whose factor is NaN are read too, so that a
+// NaN logit reaches the output wherever its places are (they point at token 0 if outside).
 template <typename A>
 SE_INLINE void scale_corners(const Corners<A>& corners, const A* factor, A* const scaled[4],
                              int64_t padded) {
@@ -229,4 +238,34 @@ write_row(Kind kind, void* data, int64_t first, int64_t stride, int64_t count, c
     write(static_cast<double*>(data) + first, count, stride, in);
   else
     write(static_cast<BFloat16*>(data) + first, count, stride, in);
+}
+
+template <typename A>
+SE_INLINE bool is_stored_as(Kind kind) {
+  return kind == (sizeof(A) == sizeof(double) ? Kind::Float64 : Kind::Float32);
+}
+
+SE_INLINE int64_t bytes_of(Kind kind) {
+  return kind == Kind::Float64 ? 8 : kind == Kind::Float32 ? 4 : 2;
+}
+
+// `count` numbers of `kind` from element `first` on, followed by `fill` up to `padded`: in place
+// where the tensor already is that, otherwise in `buffer`.
+template <typename A>
+SE_INLINE const A* view_row(Kind kind, const void* data, int64_t first, int64_t count,
+                            int64_t padded, A fill, A* buffer) {
+  if (count == padded && is_stored_as<A>(kind)) return static_cast<const A*>(data) + first;
+  read_row(kind, data, first, 1, count, buffer);
+  for (int64_t i = count; i < padded; ++i) buffer[i] = fill;
+  return buffer;
+}
+
+// Rows of the next queries lie far apart: fetch them before they are needed.
+SE_INLINE void fetch(const void* data, int64_t first, int64_t count, Kind kind) {
+  const char* begin = static_cast<const char*>(data) + first * bytes_of(kind);
+  for (int64_t at = 0; at < count * bytes_of(kind); at += 64) __builtin_prefetch(begin + at, 0, 3);
+}
+SE_INLINE void fetch_to_write(void* data, int64_t first, int64_t count, Kind kind) {
+  char* begin = static_cast<char*>(data) + first * bytes_of(kind);
+  for (int64_t at = 0; at < count * bytes_of(kind); at += 64) __builtin_prefetch(begin + at, 1, 3);
 }

@@ -5,30 +5,10 @@
 
 // The (N, D) tokens of one head of one image.
 template <typename T>
-struct HeadTokens {
-  T* data;
-  int64_t stride;  // between tokens
-
-  SE_INLINE T* row(int64_t token) const { return data + token * stride; }
-};
-
-template <typename T>
-SE_INLINE HeadTokens<const T> head_of(const Tokens& tokens, int64_t image, int64_t head) {
-  const T* data = static_cast<const T*>(tokens.data);
-  return {data + image * tokens.image_stride + head * tokens.head_stride, tokens.token_stride};
+SE_INLINE const T* head_of(const Tokens& tokens, int64_t image, int64_t head) {
+  return static_cast<const T*>(tokens.data) + image * tokens.image_stride +
+         head * tokens.head_stride;
 }
-
-// The four tokens around place i.
-template <typename A>
-struct FourTokens {
-  int64_t token[4];
-  SE_INLINE FourTokens(const Corners<A>& corners, int64_t i) {
-    token[0] = corners.token[i];
-    token[1] = token[0] + corners.right[i];
-    token[2] = token[0] + corners.down[i];
-    token[3] = token[2] + corners.right[i];
-  }
-};
 
 // Calls work.at<LANES, COUNT>(channel) on blocks of COUNT vectors that cover all channels.
 template <int LANES, typename Work>
@@ -53,13 +33,13 @@ SE_INLINE void for_channels(int64_t depth, Work& work) {
   last_channels<W>(depth, channel, work);
 }
 
-// output[d] = sum over places and their corners of weight * row[d].
+// output[d] = sum over places and their corners of weight * token[d].
 template <typename A, typename T, typename Out>
 struct WeightedSum {
   const Corners<A>& corners;
   const A* const* weight;  // [4][places]
   int64_t count;
-  HeadTokens<const T> rows;
+  const T* tokens;
   Out* output;
 
   template <int LANES, int COUNT>
@@ -68,9 +48,8 @@ struct WeightedSum {
     Vec<A, LANES> sums[kChains][COUNT] = {};
     for (int64_t i = 0; i < count; ++i) {
       if (!corners.used[i]) continue;
-      const FourTokens<A> four(corners, i);
       for (int c = 0; c < 4; ++c) {
-        const T* row = rows.row(four.token[c]) + channel;
+        const T* row = tokens + corners.row[c][i] + channel;
         const A w = weight[c][i];
         for (int k = 0; k < COUNT; ++k)
           sums[c % kChains][k] += load<A, LANES>(row + k * LANES) * w;
@@ -91,7 +70,7 @@ template <typename A, typename T, bool COMBINED>
 struct Dots {
   const Corners<A>& corners;
   int64_t padded;
-  HeadTokens<const T> rows;
+  const T* tokens;
   const T* vector;
   A* const* partial;
 
@@ -115,9 +94,8 @@ struct Dots {
     for (int64_t i = 0; i < padded; ++i) {
       V sums[4] = {};
       if (corners.used[i]) {
-        const FourTokens<A> four(corners, i);
-        for (int c = 0; c < 4; ++c) {
-          const T* row = rows.row(four.token[c]) + channel;
+          for (int c = 0; c < 4; ++c) {
+          const T* row = tokens + corners.row[c][i] + channel;
           for (int k = 0; k < COUNT; ++k) sums[c] += load<A, LANES>(row + k * LANES) * with[k];
         }
       }
@@ -132,14 +110,14 @@ struct Dots {
   }
 };
 
-// into[corner][d] += weight * row[d] for every place.
+// token[d] += weight * row[d] for every corner of every place.
 template <typename A, typename T>
 struct Scatter {
   const Corners<A>& corners;
   const A* const* weight;  // [4][places]
   int64_t count;
   const T* row;
-  HeadTokens<A> into;
+  A* tokens;
 
   template <int LANES, int COUNT>
   SE_INLINE void at(int64_t channel) {
@@ -147,9 +125,8 @@ struct Scatter {
     for (int k = 0; k < COUNT; ++k) spread[k] = load<A, LANES>(row + channel + k * LANES);
     for (int64_t i = 0; i < count; ++i) {
       if (!corners.used[i]) continue;
-      const FourTokens<A> four(corners, i);
       for (int c = 0; c < 4; ++c) {
-        A* target = into.row(four.token[c]) + channel;
+        A* target = tokens + corners.row[c][i] + channel;
         const A w = weight[c][i];
         for (int k = 0; k < COUNT; ++k) {
           A* p = target + k * LANES;
@@ -210,8 +187,8 @@ struct Item {
 
 // An item's own block of token gradients, cleared.
 template <typename A>
-SE_INLINE HeadTokens<A> cleared_block(void* gradients, const Geometry& g, int64_t item) {
+SE_INLINE A* cleared_block(void* gradients, const Geometry& g, int64_t item) {
   A* block = static_cast<A*>(gradients) + item * g.tokens * g.depth;
   memset(block, 0, static_cast<size_t>(g.tokens * g.depth) * sizeof(A));
-  return {block, g.depth};
+  return block;
 }

@@ -35,10 +35,15 @@ inline Geometry geometry_of(const at::Tensor& value, at::IntArrayRef shapes, int
           static_cast<int64_t>(shapes.size()) / 2, points, value.size(3), shapes.data(), 1};
 }
 
-// (B, N, M, D) tokens ready to be read by head. Where every token is read about once or more, the
-// heads are laid out one after another first: their tokens then share cache lines and pages.
-inline at::Tensor by_head(const at::Tensor& tokens, const Geometry& g) {
-  if (g.queries * g.levels * g.points < g.tokens) return tokens.contiguous();
+// (B, N, M, D) tokens ready to be read by head. Where every token is read about once or more, or
+// gradients follow, the heads are laid out one after another first: their tokens then share cache
+// lines and pages.
+inline at::Tensor by_head(const at::Tensor& tokens, const Geometry& g, bool always) {
+  constexpr int64_t kMost = std::numeric_limits<int32_t>::max();
+  TORCH_CHECK_VALUE(g.tokens * g.depth < kMost, "a head must hold fewer than 2^31 numbers, got ",
+                    g.tokens, " tokens of ", g.depth, " channels");
+  const bool few = g.queries * g.levels * g.points < g.tokens;
+  if (!always && few && g.tokens * g.heads * g.depth < kMost) return tokens.contiguous();
   return tokens.transpose(1, 2).contiguous().transpose(1, 2);
 }
 

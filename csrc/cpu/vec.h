@@ -105,6 +105,26 @@ SE_INLINE A sum_of(Vec<A, LANES> v) {
   return lanes[0];
 }
 
+template <int LANES, typename A>
+SE_INLINE A largest_of(Vec<A, LANES> v) {
+  A lanes[LANES];
+  store<A, LANES>(lanes, v);
+  for (int width = LANES / 2; width > 0; width /= 2)
+    for (int i = 0; i < width; ++i)
+      lanes[i] = lanes[i] > lanes[i + width] ? lanes[i] : lanes[i + width];
+  return lanes[0];
+}
+
+// Lanes of two vectors taken by constant indices, numbered on from a to b.
+template <typename A, int LANES, int... J>
+SE_INLINE Vec<A, LANES> pick(Vec<A, LANES> a, Vec<A, LANES> b) {
+#if defined(__clang__) || __GNUC__ >= 12
+  return __builtin_shufflevector(a, b, J...);
+#else
+  return __builtin_shuffle(a, b, Vec<Int<A>, LANES>{J...});
+#endif
+}
+
 // One step of the sum over rows: a and b hold segments of LENGTH lanes each; the result holds the
 // segments of a, then of b, folded to half the length.
 template <int LENGTH>
@@ -114,14 +134,24 @@ constexpr int folded(int lane) {
 template <int LENGTH, typename A, int LANES, int... J>
 SE_INLINE Vec<A, LANES>
 fold(Vec<A, LANES> a, Vec<A, LANES> b, std::integer_sequence<int, J...>) {
-#if defined(__clang__) || __GNUC__ >= 12
-  return __builtin_shufflevector(a, b, folded<LENGTH>(J)...) +
-         __builtin_shufflevector(a, b, (folded<LENGTH>(J) + LENGTH / 2)...);
-#else
-  typedef Vec<Int<A>, LANES> I;
-  return __builtin_shuffle(a, b, I{folded<LENGTH>(J)...}) +
-         __builtin_shuffle(a, b, I{(folded<LENGTH>(J) + LENGTH / 2)...});
-#endif
+  return pick<A, LANES, folded<LENGTH>(J)...>(a, b) +
+         pick<A, LANES, (folded<LENGTH>(J) + LENGTH / 2)...>(a, b);
+}
+
+// x0 y0 x1 y1 ... in two vectors to x0 x1 ... and y0 y1 ..., and back.
+template <typename A, int LANES, int... J>
+SE_INLINE void split_pairs(const A* pairs, Vec<A, LANES>& x, Vec<A, LANES>& y,
+                           std::integer_sequence<int, J...>) {
+  const Vec<A, LANES> a = load<A, LANES>(pairs), b = load<A, LANES>(pairs + LANES);
+  x = pick<A, LANES, (2 * J)...>(a, b);
+  y = pick<A, LANES, (2 * J + 1)...>(a, b);
+}
+template <typename A, int LANES, int... J>
+SE_INLINE void join_pairs(A* pairs, Vec<A, LANES> x, Vec<A, LANES> y,
+                          std::integer_sequence<int, J...>) {
+  store<A, LANES>(pairs, pick<A, LANES, (J / 2 + J % 2 * LANES)...>(x, y));
+  store<A, LANES>(pairs + LANES,
+                  pick<A, LANES, (LANES / 2 + J / 2 + J % 2 * LANES)...>(x, y));
 }
 
 // Lane i of the result is the sum of row first + i; rows are LANES long.
