@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from sparse_encoders.contracts import CategoryHead, DetectorParts
 from sparse_encoders.encoders.base import Encoder, EncoderOutput
 from sparse_encoders.registry import MODELS
-from sparse_encoders.selectors.base import LayerSelection
 from sparse_encoders.tokens import TokenGrid
 
 VALUES = ("input", "updated")
@@ -84,40 +83,40 @@ class DualAttentionLayer(DeformableDetrTransformerEncoderLayer):
 
     def forward(  # type: ignore[override]
         self,
-        memory: Tensor,
+        query: Tensor,
+        query_pos: Tensor,
+        reference_points: Tensor,
         value: Tensor,
         tokens: TokenGrid,
-        chosen: LayerSelection,
         object_scores: Tensor | None,
+        present: Tensor,
     ) -> Tensor:
-        """One layer of Algorithm 1 (lines 4 to 12).
+        """One layer of Algorithm 1 (lines 4 to 11).
 
         Args:
-            memory: (B, N, C) all tokens.
+            query: (B, K, C) kept tokens.
+            query_pos: (B, K, C) their position embedding.
+            reference_points: (B, K, L, 2) their places on every level.
             value: (B, N, C) what deformable attention samples.
-            tokens: positions, padding and shapes of the batch.
-            chosen: the K tokens kept in this layer.
+            tokens: padding and shapes of the batch.
             object_scores: (B, K), None without dual attention.
+            present: (B, K) bool, who may be an object token.
 
         Returns:
-            (B, N, C) memory with the kept tokens refined.
+            (B, K, C) refined tokens.
         """
-        query, position = chosen.gather(memory), chosen.gather(tokens.positions)
         if self.object_attention is not None and object_scores is not None:
-            query, _ = self.object_attention(query, position, object_scores, chosen.present)
+            query, _ = self.object_attention(query, query_pos, object_scores, present)
         query = self.self_attn(
             query=query,
             value=value,
-            query_pos=position,
+            query_pos=query_pos,
             key_padding_mask=tokens.padding_mask,
             spatial_shapes=tokens.shapes,
-            reference_points=chosen.gather(tokens.reference_points.flatten(2)).unflatten(
-                2, (tokens.num_levels, 2)
-            ),
+            reference_points=reference_points,
         )
-        query = self.norms[0](query)
-        query = self.norms[1](self.ffn(query))
-        return chosen.write(memory, query.to(memory.dtype))
+        refined: Tensor = self.norms[1](self.ffn(self.norms[0](query)))
+        return refined
 
 
 @MODELS.register_module()
@@ -189,18 +188,35 @@ class DualAttentionEncoder(Encoder):
                 "this detector lends none; set encoder.dual_attention=False"
             )
         selection = self.selector.select(tokens, detector)
-        memory = tokens.features
+        # A later layer keeps the first ones of what an earlier layer kept, so the
+        # kept tokens are gathered once and each layer takes as many as it needs.
+        first = selection.layers[0]
+        state, position = first.gather(tokens.features), first.gather(tokens.positions)
+        points = first.gather(tokens.reference_points.flatten(2)).unflatten(2, (-1, 2))
+        foreground = first.gather(selection.scores)
+        value = tokens.features
         for index, (layer, chosen) in enumerate(zip(self.layers, selection.layers, strict=True)):
+            count = chosen.indices.shape[1]
+            query = state[:, :count]
             scores = None
             if self.dual_attention and detector.category_head is not None:
-                scores = self.object_scores(
-                    chosen.gather(memory),
-                    chosen.gather(selection.scores),
-                    detector.category_head(index),
-                )
-            value = tokens.features if self.values == "input" else memory
-            memory = layer(memory, value, tokens, chosen, scores)
-        return EncoderOutput(memory, tokens, selection)
+                head = detector.category_head(index)
+                scores = self.object_scores(query, foreground[:, :count], head)
+            refined = layer(
+                query,
+                position[:, :count],
+                points[:, :count],
+                value,
+                tokens,
+                scores,
+                chosen.present,
+            )
+            # an image writes back what it keeps; the rest it only carried along
+            refined = torch.where(chosen.kept.unsqueeze(-1), refined.to(state.dtype), query)
+            state = torch.cat([refined, state[:, count:]], 1)
+            if self.values == "updated":
+                value = first.put(tokens.features, state)
+        return EncoderOutput(first.put(tokens.features, state), tokens, selection)
 
     @torch.no_grad()
     def object_scores(self, kept: Tensor, foreground: Tensor, head: CategoryHead) -> Tensor:
