@@ -8,8 +8,17 @@ modules and backbones; a config needs only
 from sparse_encoders import compat  # first: what the stack needs before anything imports it
 
 # isort: split
-from sparse_encoders import attention, backbones, detectors, encoders, selectors
+from sparse_encoders import attention, backbones, detectors, encoders, evaluation, selectors
 
 __version__ = "0.1.0"
 
-__all__ = ["__version__", "attention", "backbones", "compat", "detectors", "encoders", "selectors"]
+__all__ = [
+    "__version__",
+    "attention",
+    "backbones",
+    "compat",
+    "detectors",
+    "encoders",
+    "evaluation",
+    "selectors",
+]

@@ -19,10 +19,27 @@ import sparse_encoders  # noqa: F401  (registers the package)
 NUM_CLASSES = 5
 
 
+DEFORMABLE = {
+    "one-stage": "deformable-detr_r50_16xb2-50e_coco.py",
+    "refine": "deformable-detr-refine_r50_16xb2-50e_coco.py",
+    "two-stage": "deformable-detr-refine-twostage_r50_16xb2-50e_coco.py",
+}
+
+
 def dino_config(**changes: Any) -> Config:
     """MMDetection's own DINO config, shrunken; ``changes`` override the model's settings."""
+    return shrunken("dino/dino-4scale_r50_8xb2-12e_coco.py", **changes)
+
+
+def deformable_config(kind: str = "one-stage", **changes: Any) -> Config:
+    """MMDetection's own Deformable DETR config, shrunken."""
+    return shrunken(f"deformable_detr/{DEFORMABLE[kind]}", **changes)
+
+
+def shrunken(name: str, **changes: Any) -> Config:
+    """A model of MMDetection's configs with a small backbone, two layers and few queries."""
     init_default_scope("mmdet")
-    model = Config.fromfile(_mmdet_config("dino/dino-4scale_r50_8xb2-12e_coco.py")).model
+    model = Config.fromfile(_mmdet_config(name)).model
     model.backbone = dict(
         type="ResNet",
         depth=18,
@@ -45,6 +62,11 @@ def dino_config(**changes: Any) -> Config:
 def ours(**changes: Any) -> Config:
     """The same as ``sparse_encoders.DINO``."""
     return dino_config(**{"type": "sparse_encoders.DINO", **changes})
+
+
+def our_deformable(kind: str = "one-stage", **changes: Any) -> Config:
+    """The same as ``sparse_encoders.DeformableDETR``."""
+    return deformable_config(kind, **{"type": "sparse_encoders.DeformableDETR", **changes})
 
 
 def build(model: Config, seed: int = 0) -> nn.Module:

@@ -214,6 +214,10 @@ class HDETR(EncoderHost, HybridDETR):
     def _matching_queries(self) -> slice:
         return slice(0, self.num_queries)
 
+    def _matching_queries(self) -> slice:
+        """The one-to-one queries, which stand first."""
+        return slice(0, self.num_queries)
+
     def _group_mask(self, count: int, device: torch.device) -> Tensor | None:
         """(Q, Q) bool, True between the two groups; None where there is one."""
         if count == self.num_queries:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -12,9 +13,27 @@ from torch import Tensor, nn
 
 from sparse_encoders.attention import KeyAwareDeformableAttention
 from sparse_encoders.contracts import DetectorParts, Targets
+from sparse_encoders.detectors.recording import record_cross_attention
+from sparse_encoders.detectors.reporting import token_reports
 from sparse_encoders.encoders.base import Encoder, EncoderOutput, use_attention
 from sparse_encoders.registry import MODELS, lookup
 from sparse_encoders.tokens import TokenGrid, count_valid
+
+
+@dataclass(frozen=True)
+class Pass:
+    """One pass through encoder and decoder.
+
+    Attributes:
+        head_inputs: what ``bbox_head`` takes.
+        encoded: what the encoder gave.
+        attention_map: (B, N) how much the decoder looked at each token, where
+            it was recorded.
+    """
+
+    head_inputs: dict[str, Any]
+    encoded: EncoderOutput
+    attention_map: Tensor | None = None
 
 
 class EncoderHost:
@@ -31,13 +50,19 @@ class EncoderHost:
             decoder's cross-attention; the encoder has a setting of its own.
         decoder_key_aware: settings of key-aware attention, see
             :class:`LiteDETREncoder`.
-        keep_ratio: in ``test_cfg``, keep this share of the tokens instead of the
-            one trained with.
+        keep_ratio: in ``test_cfg``, keep this share of the tokens at test time
+            instead of the one trained with; a number or one for each layer.
+        report_tokens: in ``test_cfg``, True puts what the encoder kept and what the
+            decoder looked at into the data samples (``token_selection``), for
+            the metrics of :mod:`sparse_encoders.evaluation`.
     """
 
     encoder: Encoder
-    decoder: nn.Module
-    bbox_head: nn.Module
+    # modules of MMDetection, which is not typed
+    decoder: Any
+    bbox_head: Any
+    memory_trans_fc: Any
+    memory_trans_norm: Any
     num_queries: int
     num_feature_levels: int
     test_cfg: dict[str, Any] | None
@@ -54,6 +79,9 @@ class EncoderHost:
         self.decoder_attention = (decoder_attention, decoder_key_aware)
         super().__init__(*args, **kwargs)
         self._check_settings()
+        keep_ratio = (self.test_cfg or {}).get("keep_ratio")
+        if keep_ratio is not None:
+            self.encoder.set_keep_ratio(keep_ratio, test_only=True)
 
     def _check_settings(self) -> None:
         """Refuse at once what would fail in the middle of an epoch."""
@@ -69,7 +97,7 @@ class EncoderHost:
 
     def _init_layers(self) -> None:
         """Let MMDetection build its layers, then put the configured encoder in place."""
-        config = dict(self.encoder or {})  # type: ignore[call-overload]
+        config = dict(self.encoder or {})
         # MMDetection names its encoder class in code: give it one layer to build
         # and to read the channel count from, and replace it.
         stand_in = {"num_layers": 1, "layer_cfg": copy.deepcopy(config.get("layer_cfg"))}
@@ -88,6 +116,7 @@ class EncoderHost:
         for module in self.modules():  # type: ignore[attr-defined]
             if isinstance(module, KeyAwareDeformableAttention):
                 module.init_weights()
+        self.encoder.init_own_weights()
 
     def _default_layer_cfg(self) -> dict[str, Any]:
         levels = self.num_feature_levels
@@ -103,6 +132,7 @@ class EncoderHost:
             "num_levels": self.num_feature_levels,
             "attention_backend": self.attention_backend,
             "first_stage": bool(getattr(self, "as_two_stage", False)),
+            "num_classes": self.bbox_head.cls_out_channels,
             **config,
         }
         lookup(config["type"], Encoder, "model.encoder.type")
@@ -112,23 +142,43 @@ class EncoderHost:
     # -- what the encoder borrows ----------------------------------------
 
     def detector_parts(self) -> DetectorParts:
-        """The projection and the category head that this detector lends."""
+        """The projection, the category head and the loss that this detector lends."""
+        last = self._num_decoder_layers
         if not getattr(self, "as_two_stage", False):
             return DetectorParts(
-                category_head=lambda layer: self._branch(min(layer, self._num_decoder_layers - 1))
+                category_head=lambda layer: self._branch(min(layer, last - 1)),
+                detection_loss=self._detection_loss,
             )
         return DetectorParts(
             projection=lambda x: self.memory_trans_norm(self.memory_trans_fc(x)),
             # the two-stage head stands after the decoder layers' heads
-            category_head=lambda layer: self._branch(self._num_decoder_layers),
+            category_head=lambda layer: self._branch(last),
+            detection_loss=self._detection_loss,
         )
+
+    def _detection_loss(
+        self, logits: Tensor, boxes: Tensor, targets: Targets
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Class, box and IoU losses of predictions matched like a decoder layer's."""
+        found: tuple[Tensor, Tensor, Tensor] = self.bbox_head.loss_by_feat_single(
+            logits,
+            boxes,
+            batch_gt_instances=[sample.gt_instances for sample in targets.samples],
+            batch_img_metas=[sample.metainfo for sample in targets.samples],
+        )
+        return found
+
+    def _matching_queries(self) -> slice:
+        """The decoder queries that also exist at test time; denoising ones stand before them."""
+        return slice(-self.num_queries, None)
 
     @property
     def _num_decoder_layers(self) -> int:
         return int(self.decoder.num_layers)
 
     def _branch(self, index: int) -> nn.Module:
-        return self.bbox_head.cls_branches[index]
+        branch: nn.Module = self.bbox_head.cls_branches[index]
+        return branch
 
     # -- forward ----------------------------------------------------------
 
@@ -136,20 +186,34 @@ class EncoderHost:
         self, img_feats: Sequence[Tensor], batch_data_samples: SampleList | None = None
     ) -> dict[str, Any]:
         """MMDetection's four steps; returns the inputs of ``bbox_head``."""
-        return self._run(img_feats, batch_data_samples)[0]
+        parts = self.detector_parts()
+        if self.encoder.needs_boxes:
+            parts = replace(parts, targets=annotations_of(batch_data_samples))
+        return self._run(img_feats, batch_data_samples, parts).head_inputs
 
     def _run(
-        self, img_feats: Sequence[Tensor], samples: SampleList | None
-    ) -> tuple[dict[str, Any], EncoderOutput]:
+        self,
+        img_feats: Sequence[Tensor],
+        samples: SampleList | None,
+        parts: DetectorParts,
+        record: bool = False,
+    ) -> Pass:
+        """Encode and decode; ``record`` also what the decoder looks at."""
         encoder_inputs, decoder_inputs = self.pre_transformer(img_feats, samples)  # type: ignore[attr-defined]
         tokens = self._token_grid(img_feats, encoder_inputs, samples)
-        encoded = self.encoder(tokens, self.detector_parts())
+        encoded = self.encoder(tokens, parts)
         queries, head_inputs = self._pre_decoder(encoded, samples)
         decoder_inputs.update(queries)
         # host shapes: the decoder's attention need not read them off the device
         decoder_inputs.update(memory=encoded.memory, spatial_shapes=tokens.shapes)
-        head_inputs.update(self.forward_decoder(**decoder_inputs))  # type: ignore[attr-defined]
-        return head_inputs, encoded
+        attention_map = None
+        if record:
+            with record_cross_attention(self.decoder, self._matching_queries()) as seen:
+                head_inputs.update(self.forward_decoder(**decoder_inputs))  # type: ignore[attr-defined]
+            attention_map = seen.attention_map(tokens.shapes)
+        else:
+            head_inputs.update(self.forward_decoder(**decoder_inputs))  # type: ignore[attr-defined]
+        return Pass(head_inputs, encoded, attention_map)
 
     def _token_grid(
         self,
@@ -160,7 +224,8 @@ class EncoderHost:
         shapes = tuple((int(f.shape[-2]), int(f.shape[-1])) for f in img_feats)
         image_hw, max_valid = None, None
         if samples:
-            image_hw = tuple(int(s) for s in samples[0].batch_input_shape[:2])
+            height, width = samples[0].batch_input_shape[:2]
+            image_hw = (int(height), int(width))
             max_valid = max(count_valid(shapes, image_hw, s.img_shape[:2]) for s in samples)
         return TokenGrid(
             features=encoder_inputs["feat"],
@@ -179,18 +244,53 @@ class EncoderHost:
         memory, mask, shapes = with_enough_tokens(encoded, self.num_queries)
         return self.pre_decoder(memory, mask, shapes)  # type: ignore[attr-defined]
 
-    # -- training ---------------------------------------------------------
+    # -- training and testing ----------------------------------------------
 
     def loss(self, batch_inputs: Tensor, batch_data_samples: SampleList) -> dict[str, Tensor]:
         """The detector's losses and its encoder's, under their own names."""
         img_feats = self.extract_feat(batch_inputs)  # type: ignore[attr-defined]
-        head_inputs, encoded = self._run(img_feats, batch_data_samples)
-        losses = self.bbox_head.loss(**head_inputs, batch_data_samples=batch_data_samples)
-        extra = self.encoder.loss(encoded, targets_of(batch_data_samples), self.detector_parts())
+        targets = targets_of(batch_data_samples)
+        parts = replace(
+            self.detector_parts(),
+            for_loss=True,
+            targets=targets if self.encoder.needs_boxes else None,
+        )
+        done = self._run(img_feats, batch_data_samples, parts, self.encoder.learns_from_decoder)
+        losses = self._head_loss(done.head_inputs, batch_data_samples)
+        targets = replace(targets, attention_map=done.attention_map)
+        extra = self.encoder.loss(done.encoded, targets, parts)
         clash = losses.keys() & extra.keys()
         if clash:
             raise ValueError(f"encoder and head both name a loss {sorted(clash)}")
         return {**losses, **extra}
+
+    def _head_loss(self, head_inputs: dict[str, Any], samples: SampleList) -> dict[str, Tensor]:
+        """The losses of ``bbox_head``."""
+        losses: dict[str, Tensor] = self.bbox_head.loss(**head_inputs, batch_data_samples=samples)
+        return losses
+
+    def predict(
+        self, batch_inputs: Tensor, batch_data_samples: SampleList, rescale: bool = True
+    ) -> SampleList:
+        """MMDetection's predictions; with ``test_cfg.report_tokens`` also ``token_selection``."""
+        if not (self.test_cfg or {}).get("report_tokens", False):
+            found: SampleList = super().predict(batch_inputs, batch_data_samples, rescale)  # type: ignore[misc]
+            return found
+        img_feats = self.extract_feat(batch_inputs)  # type: ignore[attr-defined]
+        parts = self.detector_parts()
+        if self.encoder.needs_boxes:
+            parts = replace(parts, targets=annotations_of(batch_data_samples))
+        done = self._run(img_feats, batch_data_samples, parts, record=True)
+        results = self.bbox_head.predict(
+            **done.head_inputs, rescale=rescale, batch_data_samples=batch_data_samples
+        )
+        samples: SampleList = self.add_pred_to_datasample(batch_data_samples, results)  # type: ignore[attr-defined]
+        assert done.attention_map is not None
+        for sample, report in zip(
+            samples, token_reports(done.encoded, done.attention_map), strict=True
+        ):
+            sample.token_selection = report
+        return samples
 
     def set_keep_ratio(self, keep_ratio: float | Sequence[float]) -> None:
         """Keep another share of the tokens from now on, see :class:`Encoder`."""
@@ -204,6 +304,29 @@ def targets_of(samples: SampleList) -> Targets:
         found = sample.gt_instances.bboxes
         boxes.append(found if isinstance(found, Tensor) else found.tensor)
     return Targets(boxes, [s.gt_instances.labels for s in samples], samples)
+
+
+def annotations_of(samples: SampleList | None) -> Targets:
+    """Boxes and labels as a test pipeline loads them, boxes scaled to the input.
+
+    MMDetection's test pipelines load annotations after resizing, in pixels of
+    the original image, where its predictions and metrics are too.
+
+    Raises:
+        ValueError: a sample without annotations.
+    """
+    if not samples or any("gt_instances" not in sample for sample in samples):
+        raise ValueError(
+            "the encoder's selector needs the boxes of the images at test time too, but the data "
+            "samples have no gt_instances: keep LoadAnnotations in the test pipeline, or choose "
+            "a selector that predicts"
+        )
+    targets = targets_of(samples)
+    boxes = []
+    for sample, found in zip(samples, targets.boxes, strict=True):
+        x, y = sample.metainfo.get("scale_factor", (1.0, 1.0))[:2]
+        boxes.append(found * found.new_tensor([x, y, x, y]))
+    return replace(targets, boxes=boxes)
 
 
 def with_enough_tokens(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from mmengine.model import bias_init_with_prob
+from mmengine.model import bias_init_with_prob, constant_init
 from torch import Tensor, nn
 
 from sparse_encoders.contracts import DetectionLoss, Targets
@@ -35,15 +35,14 @@ class AuxiliaryHeads(nn.Module):
 
     def init_weights(self) -> None:
         """Every class improbable, every box its proposal."""
-        for branch in self.cls_branches:
-            branch.reset_parameters()
-            nn.init.constant_(branch.bias, bias_init_with_prob(0.01))
-        for branch in self.reg_branches:
-            for layer in branch:
-                if isinstance(layer, nn.Linear):
-                    layer.reset_parameters()
-            nn.init.zeros_(branch[-1].weight)
-            nn.init.zeros_(branch[-1].bias)
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                module.reset_parameters()
+        for name, bias in self.cls_branches.named_parameters():
+            if name.endswith("bias"):
+                nn.init.constant_(bias, bias_init_with_prob(0.01))
+        for regress in self.reg_branches:
+            constant_init(regress.get_submodule("4"), 0, bias=0)
 
     def forward(
         self, refined: Sequence[Tensor], selection: Selection, tokens: TokenGrid

@@ -125,15 +125,29 @@ class Encoder(BaseModule):
             return {}
         return self.selector.loss(output.selection, output.tokens, targets)
 
-    def set_keep_ratio(self, keep_ratio: float | Sequence[float]) -> None:
+    @property
+    def learns_from_decoder(self) -> bool:
+        """Whether :meth:`loss` reads what the decoder looked at."""
+        return self.selector is not None and self.selector.learns_from_decoder
+
+    @property
+    def needs_boxes(self) -> bool:
+        """Whether :meth:`forward` reads the boxes of the images."""
+        return self.selector is not None and self.selector.needs_boxes
+
+    def set_keep_ratio(self, keep_ratio: float | Sequence[float], test_only: bool = False) -> None:
         """Keep another share of the tokens from now on; no weight changes.
+
+        Args:
+            keep_ratio: a number, or one for each layer, in (0, 1].
+            test_only: leave training as it is.
 
         Raises:
             ValueError: the encoder prunes nothing, or a ratio outside (0, 1].
         """
         if self.selector is None:
             raise ValueError(f"{type(self).__name__} has no selector, so no keep ratio to set")
-        self.selector.set_keep_ratio(keep_ratio)
+        self.selector.set_keep_ratio(keep_ratio, test_only)
 
 
 def complete_layer_cfg(layer_cfg: dict[str, Any] | None, num_levels: int) -> dict[str, Any]:
@@ -141,7 +155,8 @@ def complete_layer_cfg(layer_cfg: dict[str, Any] | None, num_levels: int) -> dic
     full: dict[str, Any] = copy.deepcopy(dict(layer_cfg or {}))
     attention = dict(full.get("self_attn_cfg") or {})
     attention.setdefault("embed_dims", 256)
-    attention.setdefault("dropout", 0.0)
+    # MMCV's default holds where a config describes the attention, as in MMDetection
+    attention.setdefault("dropout", 0.1 if "self_attn_cfg" in full else 0.0)
     if attention.setdefault("num_levels", num_levels) != num_levels:
         raise ValueError(
             f"encoder.layer_cfg.self_attn_cfg.num_levels is {attention['num_levels']}, "

@@ -9,13 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+from mmengine.logging import print_log
 from torch import Tensor, nn
 
 from sparse_encoders.contracts import DetectorParts, Targets
 from sparse_encoders.selectors.keep import COUNTS, KeepSchedule
 from sparse_encoders.tokens import TokenGrid
+
+METADATA_KEY = "keep_ratio"
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,10 @@ class LayerSelection:
         if tokens.dim() == 2:
             return tokens.gather(1, self.indices)
         return tokens.gather(1, self.indices.unsqueeze(-1).expand(-1, -1, tokens.shape[-1]))
+
+    def put(self, tokens: Tensor, rows: Tensor) -> Tensor:
+        """(B, N, C) ``tokens`` with all K places replaced by (B, K, C) ``rows``."""
+        return tokens.scatter(1, self.indices.unsqueeze(-1).expand_as(rows), rows)
 
     def write(self, tokens: Tensor, new: Tensor) -> Tensor:
         """(B, N, C) ``tokens`` with the kept ones replaced by (B, K, C) ``new``."""
@@ -122,10 +130,28 @@ class Selector(nn.Module):
         self.count = count
         self.first_stage = first_stage
         self.schedule = KeepSchedule.from_config(keep_ratio, num_layers, self.cascade)
+        self.test_schedule: KeepSchedule | None = None
+        #: keep ratio of each layer in training; None before any training
+        self.trained_keep_ratio: tuple[float, ...] | None = None
+        self.register_state_dict_post_hook(_note_keep_ratio)
 
-    def set_keep_ratio(self, keep_ratio: float | Sequence[float]) -> None:
-        """Keep another share of the tokens from now on; no weight changes."""
-        self.schedule = KeepSchedule.from_config(keep_ratio, self.num_layers, self.cascade)
+    def set_keep_ratio(self, keep_ratio: float | Sequence[float], test_only: bool = False) -> None:
+        """Keep another share of the tokens from now on; no weight changes.
+
+        Args:
+            keep_ratio: as in the constructor.
+            test_only: leave training as it is; otherwise an earlier ratio for
+                testing is forgotten.
+        """
+        schedule = KeepSchedule.from_config(keep_ratio, self.num_layers, self.cascade)
+        self.test_schedule = schedule if test_only else None
+        if not test_only:
+            self.schedule = schedule
+
+    @property
+    def active_schedule(self) -> KeepSchedule:
+        """What is kept now: in training, or at test time."""
+        return self.schedule if self.training else self.test_schedule or self.schedule
 
     def score(self, tokens: TokenGrid, detector: DetectorParts) -> Tensor:
         """(B, N) scores; the higher, the rather a token is kept."""
@@ -142,6 +168,8 @@ class Selector(nn.Module):
             tokens: B images of N tokens.
             detector: what the detector lends to its encoder.
         """
+        if self.training:
+            self.trained_keep_ratio = self.schedule.per_layer
         logits = self.score(tokens, detector)
         return self.cut(logits, tokens)
 
@@ -149,18 +177,53 @@ class Selector(nn.Module):
         """Rank (B, N) scores and cut them by the keep schedule."""
         # float32: in half precision thousands of tokens would tie
         scores = logits.detach().float()
-        sizes = self.schedule.layer_sizes(tokens.capacity)
+        schedule = self.active_schedule
+        sizes = schedule.layer_sizes(tokens.capacity)
         valid = tokens.valid_counts()
-        counts = torch.minimum(self.schedule.foreground_counts(valid), valid)
+        counts = torch.minimum(schedule.foreground_counts(valid), valid)
         ranked = rankable(scores, tokens.padding_mask).topk(max(sizes), dim=1).indices
         layers = []
-        for size, limit in zip(sizes, self.schedule.layer_limits(counts, self.count), strict=True):
+        for size, limit in zip(sizes, schedule.layer_limits(counts, self.count), strict=True):
             rank = torch.arange(size, device=ranked.device)
             present = rank < limit.unsqueeze(1)
             kept = present & (rank < counts.unsqueeze(1))
             layers.append(LayerSelection(ranked[:, :size], kept, present))
         filled = fill_with_lowest(scores, tokens.padding_mask)
         return Selection(tuple(layers), logits, filled, counts)
+
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Any], prefix: str, local_metadata: dict[str, Any], *args: Any
+    ) -> None:
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, *args)
+        trained = local_metadata.get(METADATA_KEY)
+        if trained is None:
+            return
+        self.trained_keep_ratio = tuple(trained)
+        runs = (self.test_schedule or self.schedule).per_layer
+        if not _alike(self.trained_keep_ratio, runs):
+            print_log(
+                f"{type(self).__name__}: the checkpoint was trained at keep ratios "
+                f"{_rounded(self.trained_keep_ratio)}, the model keeps {_rounded(runs)}",
+                "current",
+            )
+
+
+def _note_keep_ratio(
+    module: nn.Module, state_dict: dict[str, Any], prefix: str, local_metadata: dict[str, Any]
+) -> None:
+    """Write the trained keep ratio beside the weights, as no parameter or buffer."""
+    if isinstance(module, Selector) and module.trained_keep_ratio is not None:
+        local_metadata[METADATA_KEY] = list(module.trained_keep_ratio)
+
+
+def _alike(one: Sequence[float], other: Sequence[float]) -> bool:
+    return len(one) == len(other) and all(
+        abs(a - b) < 1e-6 for a, b in zip(one, other, strict=True)
+    )
+
+
+def _rounded(ratios: Sequence[float]) -> tuple[float, ...]:
+    return tuple(round(ratio, 4) for ratio in ratios)
 
 
 def rankable(scores: Tensor, padding_mask: Tensor | None) -> Tensor:

@@ -74,7 +74,7 @@ class DecoderAttentionSelector(Selector):
                 "DecoderAttentionSelector learns from the decoder's cross-attention, but the "
                 "detector recorded none; use one of this package's detectors"
             )
-        most = foreground_count(tokens.capacity, self.schedule.ratio)
+        most = foreground_count(tokens.capacity, self.active_schedule.ratio)
         labels = attention_labels(
             targets.attention_map, selection.counts, most, tokens.padding_mask
         )

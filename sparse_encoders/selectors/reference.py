@@ -1,0 +1,121 @@
+"""The floor and the ceiling of any comparison of selectors. Neither has a parameter."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from sparse_encoders.contracts import DetectorParts
+from sparse_encoders.registry import MODELS
+from sparse_encoders.selectors.base import Selector
+from sparse_encoders.supervision.foreground import ForegroundLabels, Intervals
+from sparse_encoders.tokens import TokenGrid
+
+
+@MODELS.register_module()
+class RandomSelector(Selector):
+    """Keeps tokens at random: what a selector is worth shows against this.
+
+    Args:
+        seed: at test time every call draws from this seed, so that equal batches
+            get equal tokens; training draws anew each time.
+        **kwargs: see :class:`Selector`.
+
+    Raises:
+        ValueError: a seed that is not a whole number of at least 0.
+    """
+
+    def __init__(self, *args: Any, seed: int = 0, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
+            raise ValueError(f"seed must be a whole number of at least 0, got {seed!r}")
+        self.seed = seed
+
+    def score(self, tokens: TokenGrid, detector: DetectorParts) -> Tensor:
+        """(B, N) uniform in [0, 1)."""
+        shape, device = tokens.features.shape[:2], tokens.features.device
+        if self.training:
+            return torch.rand(shape, device=device)
+        generator = torch.Generator(device).manual_seed(self.seed)
+        return torch.rand(shape, generator=generator, device=device)
+
+
+@MODELS.register_module()
+class OracleSelector(Selector):
+    """Keeps the tokens inside boxes: an upper bound, for evaluation only.
+
+    It reads the boxes of the images in every forward pass, so it cannot predict
+    on images without annotations. First come the tokens that are foreground by
+    Focus-DETR's rule, then the others inside a box, then those outside, nearest
+    first; within each group, the deeper inside its box a token lies the better.
+
+    Args:
+        intervals, strides: see :class:`ForegroundLabels`.
+        num_layers, num_levels, embed_dims, keep_ratio, cascade, count,
+            first_stage: see :class:`Selector`.
+
+    Raises:
+        ValueError: what :class:`ForegroundLabels` refuses; when called, boxes
+            that are missing.
+    """
+
+    needs_boxes = True
+
+    def __init__(
+        self,
+        num_layers: int = 6,
+        num_levels: int = 4,
+        embed_dims: int = 256,
+        keep_ratio: float | Sequence[float] = 0.3,
+        cascade: bool | None = None,
+        count: str = "batch",
+        intervals: str | Intervals = "non_overlapping",
+        strides: Sequence[int] | None = None,
+        first_stage: bool = True,
+    ) -> None:
+        super().__init__(
+            num_layers, num_levels, embed_dims, keep_ratio, cascade, count, first_stage
+        )
+        self.labels = ForegroundLabels(num_levels, intervals, strides)
+
+    @torch.no_grad()
+    def score(self, tokens: TokenGrid, detector: DetectorParts) -> Tensor:
+        """(B, N): above 2 foreground, above 1 inside a box, negative outside."""
+        if detector.targets is None:
+            raise ValueError(
+                "OracleSelector reads the boxes of the images, but the detector lent none; "
+                "it is for evaluation only, with annotations in the data samples"
+            )
+        boxes = detector.targets.boxes
+        depth = self._depth(tokens, boxes)
+        return depth + (depth > 0).float() + self.labels(tokens, boxes).float()
+
+    def _depth(self, tokens: TokenGrid, boxes: Sequence[Tensor]) -> Tensor:
+        """(B, N) distance to the nearest box side over the box's size, negative outside.
+
+        At most 0.5, in a box's centre; -1e4 where the image has no box.
+        """
+        device = tokens.features.device
+        padded = pad_sequence([b.reshape(-1, 4).to(device).float() for b in boxes], True)
+        places = [
+            torch.cartesian_prod(
+                torch.arange(h, device=device) * stride + stride // 2,
+                torch.arange(w, device=device) * stride + stride // 2,
+            )
+            for (h, w), stride in zip(tokens.shapes, self.labels.strides, strict=True)
+        ]
+        y, x = torch.cat(places)[None, :, None].unbind(-1)  # (1, N, 1)
+        x1, y1, x2, y2 = padded[:, None].unbind(-1)  # (B, 1, n)
+        width, height = (x2 - x1).clamp(min=1e-3), (y2 - y1).clamp(min=1e-3)
+        across = torch.minimum(x - x1, x2 - x) / width
+        along = torch.minimum(y - y1, y2 - y) / height
+        depth = torch.minimum(across, along)
+        # boxes of no size only fill up the lists of images with fewer
+        depth = depth.masked_fill((x2 <= x1) | (y2 <= y1), -1e4)
+        if depth.shape[-1] == 0:
+            return depth.new_full(tokens.features.shape[:2], -1e4)
+        return depth.amax(-1).clamp(min=-1e4)
