@@ -6,6 +6,7 @@ import copy
 from typing import Any
 
 from mmengine.config import Config
+
 from tiny import dino_config
 
 HOSTS = ("DeformableDETR", "two-stage DeformableDETR", "DNDETR", "DINO", "HDETR")
@@ -18,6 +19,8 @@ TEST_CFG = dict(max_per_img=50)
 def host_config(host: str, encoder: dict[str, Any] | None = None, **changes: Any) -> Config:
     """``host`` (one of HOSTS) with ``encoder`` settings merged over MMDetection's."""
     model = dino_config(num_queries=QUERIES, test_cfg=TEST_CFG)
+    model.backbone.base_channels = 16
+    model.neck.in_channels = [32, 64, 128]
     if host != "DINO":
         _plain_deformable(model)
     if host == "DNDETR":

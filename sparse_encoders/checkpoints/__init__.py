@@ -5,7 +5,9 @@ from importlib import import_module
 # each registers the checks of its fixture kinds when it is imported
 CHECK_MODULES = (
     "reference_focus",
+    "reference_key_aware",
     "reference_lite",
+    "reference_model",
     "reference_sparse",
 )
 

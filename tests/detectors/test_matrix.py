@@ -1,0 +1,98 @@
+"""Every encoder in every detector: an epoch of three batches, then predictions."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from hosts import HOSTS, host_config
+from tiny import NUM_CLASSES, build, samples, total
+
+ENCODERS = {
+    "dense": dict(type="DenseEncoder"),
+    "sparse": dict(type="SparseDETREncoder"),
+    "focus": dict(type="DualAttentionEncoder"),
+    "lite": dict(type="LiteDETREncoder", blocks=1),
+    "lite key-aware": dict(
+        type="LiteDETREncoder", blocks=1, attention="key_aware", small_low_level_ffn=True
+    ),
+    "lite + focus": dict(
+        type="LiteDETREncoder",
+        blocks=1,
+        small_low_level_ffn=True,
+        selector=dict(type="FocusTokenSelector", keep_ratio=0.3),
+    ),
+}
+# boxes on the two images of each batch: none at all must train as well
+EPOCH = ((3, 2), (2, 0), (0, 0))
+INPUT = (64, 96)
+
+
+@pytest.mark.parametrize("encoder", ENCODERS)
+@pytest.mark.parametrize("host", HOSTS)
+def test_trains_and_predicts(host: str, encoder: str) -> None:
+    model = build(host_config(host, ENCODERS[encoder]))
+    optimiser = torch.optim.SGD((p for p in model.parameters() if p.requires_grad), lr=1e-3)
+    model.train()
+    for step, boxes in enumerate(EPOCH):
+        batch = samples([INPUT, (50, 80)], INPUT, boxes=boxes, seed=step)
+        losses = model(torch.randn(2, 3, *INPUT), batch, mode="loss")
+        loss = total(losses)
+        assert loss.isfinite()
+        optimiser.zero_grad()
+        loss.backward()
+        unused = [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None]
+        assert unused == []
+        assert all(p.grad.isfinite().all() for p in model.parameters() if p.requires_grad)
+        optimiser.step()
+    model.eval()
+    with torch.no_grad():
+        found = model(
+            torch.randn(2, 3, *INPUT), samples([INPUT] * 2, INPUT, (0, 0)), mode="predict"
+        )
+    for sample in found:
+        detected = sample.pred_instances
+        assert detected.bboxes.shape == (50, 4)
+        assert detected.bboxes.isfinite().all()
+        assert ((detected.scores > 0) & (detected.scores < 1)).all()
+        assert (detected.labels < NUM_CLASSES).all()
+
+
+@pytest.mark.parametrize("host", HOSTS)
+def test_key_aware_decoder(host: str) -> None:
+    model = build(
+        host_config(
+            host,
+            decoder_attention="key_aware",
+            decoder_key_aware=dict(separate_key_projection=True),
+        )
+    ).train()
+    names = [n for n, _ in model.decoder.named_parameters()]
+    assert any("cross_attn.key_proj" in n for n in names)
+    assert not any("cross_attn.attention_weights" in n for n in names)
+    offsets = model.decoder.layers[0].cross_attn.sampling_offsets.weight
+    assert offsets.abs().sum() == 0  # MMDetection's initialisation of all matrices did not stay
+    losses = model(torch.randn(2, 3, *INPUT), samples([INPUT] * 2, INPUT, (2, 1)), mode="loss")
+    total(losses).backward()
+    assert [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None] == []
+
+
+@pytest.mark.parametrize("host", HOSTS)
+def test_tiny_image(host: str) -> None:
+    """A 32 x 32 image has fewer tokens than a two-stage detector has queries."""
+    model = build(host_config(host)).train()
+    losses = model(torch.randn(1, 3, 32, 32), samples([(32, 32)], (32, 32), (1,)), mode="loss")
+    assert total(losses).isfinite()
+    model.eval()
+    with torch.no_grad():
+        found = model(
+            torch.randn(1, 3, 32, 32), samples([(32, 32)], (32, 32), (0,)), mode="predict"
+        )
+    assert found[0].pred_instances.scores.isfinite().all()
+
+
+def test_refused_decoder_settings() -> None:
+    with pytest.raises(ValueError, match=r"decoder_attention must be one of .*got 'linear'"):
+        build(host_config("DINO", decoder_attention="linear"))
+    with pytest.raises(ValueError, match="decoder_key_aware is set"):
+        build(host_config("DINO", decoder_key_aware=dict(separate_key_projection=True)))
