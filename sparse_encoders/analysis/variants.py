@@ -6,10 +6,19 @@ import copy
 from collections.abc import Mapping
 from typing import Any
 
+# the released models' smaller FFN of low-level tokens
+_LITE = dict(type="LiteDETREncoder", small_low_level_ffn=True)
+
 # Short name to what ``model.encoder`` gets besides the detector's own layer settings.
 VARIANTS: dict[str, dict[str, Any]] = {
     "dense": dict(type="DenseEncoder"),
     "focus": dict(type="DualAttentionEncoder", selector=dict(type="FocusTokenSelector")),
+    "lite": dict(_LITE, schedule="H3L1-(2+1)x3"),
+    "lite-3+1x2": dict(_LITE, schedule="H3L1-(3+1)x2"),
+    "lite-6+1x1": dict(_LITE, schedule="H3L1-(6+1)x1"),
+    "lite-h2l2": dict(_LITE, schedule="H2L2-(2+1)x3"),
+    "lite-key-aware": dict(_LITE, schedule="H3L1-(2+1)x3", attention="key_aware"),
+    "lite-focus": dict(_LITE, schedule="H3L1-(2+1)x3", selector=dict(type="FocusTokenSelector")),
 }
 
 
