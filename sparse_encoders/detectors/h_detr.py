@@ -212,9 +212,6 @@ class HDETR(EncoderHost, HybridDETR):
         return dict(hidden_states=states, references=references)
 
     def _matching_queries(self) -> slice:
-        return slice(0, self.num_queries)
-
-    def _matching_queries(self) -> slice:
         """The one-to-one queries, which stand first."""
         return slice(0, self.num_queries)
 
