@@ -1,0 +1,101 @@
+"""Check of fixture kind ``key_aware_attention``: one attention in float64, with its gradients."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sparse_encoders.attention import KeyAwareDeformableAttention
+from sparse_encoders.checkpoints.reference import Check, Fixture, checks, close
+from sparse_encoders.checkpoints.seeded import seeded, uniform
+
+_TOLERANCE = 1e-9  # relative, of what the fixture holds in float64
+_TOLERANCE_STORED = 1e-6  # of what it holds in float32
+
+
+@checks("key_aware_attention")
+def check_key_aware_attention(fixture: Fixture, config: dict[str, Any]) -> list[Check]:
+    """Output and gradients of a seeded :class:`KeyAwareDeformableAttention`."""
+    attention = _build(config, json.loads(str(fixture["param_shapes"])))
+    query, source, reference_points, grad = _inputs(config)
+    with torch.enable_grad():
+        query.requires_grad_()
+        source.requires_grad_()
+        output = attention(
+            query,
+            value=source,
+            identity=torch.zeros_like(query),
+            key_padding_mask=_padding(config, source),
+            reference_points=reference_points,
+            spatial_shapes=tuple(map(tuple, config["spatial_shapes"])),
+        )
+        output.backward(grad)
+    found: dict[str, Tensor | None] = {"output": output.detach(), "grad_query": query.grad}
+    if source.grad is not None and "grad_input_token_index" in fixture:
+        found["grad_input"] = source.grad[:, torch.from_numpy(fixture["grad_input_token_index"])]
+    found |= {f"grad.{name}": weight.grad for name, weight in attention.named_parameters()}
+    results = []
+    for name, ours in found.items():
+        if name not in fixture:
+            continue
+        stored_wide = fixture[name].dtype.itemsize == 8
+        tolerance = _TOLERANCE if stored_wide else _TOLERANCE_STORED
+        if ours is None:
+            results.append(Check(name, False, "no gradient arrived"))
+        else:
+            results.append(close(name, ours, fixture[name], tolerance))
+    return results
+
+
+def _build(config: dict[str, Any], shapes: dict[str, list[int]]) -> KeyAwareDeformableAttention:
+    """The attention of the configuration with the seeded weights, in float64."""
+    attention = KeyAwareDeformableAttention(
+        embed_dims=config["embed_dim"],
+        num_heads=config["num_heads"],
+        num_levels=len(config["spatial_shapes"]),
+        num_points=config["num_points"],
+        same_locations_on_every_level=config["same_locations_on_every_level"],
+        separate_key_projection=config["separate_key_projection"],
+    )
+    weights = {n: torch.from_numpy(seeded(n, s, config["seed"])) for n, s in shapes.items()}
+    attention.load_state_dict(weights)
+    return attention.double().eval()
+
+
+def _inputs(config: dict[str, Any]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Query, tokens, reference points and the gradient of the output; float32 values in float64."""
+    batch, queries, channels = config["batch"], config["num_queries"], config["embed_dim"]
+    levels = config["spatial_shapes"]
+    tokens = sum(height * width for height, width in levels)
+
+    def draw(name: str, shape: tuple[int, ...], low: float) -> Tensor:
+        values = low + (1 - low) * uniform(name, shape, config["seed"])
+        return torch.from_numpy(values).float().double()
+
+    return (
+        draw("query", (batch, queries, channels), -1.0),
+        draw("input", (batch, tokens, channels), -1.0),
+        draw("ref", (batch, queries, len(levels), 2), 0.0),
+        draw("grad", (batch, queries, channels), -1.0),
+    )
+
+
+def _padding(config: dict[str, Any], source: Tensor) -> Tensor | None:
+    """(B, N) padding mask from words such as 'image 1, every 9th token'; None without any.
+
+    Raises:
+        ValueError: other words.
+    """
+    text = str(config.get("padding") or "none")
+    if text == "none":
+        return None
+    found = re.fullmatch(r"image (\d+), every (\d+)(?:st|nd|rd|th) token", text)
+    if found is None or int(found[1]) >= source.shape[0]:
+        raise ValueError(f"padding must be 'none' or 'image I, every Nth token', got {text!r}")
+    mask = torch.zeros(source.shape[:2], dtype=torch.bool)
+    mask[int(found[1]), :: int(found[2])] = True
+    return mask
