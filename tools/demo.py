@@ -14,6 +14,7 @@ python tools/demo.py --train-json DATA/train.json --val-json DATA/val.json \
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 from pathlib import Path
 
@@ -67,6 +68,8 @@ def user_data(args: argparse.Namespace) -> CocoFolder | None:
 def main(argv: list[str] | None = None) -> int:
     """Run the command; returns its exit status."""
     args = parse_args(argv)
+    # end as by Ctrl+C, so that the training process ends too
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         data = user_data(args)
         name = "dino_lite0_focus_shapes.py" if data is None else "dino_lite0_focus_coco-folder.py"
