@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 # the released models' smaller FFN of low-level tokens
-_LITE = dict(type="LiteDETREncoder", small_low_level_ffn=True)
+_LITE: dict[str, Any] = dict(type="LiteDETREncoder", small_low_level_ffn=True)
 
 # Short name to what ``model.encoder`` gets besides the detector's own layer settings.
 VARIANTS: dict[str, dict[str, Any]] = {

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from mmcv.ops import MultiScaleDeformableAttention
+from mmdet.models.dense_heads import DINOHead
 from mmdet.models.detectors import DeformableDETR as MMDetDeformableDETR
 from mmdet.models.layers import DeformableDetrTransformerEncoder, SinePositionalEncoding
 from mmdet.structures import SampleList
@@ -61,6 +62,7 @@ class DNDETR(EncoderHost, AnchorDETR):
         **kwargs: as MMDetection's ``DeformableDETR`` and :class:`EncoderHost`.
 
     Raises:
+        TypeError: a head without denoising losses.
         ValueError: a two-stage model, or one without box refinement.
     """
 
@@ -77,6 +79,10 @@ class DNDETR(EncoderHost, AnchorDETR):
         if not with_box_refine:
             raise ValueError("model.with_box_refine must be True for DNDETR")
         super().__init__(*args, with_box_refine=True, as_two_stage=False, **kwargs)
+        if not isinstance(self.bbox_head, DINOHead):
+            raise TypeError(
+                f"model.bbox_head.type must be a DINOHead, got {type(self.bbox_head).__name__}"
+            )
         self.dn_query_generator = DNQueryGenerator(
             num_classes=self.bbox_head.num_classes,
             embed_dims=self.embed_dims,

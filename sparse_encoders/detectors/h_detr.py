@@ -128,6 +128,7 @@ class HDETR(EncoderHost, HybridDETR):
         **kwargs: as MMDetection's ``DeformableDETR`` and :class:`EncoderHost`.
 
     Raises:
+        TypeError: a head without the second matching.
         ValueError: no one-to-many queries, a one-stage model, no box refinement.
     """
 

@@ -1,0 +1,125 @@
+"""DN-DETR: its denoising queries, that nothing leaks from them, settings refused."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from hosts import QUERIES, host_config
+from sparse_encoders.detectors.denoising import DNQueryGenerator
+from tiny import NUM_CLASSES, build, samples
+
+SIZE = (64, 96)
+STATIC = dict(dynamic=False, num_groups=3)
+
+
+def generator(**settings: Any) -> DNQueryGenerator:
+    return DNQueryGenerator(NUM_CLASSES, 16, 4, **{"group_cfg": STATIC, **settings})
+
+
+def test_queries_of_two_images() -> None:
+    batch = samples([SIZE, SIZE], SIZE, boxes=(2, 1))
+    content, logits, _, meta = generator(label_noise_scale=0.0, box_noise_scale=0.0)(batch)
+    assert meta == dict(num_denoising_queries=6, num_denoising_groups=3)
+    assert content.shape == (2, 6, 16)
+    assert logits.shape == (2, 6, 4)
+    # two places for each group; the second image fills one of them
+    assert content[0, :, -1].tolist() == [1.0] * 6
+    assert content[1, :, -1].tolist() == [1.0, 0.0] * 3
+    assert (content[1, 1::2] == 0).all()
+    assert (logits[1, 1::2] == 0).all()
+    # without noise every group holds the box itself
+    x1, y1, x2, y2 = batch[1].gt_instances.bboxes[0]
+    expected = torch.stack([(x1 + x2) / 2 / 96, (y1 + y2) / 2 / 64, (x2 - x1) / 96, (y2 - y1) / 64])
+    for place in (0, 2, 4):
+        torch.testing.assert_close(logits[1, place].sigmoid(), expected)
+        assert torch.equal(content[1, place], content[1, 0])
+
+
+def test_mask_by_hand() -> None:
+    mask = generator().attention_mask(2, 2, torch.device("cpu")).int()
+    assert mask.tolist() == [
+        [0, 0, 1, 1, 0, 0, 0, 0],
+        [0, 0, 1, 1, 0, 0, 0, 0],
+        [1, 1, 0, 0, 0, 0, 0, 0],
+        [1, 1, 0, 0, 0, 0, 0, 0],
+        *[[1, 1, 1, 1, 0, 0, 0, 0]] * 4,
+    ]
+
+
+def test_noise_stays_in_its_range() -> None:
+    made = generator(label_noise_scale=0.2, box_noise_scale=0.4)
+    boxes = torch.tensor([0.5, 0.5, 0.2, 0.1]).expand(20000, 4)
+    moved = made.noise_boxes(boxes) - boxes
+    limit = torch.tensor([0.04, 0.02, 0.08, 0.04])
+    assert (moved.abs() <= limit + 1e-6).all()
+    assert (moved.abs().amax(0) > 0.99 * limit).all()
+    labels = torch.zeros(20000, dtype=torch.long)
+    noised = made.noise_labels(labels)
+    assert noised.max() == NUM_CLASSES - 1
+    # a fifth is drawn anew, and a fifth of those hits the old class
+    assert abs((noised != 0).float().mean() - 0.2 * (1 - 1 / NUM_CLASSES)) < 0.01
+
+
+def test_dynamic_groups_bound_the_queries() -> None:
+    made = generator(group_cfg=dict(dynamic=True, num_dn_queries=7))
+    batch = samples([SIZE], SIZE, boxes=(3,))
+    assert made(batch)[3] == dict(num_denoising_queries=6, num_denoising_groups=2)
+
+
+def test_no_boxes_no_queries() -> None:
+    content, logits, mask, _ = generator()(samples([SIZE, SIZE], SIZE, boxes=(0, 0)))
+    assert content.shape == (2, 0, 16)
+    assert logits.shape == (2, 0, 4)
+    assert mask.shape == (4, 4)
+    assert not mask.any()
+
+
+def test_matching_queries_do_not_see_the_ground_truth() -> None:
+    model = build(host_config("DNDETR"))
+    images, batch = torch.randn(1, 3, *SIZE), samples([SIZE], SIZE, boxes=(3,))
+    states = {}
+    for training in (False, True):
+        model.train(training)
+        with torch.no_grad():
+            features = model.extract_feat(images)
+            states[training] = model.forward_transformer(features, batch)["hidden_states"]
+    assert states[True].shape[2] > states[False].shape[2] == QUERIES
+    torch.testing.assert_close(states[True][:, :, -QUERIES:], states[False])
+
+
+def test_losses_by_name() -> None:
+    model = build(host_config("DNDETR")).train()
+    losses = model(torch.randn(1, 3, *SIZE), samples([SIZE], SIZE, boxes=(2,)), mode="loss")
+    kinds = [f"{dn}loss_{what}" for dn in ("", "dn_") for what in ("cls", "bbox", "iou")]
+    assert set(losses) == {f"{layer}{kind}" for layer in ("", "d0.") for kind in kinds}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (dict(as_two_stage=True), "model.as_two_stage must be False for DNDETR"),
+        (dict(with_box_refine=False), "model.with_box_refine must be True for DNDETR"),
+        (dict(dn_cfg=dict(label_noise_scale=1.5)), r"label_noise_scale must lie in \[0, 1\]"),
+        (dict(dn_cfg=dict(box_noise_scale=-0.1)), r"box_noise_scale must lie in \[0, 1\]"),
+        (
+            dict(dn_cfg=dict(group_cfg=dict(dynamic=False, num_groups=0))),
+            "dn_cfg.group_cfg.num_groups must be at least 1",
+        ),
+        (
+            dict(dn_cfg=dict(group_cfg=dict(dynamic=True))),
+            "dn_cfg.group_cfg.num_dn_queries must be at least 1",
+        ),
+        (dict(bbox_head=dict(type="DeformableDETRHead", num_classes=5)), "must be a DINOHead"),
+    ],
+)
+def test_refused_settings(changes: dict[str, Any], message: str) -> None:
+    config = host_config("DNDETR")
+    if "bbox_head" in changes:
+        config.bbox_head.type = changes["bbox_head"]["type"]
+    else:
+        config.update(changes)
+    with pytest.raises((ValueError, TypeError), match=message):
+        build(config)
