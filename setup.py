@@ -1,8 +1,8 @@
 """Builds the compiled operators beside the package (metadata and settings: pyproject.toml).
 
-``python setup.py build_ext --inplace`` puts ``sparse_encoders/_C.so`` into the checkout; ``pip install
---no-build-isolation .`` builds it for an installation. The package works without it, only slower,
-so whatever keeps it from being built is printed and the package is installed pure.
+``python setup.py build_ext --inplace`` puts ``sparse_encoders/_C.so`` into the checkout;
+``pip install --no-build-isolation .`` builds it for an installation. The package works without it,
+only slower, so whatever keeps it from being built is printed and the package is installed pure.
 
 Environment:
     SPARSE_ENCODERS_NO_EXTENSION=1: do not build it.

@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 from mmcv.ops import MultiScaleDeformableAttention
+from mmdet.registry import MODELS
 from torch import Tensor, nn
 
-from mmdet.registry import MODELS
 from sparse_encoders.ops import BACKENDS, deformable_attention
 
 LevelShapes = Sequence[tuple[int, int]]

@@ -6,9 +6,9 @@ import math
 from typing import Any
 
 import torch
+from mmdet.registry import MODELS
 from torch import Tensor, nn
 
-from mmdet.registry import MODELS
 from sparse_encoders.attention.deformable import LevelShapes, check_backend, host_shapes
 from sparse_encoders.ops import key_aware_attention
 
@@ -60,7 +60,9 @@ class KeyAwareDeformableAttention(nn.Module):
         self.batch_first = batch_first
         self.backend = check_backend(backend, ("auto", "fused", "torch"))
         self.offset_levels = 1 if same_locations_on_every_level else num_levels
-        self.sampling_offsets = nn.Linear(embed_dims, num_heads * self.offset_levels * num_points * 2)
+        self.sampling_offsets = nn.Linear(
+            embed_dims, num_heads * self.offset_levels * num_points * 2
+        )
         self.value_proj = nn.Linear(embed_dims, embed_dims)
         self.key_proj = nn.Linear(embed_dims, embed_dims) if separate_key_projection else None
         self.query_proj = nn.Linear(embed_dims, embed_dims)
@@ -154,9 +156,7 @@ class KeyAwareDeformableAttention(nn.Module):
         """(B, N, C) to (B, N, M, D)."""
         return tokens.unflatten(-1, (self.num_heads, -1))
 
-    def _locations(
-        self, query: Tensor, reference_points: Tensor, shapes: LevelShapes
-    ) -> Tensor:
+    def _locations(self, query: Tensor, reference_points: Tensor, shapes: LevelShapes) -> Tensor:
         """(B, Q, M, L, P, 2) normalised places, in the dtype of ``reference_points``."""
         batch, queries, _ = query.shape
         offsets = self.sampling_offsets(query).view(

@@ -61,4 +61,6 @@ def check_devices(**tensors: Tensor) -> None:
     (first, where), *others = tensors.items()
     for name, tensor in others:
         if tensor.device != where.device:
-            raise ValueError(f"{name} must be on {first}'s device {where.device}, got {tensor.device}")
+            raise ValueError(
+                f"{name} must be on {first}'s device {where.device}, got {tensor.device}"
+            )

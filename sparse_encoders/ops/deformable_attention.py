@@ -56,7 +56,9 @@ def deformable_attention(
     levels = len(shapes)
     check_dim("offsets", offsets, "(B, Q, M, L, P, 2)")
     queries, points = offsets.shape[1], offsets.shape[4]
-    check_shape("offsets", offsets, "(B, Q, M, L, P, 2)", (batch, queries, heads, levels, points, 2))
+    check_shape(
+        "offsets", offsets, "(B, Q, M, L, P, 2)", (batch, queries, heads, levels, points, 2)
+    )
     check_shape("logits", logits, "(B, Q, M, L, P)", (batch, queries, heads, levels, points))
     check_dim("reference_points", reference_points, "(B, Q, L, 2 or 4)")
     size = reference_points.shape[-1]

@@ -86,7 +86,9 @@ def choose_backend(operator: str, backend: str, value: Tensor) -> str:
     """
     offered = BACKENDS if operator == "deformable_attention" else ("auto", "fused", "torch")
     if backend not in offered:
-        raise ValueError(f"backend must be one of {', '.join(offered)} for {operator}, got {backend!r}")
+        raise ValueError(
+            f"backend must be one of {', '.join(offered)} for {operator}, got {backend!r}"
+        )
     if backend in ("mmcv", "torch"):
         return backend
     reason = why_not_fused(operator, value.device, value.dtype)

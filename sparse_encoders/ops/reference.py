@@ -66,7 +66,7 @@ def sample(feature: Tensor, shapes: Shapes, places: Tensor) -> Tensor:
         maps = tokens.permute(0, 2, 3, 1).reshape(batch * heads, depth, height, width)
         grid = grids[:, :, :, level].transpose(1, 2).flatten(0, 1)
         taken = F.grid_sample(maps, grid, padding_mode="zeros", align_corners=False)
-        sampled.append(taken.view(batch, heads, depth, queries, -1))
+        sampled.append(taken.view(batch, heads, depth, queries, places.shape[4]))
     return torch.cat(sampled, dim=-1).permute(0, 1, 3, 4, 2)
 
 
