@@ -183,6 +183,11 @@ class TokenGrid:
             boxes.append(torch.cat([centre, side], -1))
         return torch.cat(boxes, 1)
 
+    @cached_property
+    def broken(self) -> Tensor:
+        """(B, N, 1) bool, True where a token has a NaN feature."""
+        return self.features.sum(-1, keepdim=True).isnan()
+
     def _valid_size(self, part: slice, h: int, w: int) -> tuple[Tensor | int, Tensor | int]:
         """Valid rows and columns of a level, each (B, 1), or the ints where nothing is padded."""
         if self.padding_mask is None:

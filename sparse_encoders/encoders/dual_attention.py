@@ -191,32 +191,28 @@ class DualAttentionEncoder(Encoder):
         # A later layer keeps the first ones of what an earlier layer kept, so the
         # kept tokens are gathered once and each layer takes as many as it needs.
         first = selection.layers[0]
-        state, position = first.gather(tokens.features), first.gather(tokens.positions)
+        query, position = first.gather(tokens.features), first.gather(tokens.positions)
         points = first.gather(tokens.reference_points.flatten(2)).unflatten(2, (-1, 2))
         foreground = first.gather(selection.scores)
         value = tokens.features
+        done: list[Tensor] = []  # tokens that no later layer keeps, latest first
         for index, (layer, chosen) in enumerate(zip(self.layers, selection.layers, strict=True)):
             count = chosen.indices.shape[1]
-            query = state[:, :count]
+            done.insert(0, query[:, count:])
+            query = query[:, :count]
             scores = None
             if self.dual_attention and detector.category_head is not None:
                 head = detector.category_head(index)
                 scores = self.object_scores(query, foreground[:, :count], head)
             refined = layer(
-                query,
-                position[:, :count],
-                points[:, :count],
-                value,
-                tokens,
-                scores,
-                chosen.present,
+                query, position[:, :count], points[:, :count], value, tokens, scores, chosen.present
             )
             # an image writes back what it keeps; the rest it only carried along
-            refined = torch.where(chosen.kept.unsqueeze(-1), refined.to(state.dtype), query)
-            state = torch.cat([refined, state[:, count:]], 1)
-            if self.values == "updated":
-                value = first.put(tokens.features, state)
-        return EncoderOutput(first.put(tokens.features, state), tokens, selection)
+            query = chosen.choose(refined.to(query.dtype), query)
+            if self.values == "updated" and index + 1 < self.num_layers:
+                value = first.put(tokens.features, torch.cat([query, *done], 1))
+        memory = first.put(tokens.features, torch.cat([query, *done], 1))
+        return EncoderOutput(memory, tokens, selection)
 
     @torch.no_grad()
     def object_scores(self, kept: Tensor, foreground: Tensor, head: CategoryHead) -> Tensor:

@@ -34,11 +34,13 @@ class LayerSelection:
         present: (B, K) bool, the places whose tokens interact in the layer. With
             ``count='batch'`` an image carries as many as the batch's largest
             one, as in the released Focus-DETR; else the same as ``kept``.
+        full: whether the host knows that all of ``kept`` and ``present`` is True.
     """
 
     indices: Tensor
     kept: Tensor
     present: Tensor
+    full: bool = False
 
     def gather(self, tokens: Tensor) -> Tensor:
         """(B, K, C) rows of (B, N, C), or (B, K) entries of (B, N)."""
@@ -52,9 +54,13 @@ class LayerSelection:
 
     def write(self, tokens: Tensor, new: Tensor) -> Tensor:
         """(B, N, C) ``tokens`` with the kept ones replaced by (B, K, C) ``new``."""
-        index = self.indices.unsqueeze(-1).expand_as(new)
-        old = tokens.gather(1, index)
-        return tokens.scatter(1, index, torch.where(self.kept.unsqueeze(-1), new, old))
+        if self.full:
+            return self.put(tokens, new)
+        return self.put(tokens, self.choose(new, self.gather(tokens)))
+
+    def choose(self, new: Tensor, old: Tensor) -> Tensor:
+        """(B, K, C) ``new`` where a place is kept, ``old`` where it is only carried along."""
+        return new if self.full else torch.where(self.kept.unsqueeze(-1), new, old)
 
     def mask(self, num_tokens: int) -> Tensor:
         """(B, N) bool, True where a token is kept."""
@@ -171,6 +177,8 @@ class Selector(nn.Module):
         if self.training:
             self.trained_keep_ratio = self.schedule.per_layer
         logits = self.score(tokens, detector)
+        # a token without a meaning has no score: it ranks last, and a loss shows it
+        logits = logits.masked_fill(tokens.broken.squeeze(-1), torch.nan)
         return self.cut(logits, tokens)
 
     def cut(self, logits: Tensor, tokens: TokenGrid) -> Selection:
@@ -187,7 +195,9 @@ class Selector(nn.Module):
             rank = torch.arange(size, device=ranked.device)
             present = rank < limit.unsqueeze(1)
             kept = present & (rank < counts.unsqueeze(1))
-            layers.append(LayerSelection(ranked[:, :size], kept, present))
+            # without padding every image keeps its whole K, and the host knows
+            full = tokens.padding_mask is None
+            layers.append(LayerSelection(ranked[:, :size], kept, present, full))
         filled = fill_with_lowest(scores, tokens.padding_mask)
         return Selection(tuple(layers), logits, filled, counts)
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 
 class ScoreMLP(nn.Module):
@@ -38,6 +38,9 @@ class ScoreMLP(nn.Module):
     def forward(self, tokens: Tensor) -> Tensor:
         """(B, n, C) tokens of one set (a level, or all levels) to (B, n) logits."""
         local, shared = self.embed(tokens).chunk(2, dim=-1)
-        # nanmean: one token of NaN features must not take all others with it
-        shared = shared.nanmean(1, keepdim=True).expand_as(local)
-        return self.head(torch.cat([local, shared], -1)).squeeze(-1)
+        # Linear(cat(local, mean)) = Linear_l(local) + Linear_m(mean): the mean is one
+        # row, so its half of the first layer need not run on every token
+        first, rest = self.head[0], self.head[1:]
+        by_token, by_mean = first.weight.chunk(2, dim=1)
+        offset = F.linear(shared.mean(1, keepdim=True), by_mean, first.bias)
+        return rest(F.linear(local, by_token) + offset).squeeze(-1)
