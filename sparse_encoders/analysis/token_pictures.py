@@ -145,10 +145,10 @@ def darken(image: NDArray[np.uint8], share: FloatArray) -> NDArray[np.uint8]:
     return np.clip(np.rint(mixed), 0, 255).astype(np.uint8)
 
 
-def draw_tokens(record: TokenRecord, panel: float = 1.9) -> Figure:
-    """Grid of panels: a row for all levels and one for each, a column for each layer.
+def draw_tokens(record: TokenRecord, panel: float = 2.0) -> Figure:
+    """Grid of panels: a column for all levels and one for each, a row for each layer.
 
-    The first column has the detections, then each level's foreground scores.
+    The first row has the detections, then each level's foreground scores.
 
     Args:
         record: what to draw.
@@ -157,27 +157,23 @@ def draw_tokens(record: TokenRecord, panel: float = 1.9) -> Figure:
     from matplotlib.figure import Figure
 
     layers, levels = record.kept.shape[0], len(record.shapes)
-    height, width = record.image.shape[:2]
-    tall = panel * height / width
-    figure = Figure(figsize=((layers + 1) * panel * 1.03 + 0.3, (levels + 1) * tall * 1.06 + 0.45))
-    axes = figure.subplots(levels + 1, layers + 1, squeeze=False)
+    tall = panel * record.image.shape[0] / record.image.shape[1]
+    figure = Figure(figsize=((levels + 1) * panel * 1.03 + 0.3, (layers + 1) * tall * 1.04 + 0.35))
+    axes = figure.subplots(layers + 1, levels + 1, squeeze=False)
     draw_detections(axes[0][0], record.image, record.detections, record.classes)
-    axes[0][0].set_title("detections, then scores", fontsize=8)
+    names = [f"level {i + 1} ({h} x {w})" for i, (h, w) in enumerate(record.shapes)]
+    for column, name in enumerate(["detections; all levels", *names]):
+        axes[0][column].set_title(name, fontsize=8)
+    axes[0][0].set_ylabel("foreground score", fontsize=8)
     for level in range(levels):
         scores = record.level(record.foreground, level)
-        axes[level + 1][0].imshow(scores, cmap="magma", vmin=0.0, vmax=max(0.5, scores.max()))
+        axes[0][level + 1].imshow(scores, cmap="magma", vmin=0.0, vmax=max(0.5, scores.max()))
     for layer, kept in enumerate(record.kept):
+        row = axes[layer + 1]
+        row[0].set_ylabel(f"layer {layer + 1}: {kept.mean():.0%} kept", fontsize=8)
         maps = [record.level(kept, level) for level in range(levels)]
-        column = [np.mean(maps, 0), *maps]
-        axes[0][layer + 1].set_title(f"layer {layer + 1}: {kept.mean():.0%} kept", fontsize=8)
-        for row, share in enumerate(column):
-            axes[row][layer + 1].imshow(darken(record.image, share.astype(np.float64)))
-    names = [
-        "all levels",
-        *(f"level {i + 1} ({h} x {w})" for i, (h, w) in enumerate(record.shapes)),
-    ]
-    for row, name in enumerate(names):
-        axes[row][0].set_ylabel(name, fontsize=8)
+        for axis, share in zip(row, [np.mean(maps, 0), *maps], strict=True):
+            axis.imshow(darken(record.image, share.astype(np.float64)))
     for axis in axes.flat:
         axis.set_xticks([])
         axis.set_yticks([])
