@@ -38,12 +38,13 @@ def check_levels(shapes: Sequence[tuple[int, int]], tokens: int) -> list[int]:
     """Check the level shapes against the number of tokens and give them as [h0, w0, h1, w1, ...].
 
     Raises:
+        TypeError: something else than pairs.
         ValueError: no level, a level without tokens, or another sum of h * w than ``tokens``.
     """
     if len(shapes) == 0:
         raise ValueError("shapes must hold (h, w) of at least one level, got none")
-    if any(len(shape) != 2 for shape in shapes):
-        raise ValueError(f"shapes must be (h, w) pairs, got {tuple(map(tuple, shapes))}")
+    if any(not isinstance(shape, (tuple, list)) or len(shape) != 2 for shape in shapes):
+        raise TypeError(f"shapes must be (h, w) pairs, got {shapes}")
     if any(h < 1 or w < 1 for h, w in shapes):
         raise ValueError(f"every level in shapes must be at least 1 x 1, got {tuple(shapes)}")
     total = sum(h * w for h, w in shapes)

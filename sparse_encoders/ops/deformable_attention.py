@@ -10,7 +10,11 @@ from torch import Tensor
 
 from sparse_encoders.ops import reference
 from sparse_encoders.ops.checks import check_devices, check_dim, check_levels, check_shape
-from sparse_encoders.ops.extension import choose_backend, has_extension
+from sparse_encoders.ops.extension import (
+    choose_backend,
+    has_extension,
+    refuse_second_derivative,
+)
 
 
 def deformable_attention(
@@ -144,3 +148,4 @@ if has_extension():
     torch.library.register_autograd(
         "sparse_encoders::deformable_attention", _backward, setup_context=_setup_context
     )
+    refuse_second_derivative("deformable_attention_backward")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -41,6 +42,15 @@ def _load() -> str | None:
 
 
 _why_no_extension = _load()
+_kernels = {
+    (operator, device)  # asked once: a graph being captured cannot ask the dispatcher
+    for operator in ("deformable_attention", "key_aware_attention")
+    for device in _DTYPES
+    if _why_no_extension is None
+    and torch._C._dispatch_has_kernel_for_dispatch_key(
+        f"sparse_encoders::{operator}", device.upper()
+    )
+}
 
 
 def why_no_extension() -> str | None:
@@ -63,12 +73,9 @@ def why_not_fused(operator: str, device: torch.device, dtype: torch.dtype) -> st
     """
     if _why_no_extension is not None:
         return _why_no_extension
-    known = _DTYPES.get(device.type)
-    name = f"sparse_encoders::{operator}"
-    if known is None or not torch._C._dispatch_has_kernel_for_dispatch_key(
-        name, device.type.upper()
-    ):
+    if (operator, device.type) not in _kernels:
         return f"the extension was built without {operator} for {device.type}; {_HOW_TO_BUILD}"
+    known = _DTYPES[device.type]
     if dtype not in known:
         accepted = ", ".join(str(d).removeprefix("torch.") for d in known)
         return f"{operator} on {device.type} takes {accepted}, got {dtype}"
@@ -117,3 +124,12 @@ def _warn_once(message: str) -> None:
         return
     _warned.add(message)
     warnings.warn(message, stacklevel=4)
+
+
+def refuse_second_derivative(name: str) -> None:
+    """Make the backward operator ``name`` say that it has no backward of its own."""
+
+    def backward(ctx: Any, *grads: Tensor) -> None:
+        raise NotImplementedError(f"sparse_encoders::{name} cannot be differentiated")
+
+    torch.library.register_autograd(f"sparse_encoders::{name}", backward)

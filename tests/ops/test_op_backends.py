@@ -1,0 +1,150 @@
+"""Which backend computes a call, what is refused before, and the vectors that are chosen."""
+
+import os
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+
+from op_cases import OPERATORS, deformable_inputs, key_aware_inputs, largest_errors, needs_extension
+from sparse_encoders.ops import (
+    deformable_attention,
+    extension,
+    has_extension,
+    key_aware_attention,
+    why_no_extension,
+)
+
+PACKAGE = Path(extension.__file__).parents[1]
+CASES = Path(__file__).parents[1]
+with_extension = pytest.mark.skipif(bool(needs_extension), reason=needs_extension or "-")
+
+
+def test_why_and_has_agree():
+    assert has_extension() == (why_no_extension() is None)
+
+
+def test_mmcv_agrees():
+    for reference in (2, 4):
+        inputs = deformable_inputs(reference=reference)
+        found = deformable_attention(*inputs, backend="mmcv")
+        wanted = deformable_attention(*inputs, backend="torch")
+        assert largest_errors([found], [wanted])[0] < 1e-12
+
+
+def test_without_extension_it_warns_once_and_says_how_to_build(monkeypatch):
+    monkeypatch.setattr(extension, "_why_no_extension", extension._HOW_TO_BUILD)
+    monkeypatch.setattr(extension, "_warned", set())
+    inputs = deformable_inputs()
+    with pytest.warns(UserWarning, match=r"plain PyTorch.*build_ext --inplace"):
+        found = deformable_attention(*inputs)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert torch.equal(found, deformable_attention(*inputs))
+    assert torch.equal(found, deformable_attention(*inputs, backend="torch"))
+    with pytest.raises(ValueError, match=r"'fused' cannot be used here: .*build_ext"):
+        deformable_attention(*inputs, backend="fused")
+
+
+def test_what_the_cpu_kernels_do_not_take_runs_in_pytorch():
+    inputs = deformable_inputs(dtype=torch.float16)
+    with pytest.raises(ValueError, match=r"'fused' cannot be used here"):
+        deformable_attention(*inputs, backend="fused")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert deformable_attention(*inputs).dtype == torch.float16
+
+
+BAD = [
+    ("deformable", 0, lambda x: [1], TypeError, "value must be a tensor"),
+    ("deformable", 0, lambda x: x.long(), TypeError, "value must be a floating-point tensor"),
+    ("deformable", 0, lambda x: x[0], ValueError, "value must be .B, N, M, D., got shape"),
+    ("deformable", 0, lambda x: x[:, 1:], ValueError, "hold 90 tokens, value holds 89"),
+    ("deformable", 1, lambda x: (), ValueError, "at least one level"),
+    ("deformable", 1, lambda x: (7, 9), TypeError, "shapes must be .h, w. pairs"),
+    ("deformable", 1, lambda x: ((0, 5), *x), ValueError, "at least 1 x 1"),
+    ("deformable", 2, lambda x: x[..., :1], ValueError, "2 or 4 numbers last, got 1"),
+    ("deformable", 2, lambda x: x[:, 1:], ValueError, "reference_points must be .B, Q, L"),
+    ("deformable", 3, lambda x: x[:, :, 1:], ValueError, "offsets must be .B, Q, M, L, P, 2. = "),
+    ("deformable", 4, lambda x: x[:1], ValueError, "logits must be .B, Q, M, L, P. = "),
+    ("deformable", 4, lambda x: x.to("meta"), ValueError, "logits must be on value's device cpu"),
+    ("key_aware", 0, lambda x: x[..., 1:], ValueError, "query must be .B, Q, M, D. = "),
+    ("key_aware", 0, lambda x: x.float(), TypeError, "must have one dtype"),
+    ("key_aware", 1, lambda x: x[:, 1:], ValueError, "key must be .B, N, M, D. = "),
+    ("key_aware", 4, lambda x: x[0], ValueError, "locations must be .B, Q, M, L, P, 2."),
+]
+
+
+@pytest.mark.parametrize(("name", "index", "change", "error", "text"), BAD)
+def test_bad_arguments_are_refused(name, index, change, error, text):
+    operator, make = OPERATORS[name]
+    inputs = list(make())
+    inputs[index] = change(inputs[index])
+    with pytest.raises(error, match=text):
+        operator(*inputs)
+
+
+def test_unknown_backends_are_refused():
+    with pytest.raises(ValueError, match=r"one of auto, fused, mmcv, torch .*got 'fast'"):
+        deformable_attention(*deformable_inputs(), backend="fast")
+    with pytest.raises(ValueError, match=r"one of auto, fused, torch .*got 'mmcv'"):
+        key_aware_attention(*key_aware_inputs(), backend="mmcv")
+
+
+PROGRAM = """
+import torch
+from sparse_encoders.ops import deformable_attention, key_aware_attention
+from op_cases import *
+print(torch.ops.sparse_encoders.cpu_capability())
+for operator, make in OPERATORS.values():
+    for dtype in (torch.float32, torch.float64, torch.bfloat16):
+        for depth in (32, 37):
+            inputs = make(depth=depth, dtype=dtype, points=4)
+            wide = [x.double() if torch.is_tensor(x) else x for x in inputs]
+            found = with_gradients(operator, inputs, "fused")[:2]
+            errors = largest_errors(found, with_gradients(operator, wide, "torch")[:2])
+            assert max(errors) < {4: 1e-4, 8: 1e-11, 2: 2e-2}[dtype.itemsize], (dtype, errors)
+"""
+
+
+@with_extension
+@pytest.mark.parametrize("capability", ["default", "avx2", "avx512"])
+def test_forced_vectors_agree(capability):
+    path = os.pathsep.join([str(PACKAGE.parent), str(CASES)])
+    environment = {**os.environ, "SPARSE_ENCODERS_CPU_CAPABILITY": capability, "PYTHONPATH": path}
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM], env=environment, capture_output=True, text=True
+    )
+    if "does not run the vectors" in done.stderr:
+        pytest.skip(f"this machine does not run {capability}")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == [capability]
+
+
+@with_extension
+def test_an_unknown_capability_is_refused():
+    environment = {**os.environ, "SPARSE_ENCODERS_CPU_CAPABILITY": "sse9"}
+    environment["PYTHONPATH"] = str(PACKAGE.parent)
+    program = "import torch, sparse_encoders.ops; torch.ops.sparse_encoders.cpu_capability()"
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=environment, capture_output=True, text=True
+    )
+    assert "it must be default, avx2 or avx512" in done.stderr
+
+
+CUDA = [torch.float32, torch.float16, torch.bfloat16]
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("dtype", CUDA)
+def test_mmcv_on_cuda_agrees(dtype):
+    if not extension.mmcv_has_cuda():
+        pytest.skip("MMCV was built without CUDA")
+    inputs = deformable_inputs(depth=32, dtype=dtype, device="cuda")
+    found = deformable_attention(*inputs, backend="mmcv")
+    wanted = deformable_attention(*inputs, backend="torch")
+    assert largest_errors([found], [wanted])[0] < (1e-4 if dtype == torch.float32 else 3e-2)
