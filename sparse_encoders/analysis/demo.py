@@ -24,7 +24,10 @@ from sparse_encoders.datasets.coco_folder import CocoFolder
 from sparse_encoders.datasets.shapes import ShapesSettings, make_shapes_dataset
 
 # Lines of MMEngine's log worth a reader's time; the whole log is kept in a file.
-_SHOWN = re.compile(r"Epoch\(|Average Precision|Error|Saving checkpoint|Resumed|Load checkpoint")
+_SHOWN = {
+    "train": re.compile(r"Epoch\(|Error|[Rr]esumed"),
+    "test": re.compile(r"Average Precision|Error"),
+}
 _STAMP = re.compile(r"^\S+ \S+ - mmengine - \S*INFO\S* - ")
 _KEPT = re.compile(
     r"Epoch\(\w+\)\s+\[[\d\]\[/ ]+\]|\bloss: \S+|\beta: \S+|coco/bbox_mAP(?:_50)?: \S+"
@@ -175,6 +178,7 @@ def run_mim(arguments: Sequence[str], log: Path) -> None:
         ValueError: it failed; with the last lines of its log.
     """
     mim = Path(sys.executable).with_name("mim")
+    shown = _SHOWN[arguments[0]]
     command = [str(mim)] if mim.is_file() else ["mim"]
     print("$ mim " + " ".join(arguments), flush=True)
     # idle threads that wait actively slow a shared machine down several times
@@ -194,7 +198,7 @@ def run_mim(arguments: Sequence[str], log: Path) -> None:
         try:
             for line in process.stdout:
                 file.write(line)
-                if _SHOWN.search(line):
+                if shown.search(line):
                     print("  " + shorten(line), flush=True)
         except BaseException:
             os.killpg(process.pid, signal.SIGTERM)
