@@ -1,0 +1,36 @@
+"""Every host trains on two processes, one of them without boxes."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from hosts import HOSTS
+
+WORKER = Path(__file__).parent / "worker_hosts.py"
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not torch.distributed.is_gloo_available(), reason="needs torch's gloo")
+def test_two_processes_keep_the_same_weights(tmp_path: Path) -> None:
+    out = tmp_path / "hosts.pt"
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    finished = subprocess.run(
+        [*launcher, "--nproc-per-node", "2", str(WORKER), str(out)],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert finished.returncode == 0, finished.stderr[-3000:]
+    results = torch.load(out, weights_only=True)
+    assert tuple(results) == HOSTS
+    for host, (apart, moved) in results.items():
+        assert apart == 0, host
+        assert moved > 0, host

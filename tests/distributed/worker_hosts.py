@@ -1,0 +1,67 @@
+"""Two steps of data-parallel training of each host; started once for each process by torchrun.
+
+    torchrun --nproc-per-node 2 worker_hosts.py OUT
+
+One process has boxes, the other none: whoever left a parameter without a gradient
+would wait for ever. Process 0 writes, for each host, how far the processes' weights
+are apart and how far they moved.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from datetime import timedelta
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from mmengine.model import MMDistributedDataParallel
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from hosts import HOSTS, host_config
+from tiny import build, samples, total
+
+SIZE = (64, 96)
+LITE_FOCUS = dict(
+    type="LiteDETREncoder",
+    blocks=1,
+    attention="key_aware",
+    small_low_level_ffn=True,
+    selector=dict(type="FocusTokenSelector"),
+)
+
+
+def train(host: str, rank: int) -> tuple[float, float]:
+    """Largest difference between the processes' weights, and largest change of a weight."""
+    model = build(host_config(host, LITE_FOCUS, decoder_attention="key_aware")).train()
+    start = torch.nn.utils.parameters_to_vector(model.parameters()).detach().clone()
+    wrapped = MMDistributedDataParallel(module=model, find_unused_parameters=False)
+    optimiser = torch.optim.SGD(model.parameters(), lr=1e-3)
+    torch.manual_seed(rank)
+    for step in range(2):
+        batch = samples([SIZE], SIZE, boxes=(3 * (rank == step % 2),), seed=step)
+        loss = total(wrapped(torch.randn(1, 3, *SIZE), batch, mode="loss"))
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    weights = torch.nn.utils.parameters_to_vector(model.parameters()).detach()
+    both = [torch.empty_like(weights) for _ in range(dist.get_world_size())]
+    dist.all_gather(both, weights)
+    return float((both[0] - both[1]).abs().max()), float((weights - start).abs().max())
+
+
+def main(out: str) -> None:
+    """Train each host in turn."""
+    logging.disable(logging.INFO)
+    results = {host: train(host, dist.get_rank()) for host in HOSTS}
+    if dist.get_rank() == 0:
+        torch.save(results, out)
+
+
+if __name__ == "__main__":
+    dist.init_process_group("gloo", timeout=timedelta(seconds=60))
+    main(*sys.argv[1:])
+    dist.barrier()
+    dist.destroy_process_group()
