@@ -40,7 +40,7 @@ class RefiningDecoder(DeformableDetrTransformerDecoder):
         """
         return given
 
-    def forward(  # type: ignore[override]
+    def forward(
         self,
         query: Tensor,
         value: Tensor,

@@ -22,6 +22,11 @@ from sparse_encoders.registry import DETECTORS
 class AnchorDETR(MMDetDeformableDETR):
     """MMDetection's one-stage Deformable DETR with learned 4-d anchors for queries."""
 
+    # configs until they are built; MMDetection is not typed
+    positional_encoding: Any
+    encoder: Any
+    decoder: Any
+
     def _init_layers(self) -> None:
         self.positional_encoding = SinePositionalEncoding(**self.positional_encoding)
         self.encoder = DeformableDetrTransformerEncoder(**self.encoder)
@@ -108,7 +113,7 @@ class DNDETR(EncoderHost, AnchorDETR):
         )
         return queries, dict(enc_outputs_class=None, enc_outputs_coord=None, dn_meta=meta)
 
-    def forward_decoder(  # type: ignore[override]
+    def forward_decoder(
         self,
         query: Tensor,
         memory: Tensor,

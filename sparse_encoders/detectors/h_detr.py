@@ -45,7 +45,7 @@ class HDETRHead(DeformableDETRHead):
         self.k_one2many = k_one2many
         self.one2many_weight = one2many_weight
 
-    def loss(  # type: ignore[override]
+    def loss(
         self,
         hidden_states: Tensor,
         references: list[Tensor],
@@ -97,6 +97,7 @@ def _plain(boxes: Any) -> Tensor:
 class HybridDETR(MMDetDeformableDETR):
     """MMDetection's two-stage Deformable DETR with H-DETR's decoder and content queries."""
 
+    decoder: Any  # a config until it is built; MMDetection is not typed
     num_queries_one2many: int
     mixed_selection: bool
     look_forward_twice: bool
@@ -187,7 +188,7 @@ class HDETR(EncoderHost, HybridDETR):
             num_one2one=self.num_queries,
         )
 
-    def forward_decoder(  # type: ignore[override]
+    def forward_decoder(
         self,
         query: Tensor,
         query_pos: Tensor,

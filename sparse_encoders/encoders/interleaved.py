@@ -38,7 +38,7 @@ class InterleavedLayer(DeformableDetrTransformerEncoderLayer):
             self.low_level_ffn = FFN(**settings)
             self.low_level_norm = nn.LayerNorm(self.embed_dims)
 
-    def forward(  # type: ignore[override]
+    def forward(
         self,
         query: Tensor,
         position: Tensor,
