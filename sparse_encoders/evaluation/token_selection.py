@@ -117,11 +117,11 @@ class ForegroundRecall(TokenMetric):
 
     def measure(self, sample: dict[str, Any], report: dict[str, Any]) -> dict[str, Any]:
         """(layers, 1 + sizes) foreground tokens kept, and (1 + sizes,) foreground tokens."""
+        boxes = _original_boxes(sample)
         shapes, kept, valid = report["shapes"], report["kept"].cpu(), report["valid"].cpu()
         labels = ForegroundLabels(len(shapes), self.intervals, self.strides)
         blank = torch.zeros(1, kept.shape[-1], 1)
         tokens = TokenGrid(blank, blank, None, shapes, torch.ones(1, len(shapes), 2))
-        boxes = _original_boxes(sample)
         x, y = sample.get("scale_factor", (1.0, 1.0))[:2]
         scale = boxes.new_tensor([x, y, x, y])
         area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
