@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from grids import DIMS, SHAPES, small_encoder, small_grid
+from grids import DIMS, SHAPES, make_grid, small_encoder, small_grid
 from sparse_encoders.contracts import DetectorParts, Targets
 from sparse_encoders.encoders import DenseEncoder, SparseDETREncoder
 
@@ -135,3 +135,35 @@ def test_own_projection_without_a_first_stage():
         sum(h * w for h, w in SHAPES),
         DIMS,
     )
+
+
+def test_a_token_of_nan_features_is_kept_out():
+    grid = small_grid(BATCH)
+    features = grid.features.clone()
+    features[0, 5] = torch.nan
+    output = sparse(selector=dict(keep_ratio=0.5))(replace(grid, features=features), parts())
+    assert not output.selection.layers[0].mask(grid.num_tokens)[0, 5]
+    assert output.selection.scores.isfinite().all()
+    assert output.memory[1].isfinite().all(), "other images are not touched"
+
+
+def test_levels_of_one_token():
+    grid = make_grid(((2, 2), (1, 1), (1, 1), (1, 1)), channels=DIMS)
+    for ratio in (0.1, 1.0):
+        output = sparse(selector=dict(keep_ratio=ratio))(grid, parts())
+        assert output.memory.isfinite().all()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision(dtype):
+    grid = small_grid(BATCH)
+    encoder = sparse(selector=dict(keep_ratio=0.3)).train()
+    lent = parts(for_loss=True, detection_loss=lambda a, b, t: (a.sum(), b.sum(), (b**2).sum()))
+    attention = torch.rand(2, grid.num_tokens)
+    targets = Targets([torch.rand(1, 4)] * 2, [torch.zeros(1)] * 2, (), attention)
+    with torch.autocast("cpu", dtype):
+        output = encoder(grid, lent)
+        losses = encoder.loss(output, targets, lent)
+    assert output.memory.dtype == grid.features.dtype
+    sum(losses.values()).backward()
+    assert all(p.grad.isfinite().all() for p in encoder.parameters() if p.grad is not None)
