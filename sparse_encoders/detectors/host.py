@@ -16,7 +16,7 @@ from sparse_encoders.contracts import DetectorParts, Targets
 from sparse_encoders.detectors.recording import record_cross_attention
 from sparse_encoders.detectors.reporting import token_reports
 from sparse_encoders.encoders.base import Encoder, EncoderOutput, use_attention
-from sparse_encoders.registry import MODELS, lookup
+from sparse_encoders.registry import build_swappable
 from sparse_encoders.tokens import TokenGrid, count_valid
 
 
@@ -127,17 +127,13 @@ class EncoderHost:
 
     def _build_encoder(self, config: dict[str, Any]) -> Encoder:
         """The encoder of a config; without a ``type`` it is MMDetection's dense one."""
-        config = {
-            "type": "DenseEncoder",
+        known = {
             "num_levels": self.num_feature_levels,
             "attention_backend": self.attention_backend,
             "first_stage": bool(getattr(self, "as_two_stage", False)),
             "num_classes": self.bbox_head.cls_out_channels,
-            **config,
         }
-        lookup(config["type"], Encoder, "model.encoder.type")
-        encoder: Encoder = MODELS.build(config)
-        return encoder
+        return build_swappable({"type": "DenseEncoder", **config}, Encoder, "model.encoder", known)
 
     # -- what the encoder borrows ----------------------------------------
 

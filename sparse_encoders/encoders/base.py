@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from sparse_encoders.attention import DeformableAttention, KeyAwareDeformableAttention
 from sparse_encoders.contracts import DetectorParts, Targets
-from sparse_encoders.registry import MODELS, lookup
+from sparse_encoders.registry import build_swappable
 from sparse_encoders.selectors.base import Selection, Selector
 from sparse_encoders.tokens import TokenGrid
 
@@ -102,9 +102,7 @@ class Encoder(BaseModule):
             "first_stage": self.first_stage,
             **defaults,
         }
-        lookup(selector.get("type"), Selector, "encoder.selector.type")
-        built: Selector = MODELS.build({**settings, **selector})
-        return built
+        return build_swappable(selector, Selector, "encoder.selector", settings)
 
     def init_own_weights(self) -> None:
         """Initialise what must not be initialised like the rest of an encoder.

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from mmdet.models.layers import DeformableDetrTransformerEncoderLayer
-from mmengine.logging import print_log
 
 from sparse_encoders.contracts import DetectorParts
 from sparse_encoders.encoders.base import Encoder, EncoderOutput
@@ -22,18 +21,11 @@ class DenseEncoder(Encoder):
     the same attention backend computes the same bits.
 
     Args:
-        selector: accepted and ignored with a warning, so that changing
-            ``encoder.type`` alone turns a pruned config into its baseline.
+        *args, **kwargs: see :class:`Encoder`.
     """
 
-    def __init__(self, *args: Any, selector: dict[str, Any] | None = None, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        if selector is not None:
-            print_log(
-                f"DenseEncoder refines every token: selector {selector.get('type')} is ignored",
-                "current",
-                level=30,
-            )
         self.layers = self.build_layers(DeformableDetrTransformerEncoderLayer)
 
     def forward(self, tokens: TokenGrid, detector: DetectorParts) -> EncoderOutput:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from mmdet.registry import MODELS
+
 from tiny import build, dino_config, ours, samples, total
 
 SAME = ([(96, 128), (96, 128)], (96, 128))
@@ -64,12 +65,16 @@ def test_every_parameter_gets_a_gradient(encoder, boxes):
     assert without == []
 
 
-def test_the_swap_is_one_line():
+def test_the_swap_is_one_line(monkeypatch):
     """Changing ``encoder.type`` alone works both ways, whatever else the encoder dict says."""
-    selector = dict(type="FocusTokenSelector", keep_ratio=0.2)
-    for name in ("DenseEncoder", "DualAttentionEncoder"):
-        model = build(ours(encoder=dict(type=name, selector=selector)))
+    said = []
+    monkeypatch.setattr("sparse_encoders.registry.print_log", lambda m, *_, **__: said.append(m))
+    rest = dict(values="updated", selector=dict(type="FocusTokenSelector", keep_ratio=0.2))
+    for name in ("DualAttentionEncoder", "DenseEncoder"):
+        model = build(ours(encoder=dict(type=name, **rest)))
         assert type(model.encoder).__name__ == name
+        assert len(said) == (0 if name == "DualAttentionEncoder" else 2)
+    assert "model.encoder.values belongs to DualAttentionEncoder: DenseEncoder ignores it" in said
 
 
 def test_a_dense_checkpoint_starts_a_pruned_model(pair):
@@ -137,6 +142,10 @@ def test_keep_ratio_changes_on_the_detector():
     [
         (dict(encoder=dict(type="L1Loss")), r"model.encoder.type must be one of .*DenseEncoder"),
         (dict(encoder=dict(type="FocusEncoder")), r"must be one of .*got 'FocusEncoder'"),
+        (
+            dict(encoder=dict(type="DenseEncoder", keepratio=0.3)),
+            r"model.encoder.keepratio is no setting of DenseEncoder; accepted: .*num_layers",
+        ),
         (dict(num_queries=20), "max_per_img is 300, but 20 queries of 5 classes"),
         (dict(attention_backend="fastest"), "backend"),
         (

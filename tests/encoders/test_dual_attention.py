@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import nn
+
 from grids import DIMS, make_grid
 from grids import small_encoder as make
 from grids import small_grid as grid
-from torch import nn
-
 from sparse_encoders.contracts import DetectorParts
 from sparse_encoders.encoders import DenseEncoder
 from sparse_encoders.encoders.dual_attention import ObjectAttention
@@ -131,15 +131,6 @@ def test_keep_ratio_is_a_dial(lent):
     assert all(torch.equal(v, state[k]) for k, v in encoder.state_dict().items())
     with pytest.raises(ValueError, match="no selector, so no keep ratio"):
         make(DenseEncoder).set_keep_ratio(0.5)
-
-
-def test_dense_says_that_it_ignores_a_selector(monkeypatch):
-    said = []
-    monkeypatch.setattr(
-        "sparse_encoders.encoders.dense.print_log", lambda m, *a, **k: said.append(m)
-    )
-    make(DenseEncoder, selector=dict(type="FocusTokenSelector"))
-    assert said == ["DenseEncoder refines every token: selector FocusTokenSelector is ignored"]
 
 
 @pytest.mark.parametrize(

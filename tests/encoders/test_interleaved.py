@@ -19,7 +19,7 @@ FOCUS = dict(type="FocusTokenSelector", strides=None)
 
 def layer_cfg() -> dict[str, Any]:
     return dict(
-        self_attn_cfg=dict(embed_dims=DIMS, num_heads=4, num_points=2),
+        self_attn_cfg=dict(embed_dims=DIMS, num_heads=4, num_points=2, dropout=0.0),
         ffn_cfg=dict(embed_dims=DIMS, feedforward_channels=48),
     )
 

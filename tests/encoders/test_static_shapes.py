@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from grids import DIMS
-from grids import small_encoder as make
-from grids import small_grid as grid
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from grids import DIMS
+from grids import small_encoder as make
+from grids import small_grid as grid
 from sparse_encoders.contracts import DetectorParts
 from sparse_encoders.encoders import DenseEncoder, DualAttentionEncoder
 from sparse_encoders.selectors.projection import TokenProjection
