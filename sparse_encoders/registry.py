@@ -94,7 +94,7 @@ def _settings(kind: type) -> set[str]:
     for parent in kind.__mro__:
         if "__init__" not in vars(parent):
             continue
-        parameters = list(inspect.signature(parent.__init__).parameters.values())[1:]
+        parameters = list(inspect.signature(vars(parent)["__init__"]).parameters.values())[1:]
         variable = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
         names.update(p.name for p in parameters if p.kind not in variable)
         if not any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters):

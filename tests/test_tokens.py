@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-from grids import make_grid
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from mmdet.models.detectors import DeformableDETR
@@ -12,6 +11,7 @@ from mmdet.models.layers import DeformableDetrTransformerEncoder
 from torch import nn
 from torch.nn import functional as F
 
+from grids import make_grid
 from sparse_encoders.tokens import TokenGrid, count_valid
 
 shapes_strategy = st.lists(

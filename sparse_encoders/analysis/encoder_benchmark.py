@@ -155,7 +155,7 @@ def as_records(rows: Sequence[Row]) -> list[dict[str, Any]]:
     return [asdict(row) for row in rows]
 
 
-def _encode(model: nn.Module, tokens: TokenGrid) -> Callable[[], object]:
+def _encode(model: Any, tokens: TokenGrid) -> Callable[[], object]:
     return lambda: model.encoder(tokens, model.detector_parts()).memory
 
 

@@ -33,7 +33,7 @@ def seeded(name: str, shape: Sequence[int], seed: int) -> NDArray[np.float32]:
     [-0.1, 0.1), other weights the variance 1 / fan_in. Batch counters are int64 0.
     """
     if name.endswith("num_batches_tracked"):
-        return np.zeros(shape, np.int64)  # type: ignore[return-value]
+        return np.zeros(shape, np.int64)
     low, high = _range(name, shape)
     return (low + (high - low) * uniform(name, shape, seed)).astype(np.float32)
 

@@ -81,7 +81,7 @@ class DualAttentionLayer(DeformableDetrTransformerEncoderLayer):
             else ObjectAttention(self.embed_dims, **object_attention)
         )
 
-    def forward(  # type: ignore[override]
+    def forward(
         self,
         query: Tensor,
         query_pos: Tensor,

@@ -40,7 +40,8 @@ class ScoreMLP(nn.Module):
         local, shared = self.embed(tokens).chunk(2, dim=-1)
         # Linear(cat(local, mean)) = Linear_l(local) + Linear_m(mean): the mean is one
         # row, so its half of the first layer need not run on every token
-        first, rest = self.head[0], self.head[1:]
+        first: nn.Linear = self.head[0]  # type: ignore[assignment]
         by_token, by_mean = first.weight.chunk(2, dim=1)
         offset = F.linear(shared.mean(1, keepdim=True), by_mean, first.bias)
-        return rest(F.linear(local, by_token) + offset).squeeze(-1)
+        logits: Tensor = self.head[1:](F.linear(local, by_token) + offset)
+        return logits.squeeze(-1)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from grids import make_grid
 
+from grids import make_grid
 from sparse_encoders.contracts import DetectorParts, Targets
 from sparse_encoders.selectors import FocusTokenSelector
 from sparse_encoders.selectors.projection import TokenProjection

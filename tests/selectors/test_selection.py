@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from grids import make_grid
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from grids import make_grid
 from sparse_encoders.contracts import DetectorParts
 from sparse_encoders.selectors.base import LayerSelection, Selector, fill_with_lowest, rankable
 
