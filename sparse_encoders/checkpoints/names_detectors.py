@@ -11,7 +11,13 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from sparse_encoders.checkpoints.names import FOCUS_ENCODER, LITE_ENCODER, Renaming, rename
+from sparse_encoders.checkpoints.names import (
+    FOCUS_ENCODER,
+    LITE_ENCODER,
+    SPARSE_ENCODER,
+    Renaming,
+    rename,
+)
 
 
 def _box_branches(old: str, new: str) -> Renaming:
@@ -19,10 +25,15 @@ def _box_branches(old: str, new: str) -> Renaming:
     return tuple((rf"{old}\.layers\.{i}\.", rf"{new}.{2 * i}.") for i in range(3))
 
 
-_HEAD: Renaming = (
-    (r"class_embed\.(\d+)\.", r"bbox_head.cls_branches.\1."),
-    *_box_branches(r"bbox_embed\.(\d+)", r"bbox_head.reg_branches.\1"),
-)
+def _head(decoder_layers: int) -> Renaming:
+    """Branches of the decoder layers and of the first stage; others are shared ones."""
+    numbers = "|".join(str(i) for i in range(decoder_layers + 1))
+    return (
+        (rf"class_embed\.({numbers})\.", r"bbox_head.cls_branches.\1."),
+        *_box_branches(rf"bbox_embed\.({numbers})", r"bbox_head.reg_branches.\1"),
+    )
+
+
 _TWO_STAGE: Renaming = (
     (r"transformer\.enc_output\.", r"memory_trans_fc."),
     (r"transformer\.enc_output_norm\.", r"memory_trans_norm."),
@@ -70,9 +81,7 @@ DETREX: Renaming = (
     (r"transformer\.decoder\.layers\.(\d+)\.attentions\.1\.", r"decoder.layers.\1.cross_attn."),
     *_TWO_STAGE,
     *_QUERIES,
-    *_HEAD,
 )
-DETREX_FOCUS: Renaming = (*FOCUS_ENCODER, *DETREX)
 
 _TORCHVISION_BACKBONE: Renaming = (
     (r"backbone\.0\.body\.", r"backbone."),
@@ -112,7 +121,7 @@ def official(encoder: Renaming, decoder_layers: int) -> Renaming:
         *_QUERIES,
         (r"transformer\.enc_out_class_embed\.", rf"bbox_head.cls_branches.{stage}."),
         *_box_branches(r"transformer\.enc_out_bbox_embed", rf"bbox_head.reg_branches.{stage}"),
-        *_HEAD,
+        *_head(stage),
     )
 
 
@@ -123,15 +132,24 @@ def released_names(family: str, decoder_layers: int) -> Renaming:
         ValueError: an unknown family.
     """
     if family in ("dino", "dn_deformable_detr", "h_deformable_detr"):
-        return DETREX
+        return (*DETREX, *_head(decoder_layers))
     if family == "focus_dino":
-        return DETREX_FOCUS
+        return (*FOCUS_ENCODER, *DETREX, *_head(decoder_layers))
     if family == "lite_dino":
         return official(LITE_ENCODER, decoder_layers)
+    if family == "sparse_deformable_detr":
+        return official(SPARSE_ENCODER, decoder_layers)
     raise ValueError(f"no names are known of family {family!r}; accepted: {', '.join(FAMILIES)}")
 
 
-FAMILIES = ("dino", "dn_deformable_detr", "focus_dino", "h_deformable_detr", "lite_dino")
+FAMILIES = (
+    "dino",
+    "dn_deformable_detr",
+    "focus_dino",
+    "h_deformable_detr",
+    "lite_dino",
+    "sparse_deformable_detr",
+)
 
 
 def convert(

@@ -14,8 +14,18 @@ HOSTS = {
     "lite_dino": "DINO",
     "dn_deformable_detr": "DNDETR",
     "h_deformable_detr": "HDETR",
+    "sparse_deformable_detr": "DeformableDETR",
 }
-HEADS = {"DINO": "DINOHead", "DNDETR": "DINOHead", "HDETR": "HDETRHead"}
+HEADS = {
+    "DINO": "DINOHead",
+    "DNDETR": "DINOHead",
+    "HDETR": "HDETRHead",
+    "DeformableDETR": "DeformableDETRHead",
+}
+
+# of the sine embedding, where a config does not say: Deformable DETR's repository takes
+# the centres of cells, DINO's their ends
+POSITION_OFFSETS = {"sparse_deformable_detr": -0.5}
 
 
 def model_config(family: str, config: Mapping[str, Any], shapes: Shapes) -> dict[str, Any]:
@@ -81,7 +91,7 @@ def model_config(family: str, config: Mapping[str, Any], shapes: Shapes) -> dict
         positional_encoding=dict(
             num_feats=dims // 2,
             normalize=True,
-            offset=config.get("position_offset", 0.0),
+            offset=config.get("position_offset", POSITION_OFFSETS.get(family, 0.0)),
             temperature=config["position_temperature"],
         ),
         bbox_head=dict(
@@ -98,6 +108,8 @@ def model_config(family: str, config: Mapping[str, Any], shapes: Shapes) -> dict
     )
     if host == "DINO":
         model["dn_cfg"] = dict(group_cfg=dict(dynamic=True, num_dn_queries=100))
+    if family == "sparse_deformable_detr":
+        model.update(efficient_query_init=True, class_specific_first_stage=True)
     if host == "HDETR":
         total = shapes["query_embedding.weight"][0]
         model["num_queries_one2many"] = total - config["num_queries"]
@@ -118,6 +130,11 @@ def _encoder(family: str, config: Mapping[str, Any], shapes: Shapes) -> dict[str
             selector=dict(
                 type="FocusTokenSelector", keep_ratio=[ratio * f for f in config["cascade"]]
             ),
+        )
+    if family == "sparse_deformable_detr":
+        return dict(
+            type="SparseDETREncoder",
+            selector=dict(type="DecoderAttentionSelector", keep_ratio=config["keep_ratio"]),
         )
     if family == "lite_dino":
         key_aware = config["key_aware"]
