@@ -61,6 +61,7 @@ def draw_evaluations(evaluations: Sequence[Evaluation], title: str = "") -> Figu
         axis.plot(epochs, values, marker="o", markersize=3, label=f"{name} (last {values[-1]:.3f})")
     axis.set_xlabel("epoch")
     axis.set_ylabel("box AP on the validation images")
+    axis.xaxis.get_major_locator().set_params(integer=True)
     axis.set_ylim(0, 1)
     axis.grid(alpha=0.3)
     axis.legend(loc="lower right")
