@@ -57,7 +57,7 @@ backward(const at::Tensor& grad, const at::Tensor& value, at::IntArrayRef shapes
   g.runs = backward_runs(g);
   const at::Tensor grad_output = grad.to(value.scalar_type()).contiguous();
   const auto wide = value.options().dtype(accumulation_type(problem.value_kind));
-  at::Tensor blocks = empty_blocks(value, g, problem.value_kind);
+  at::Tensor blocks = empty_blocks(value, g, problem.value_kind, 1);
   at::Tensor grad_reference =
       at::empty({g.batch, g.heads, g.queries, g.levels, problem.reference_size}, wide);
   at::Tensor grad_offsets = at::empty(offsets.sizes(), offsets.options());
@@ -68,7 +68,8 @@ backward(const at::Tensor& grad, const at::Tensor& value, at::IntArrayRef shapes
   problem.grad_offsets = grad_offsets.mutable_data_ptr();
   problem.grad_logits = grad_logits.mutable_data_ptr();
   for_items(problem, best_kernels().deformable_backward);
-  return {join_blocks(blocks, value.scalar_type()),
+  arguments.value.reset();  // its copy by head, before more memory is taken
+  return {join_blocks(blocks.select(0, 0), value.scalar_type()),
           grad_reference.sum(1).to(reference_points.scalar_type()), grad_offsets, grad_logits};
 }
 

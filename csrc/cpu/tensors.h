@@ -35,15 +35,19 @@ inline Geometry geometry_of(const at::Tensor& value, at::IntArrayRef shapes, int
           static_cast<int64_t>(shapes.size()) / 2, points, value.size(3), shapes.data(), 1};
 }
 
-// (B, N, M, D) tokens ready to be read by head. Where every token is read about once or more, or
-// gradients follow, the heads are laid out one after another first: their tokens then share cache
-// lines and pages.
-inline at::Tensor by_head(const at::Tensor& tokens, const Geometry& g, bool always) {
+// Whether the heads are laid out one after another first, so that their tokens share cache lines
+// and pages: where every token is read about once or more, or gradients follow.
+inline bool lay_out_by_head(const Geometry& g, bool always) {
   constexpr int64_t kMost = std::numeric_limits<int32_t>::max();
   TORCH_CHECK_VALUE(g.tokens * g.depth < kMost, "a head must hold fewer than 2^31 numbers, got ",
                     g.tokens, " tokens of ", g.depth, " channels");
   const bool few = g.queries * g.levels * g.points < g.tokens;
-  if (!always && few && g.tokens * g.heads * g.depth < kMost) return tokens.contiguous();
+  return always || !few || g.tokens * g.heads * g.depth >= kMost;
+}
+
+// (B, N, M, D) tokens ready to be read by head.
+inline at::Tensor by_head(const at::Tensor& tokens, const Geometry& g, bool always) {
+  if (!lay_out_by_head(g, always)) return tokens.contiguous();
   return tokens.transpose(1, 2).contiguous().transpose(1, 2);
 }
 
@@ -66,8 +70,9 @@ inline int64_t backward_runs(const Geometry& g) {
   return std::max<int64_t>(1, std::min<int64_t>({wanted, 16, (g.queries + 63) / 64}));
 }
 
-inline at::Tensor empty_blocks(const at::Tensor& value, const Geometry& g, Kind kind) {
-  return at::empty({g.batch, g.heads, g.runs, g.tokens, g.depth},
+inline at::Tensor empty_blocks(const at::Tensor& value, const Geometry& g, Kind kind,
+                               int64_t sets) {
+  return at::empty({sets, g.batch, g.heads, g.runs, g.tokens, g.depth},
                    value.options().dtype(accumulation_type(kind)));
 }
 
