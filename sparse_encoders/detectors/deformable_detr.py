@@ -8,7 +8,8 @@ from mmdet.models.detectors import DeformableDETR as MMDetDeformableDETR
 from mmdet.structures import SampleList
 from torch import Tensor, nn
 
-from sparse_encoders.detectors.host import EncoderHost, targets_of, with_enough_tokens
+from sparse_encoders.detectors.batches import targets_of, with_enough_tokens
+from sparse_encoders.detectors.host import EncoderHost
 from sparse_encoders.encoders.base import EncoderOutput
 from sparse_encoders.registry import DETECTORS
 

@@ -11,8 +11,8 @@ from mmdet.structures.bbox import bbox_xyxy_to_cxcywh
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from sparse_encoders.detectors.batches import targets_of
 from sparse_encoders.detectors.decoders import BORDER
-from sparse_encoders.detectors.host import targets_of
 
 
 class DNQueryGenerator(CdnQueryGenerator):

@@ -7,7 +7,8 @@ from typing import Any
 from mmdet.models.detectors import DINO as MMDetDINO
 from mmdet.structures import SampleList
 
-from sparse_encoders.detectors.host import EncoderHost, with_enough_tokens
+from sparse_encoders.detectors.batches import with_enough_tokens
+from sparse_encoders.detectors.host import EncoderHost
 from sparse_encoders.encoders.base import EncoderOutput
 from sparse_encoders.registry import DETECTORS
 

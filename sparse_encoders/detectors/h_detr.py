@@ -12,8 +12,9 @@ from mmdet.structures import SampleList
 from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
+from sparse_encoders.detectors.batches import with_enough_tokens
 from sparse_encoders.detectors.decoders import RefiningDecoder
-from sparse_encoders.detectors.host import EncoderHost, with_enough_tokens
+from sparse_encoders.detectors.host import EncoderHost
 from sparse_encoders.encoders.base import EncoderOutput
 from sparse_encoders.registry import DETECTORS, MODELS
 

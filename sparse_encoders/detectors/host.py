@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
 from mmdet.structures import SampleList
 from torch import Tensor, nn
 
 from sparse_encoders.attention import KeyAwareDeformableAttention
 from sparse_encoders.contracts import DetectorParts, Targets
+from sparse_encoders.detectors.batches import annotations_of, targets_of, with_enough_tokens
 from sparse_encoders.detectors.recording import record_cross_attention
 from sparse_encoders.detectors.reporting import token_reports
 from sparse_encoders.encoders.base import Encoder, EncoderOutput, use_attention
@@ -291,60 +291,3 @@ class EncoderHost:
     def set_keep_ratio(self, keep_ratio: float | Sequence[float]) -> None:
         """Keep another share of the tokens from now on, see :class:`Encoder`."""
         self.encoder.set_keep_ratio(keep_ratio)
-
-
-def targets_of(samples: SampleList) -> Targets:
-    """Boxes (x1, y1, x2, y2) in pixels and labels of MMDetection's data samples."""
-    boxes = []
-    for sample in samples:
-        found = sample.gt_instances.bboxes
-        boxes.append(found if isinstance(found, Tensor) else found.tensor)
-    return Targets(boxes, [s.gt_instances.labels for s in samples], samples)
-
-
-def annotations_of(samples: SampleList | None) -> Targets:
-    """Boxes and labels as a test pipeline loads them, boxes scaled to the input.
-
-    MMDetection's test pipelines load annotations after resizing, in pixels of
-    the original image, where its predictions and metrics are too.
-
-    Raises:
-        ValueError: a sample without annotations.
-    """
-    if not samples or any("gt_instances" not in sample for sample in samples):
-        raise ValueError(
-            "the encoder's selector needs the boxes of the images at test time too, but the data "
-            "samples have no gt_instances: keep LoadAnnotations in the test pipeline, or choose "
-            "a selector that predicts"
-        )
-    targets = targets_of(samples)
-    boxes = []
-    for sample, found in zip(samples, targets.boxes, strict=True):
-        x, y = sample.metainfo.get("scale_factor", (1.0, 1.0))[:2]
-        boxes.append(found * found.new_tensor([x, y, x, y]))
-    return replace(targets, boxes=boxes)
-
-
-def with_enough_tokens(
-    encoded: EncoderOutput, num_queries: int
-) -> tuple[Tensor, Tensor | None, Tensor]:
-    """Memory, padding mask and level shapes with at least ``num_queries`` tokens.
-
-    A two-stage detector ranks as many proposals as it has queries, and a small
-    image has fewer tokens than that. The missing ones are added as a level of
-    padding, which MMDetection's proposals leave out of range by themselves.
-
-    Returns:
-        (B, N', C) memory, (B, N') bool mask or None, (L', 2) int64 shapes.
-    """
-    memory, mask = encoded.memory, encoded.tokens.padding_mask
-    shapes = list(encoded.tokens.shapes)
-    missing = num_queries - memory.shape[1]
-    if missing > 0:
-        batch = memory.shape[0]
-        if mask is None:
-            mask = torch.zeros(batch, memory.shape[1], dtype=torch.bool, device=memory.device)
-        memory = torch.cat([memory, memory.new_zeros(batch, missing, memory.shape[-1])], 1)
-        mask = torch.cat([mask, mask.new_ones(batch, missing)], 1)
-        shapes.append((1, missing))
-    return memory, mask, torch.tensor(shapes, device=memory.device)

@@ -10,9 +10,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from grids import DIMS
 from grids import small_encoder as make
 from grids import small_grid as grid
-from sparse_encoders.contracts import DetectorParts
-from sparse_encoders.encoders import DenseEncoder, DualAttentionEncoder
+from sparse_encoders.contracts import DetectorParts, Targets
+from sparse_encoders.encoders import DenseEncoder, DualAttentionEncoder, SparseDETREncoder
 from sparse_encoders.selectors.projection import TokenProjection
+from sparse_encoders.supervision.decoder_attention import attention_share, decoder_attention_map
 from sparse_encoders.tokens import TokenGrid
 
 # operators that must read a device value on the host
@@ -70,6 +71,10 @@ CASES = {
         selector=dict(type="FocusTokenSelector", count="image", intervals="overlapping"),
     ),
     "bottom-up": dict(selector=dict(type="FocusTokenSelector", modulation="bottom_up")),
+    "sparse": dict(encoder=SparseDETREncoder, num_classes=7),
+    "sparse + focus": dict(
+        encoder=SparseDETREncoder, num_classes=7, selector=dict(type="FocusTokenSelector")
+    ),
 }
 
 
@@ -99,3 +104,19 @@ def test_the_whole_encoder_exports(case):
         exported = torch.export.export(model, inputs, strict=False)
         others = (torch.randn_like(inputs[0]), *inputs[1:])
         assert torch.allclose(exported.module()(*others), model(*others), atol=1e-5)
+
+
+def test_what_the_decoder_teaches_reads_no_device_value():
+    encoder = make(SparseDETREncoder, num_classes=7).train()
+    tokens = grid([(1.0, 1.0), (0.5, 0.6)])
+    places = torch.rand(2, 3, 5, 4, 4, 2, 2)
+    with ForbidSyncs():
+        lent = DetectorParts(TokenProjection(DIMS), for_loss=True)
+        output = encoder(tokens, lent)
+        seen = decoder_attention_map(places, torch.rand(places.shape[:-1]), tokens.shapes)
+        targets = Targets([], [], (), seen)
+        encoder.selector.loss(output.selection, tokens, targets)[
+            "loss_decoder_attention"
+        ].backward()
+        encoder.auxiliary(output.refined, output.selection, tokens)
+        attention_share(seen, output.selection.layers[0].mask(tokens.num_tokens), tokens.shapes)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
+from grids import make_grid
 from sparse_encoders.contracts import DetectorParts, Targets
 from sparse_encoders.selectors import OracleSelector, RandomSelector
-from test_tokens import make_grid
 
 SHAPES = ((8, 10), (4, 5), (2, 3), (1, 2))  # of a 64 x 80 image
 
