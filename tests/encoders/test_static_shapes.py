@@ -11,7 +11,12 @@ from grids import DIMS
 from grids import small_encoder as make
 from grids import small_grid as grid
 from sparse_encoders.contracts import DetectorParts, Targets
-from sparse_encoders.encoders import DenseEncoder, DualAttentionEncoder, SparseDETREncoder
+from sparse_encoders.encoders import (
+    DenseEncoder,
+    DualAttentionEncoder,
+    LiteDETREncoder,
+    SparseDETREncoder,
+)
 from sparse_encoders.selectors.projection import TokenProjection
 from sparse_encoders.supervision.decoder_attention import attention_share, decoder_attention_map
 from sparse_encoders.tokens import TokenGrid
@@ -74,6 +79,20 @@ CASES = {
     "sparse": dict(encoder=SparseDETREncoder, num_classes=7),
     "sparse + focus": dict(
         encoder=SparseDETREncoder, num_classes=7, selector=dict(type="FocusTokenSelector")
+    ),
+    "lite": dict(encoder=LiteDETREncoder, blocks=1, small_low_level_ffn=True),
+    "lite key-aware": dict(encoder=LiteDETREncoder, blocks=1, attention="key_aware"),
+    "lite + focus": dict(
+        encoder=LiteDETREncoder,
+        blocks=1,
+        small_low_level_ffn=True,
+        selector=dict(type="FocusTokenSelector"),
+    ),
+    "lite + focus, all pruned": dict(
+        encoder=LiteDETREncoder,
+        blocks=1,
+        selector=dict(type="FocusTokenSelector"),
+        prune_high_levels=True,
     ),
 }
 
