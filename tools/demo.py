@@ -21,6 +21,8 @@ from pathlib import Path
 from sparse_encoders.analysis.demo import DemoSettings, run_demo
 from sparse_encoders.datasets import CocoFolder, ShapesSettings
 
+# Enough on the drawn set: see README.md for what it gives.
+SHAPES_EPOCHS = 6
 CONFIGS = Path(__file__).resolve().parents[1] / "mmdet_configs" / "dino"
 
 
@@ -37,7 +39,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--val-images", type=Path, help="of the validation ones, if another")
     parser.add_argument("--classes", nargs="+", help="classes to learn; all by default")
     parser.add_argument("--seed", type=int, default=0, help="of the drawn set")
-    parser.add_argument("--epochs", type=int, help="length of the training")
+    parser.add_argument("--epochs", type=int, help="length of the training (6 for the drawn set)")
     parser.add_argument("--pictures", type=int, default=8, help="held-out images to draw")
     parser.add_argument("--gpus", type=int, default=0, choices=(0, 1))
     parser.add_argument("--resume", action="store_true", help="go on after an interrupted run")
@@ -72,6 +74,8 @@ def main(argv: list[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         data = user_data(args)
+        if args.epochs is None and data is None and args.config is None:
+            args.epochs = SHAPES_EPOCHS
         name = "dino_lite0_focus_shapes.py" if data is None else "dino_lite0_focus_coco-folder.py"
         run_demo(
             DemoSettings(
