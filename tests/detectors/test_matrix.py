@@ -80,15 +80,25 @@ def test_key_aware_decoder(host: str) -> None:
 @pytest.mark.parametrize("host", HOSTS)
 def test_tiny_image(host: str) -> None:
     """A 32 x 32 image has fewer tokens than a two-stage detector has queries."""
-    model = build(host_config(host)).train()
+    model = build(host_config(host, ENCODERS["lite + focus"])).train()
     losses = model(torch.randn(1, 3, 32, 32), samples([(32, 32)], (32, 32), (1,)), mode="loss")
     assert total(losses).isfinite()
     model.eval()
     with torch.no_grad():
-        found = model(
-            torch.randn(1, 3, 32, 32), samples([(32, 32)], (32, 32), (0,)), mode="predict"
-        )
+        unseen = samples([(32, 32)], (32, 32), (0,))
+        found = model(torch.randn(1, 3, 32, 32), unseen, mode="predict")
     assert found[0].pred_instances.scores.isfinite().all()
+
+
+@pytest.mark.parametrize("host", HOSTS)
+def test_bfloat16(host: str) -> None:
+    config = host_config(host, ENCODERS["lite key-aware"], decoder_attention="key_aware")
+    model = build(config).train()
+    batch = samples([INPUT, (50, 80)], INPUT, boxes=(2, 1))
+    with torch.autocast("cpu", torch.bfloat16):
+        losses = model(torch.randn(2, 3, *INPUT), batch, mode="loss")
+    total(losses).backward()
+    assert all(p.grad.isfinite().all() for p in model.parameters() if p.requires_grad)
 
 
 def test_refused_decoder_settings() -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from sparse_encoders.contracts import DetectorParts
-from sparse_encoders.encoders import DenseEncoder, LiteDETREncoder
+from sparse_encoders.encoders import DenseEncoder, DualAttentionEncoder, LiteDETREncoder
 from sparse_encoders.encoders.schedule import SCHEDULES
 from sparse_encoders.tokens import TokenGrid
 
@@ -150,6 +150,26 @@ def test_all_kept_is_no_selection() -> None:
     torch.testing.assert_close(
         pruned(tokens, parts()).memory, plain(tokens, parts()).memory, rtol=1e-4, atol=1e-5
     )
+
+
+@pytest.mark.parametrize("ratio", [0.1, 0.3, 0.5])
+def test_composition_refines_fewer_tokens_than_its_parts(ratio: float) -> None:
+    selector = dict(type="FocusTokenSelector", keep_ratio=ratio)
+    both = lite(selector=selector, prune_high_levels=True)
+    alone = lite()
+    pruned = DualAttentionEncoder(6, 4, layer_cfg(), "torch", selector=selector)
+    tokens, refined = grid(padded=False), {}
+    for name, encoder in (("both", both), ("lite", alone), ("focus", pruned)):
+        seen: list[int] = []
+        for layer in encoder.layers:
+            layer.self_attn.register_forward_hook(
+                lambda m, args, kwargs, out, seen=seen: seen.append(kwargs["query"].shape[1]),
+                with_kwargs=True,
+            )
+        head = torch.nn.Linear(DIMS, 3)
+        encoder(tokens, DetectorParts(parts().projection, lambda layer, head=head: head))
+        refined[name] = sum(seen)
+    assert refined["both"] < min(refined["lite"], refined["focus"])
 
 
 def test_keep_ratio_changes_without_weights() -> None:
