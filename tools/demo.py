@@ -38,7 +38,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--images", type=Path, help="folder of your images")
     parser.add_argument("--val-images", type=Path, help="of the validation ones, if another")
     parser.add_argument("--classes", nargs="+", help="classes to learn; all by default")
-    parser.add_argument("--seed", type=int, default=0, help="of the drawn set")
+    parser.add_argument("--seed", type=int, default=0, help="of the drawn set and the training")
     parser.add_argument("--epochs", type=int, help="length of the training (6 for the drawn set)")
     parser.add_argument("--pictures", type=int, default=8, help="held-out images to draw")
     parser.add_argument("--gpus", type=int, default=0, choices=(0, 1))
@@ -85,6 +85,7 @@ def main(argv: list[str] | None = None) -> int:
                 shapes=ShapesSettings(seed=args.seed),
                 pictures=args.pictures,
                 options=args.cfg_options,
+                seed=args.seed,
                 epochs=args.epochs,
                 resume=args.resume,
                 gpus=args.gpus,

@@ -15,6 +15,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -45,6 +46,7 @@ class DemoSettings:
         shapes: settings of the shapes set.
         pictures: held-out images to draw.
         options: further ``--cfg-options`` of MMDetection, as KEY=VALUE.
+        seed: of the training.
         epochs: length of the training; None: as the config says.
         resume: go on after an interrupted run.
         gpus: GPUs to use; 0 runs on the CPU.
@@ -56,6 +58,7 @@ class DemoSettings:
     shapes: ShapesSettings = field(default_factory=ShapesSettings)
     pictures: int = 8
     options: Sequence[str] = ()
+    seed: int = 0
     epochs: int | None = None
     resume: bool = False
     gpus: int = 0
@@ -99,7 +102,8 @@ def run_demo(settings: DemoSettings) -> DemoResult:
     print(f"data: classes {', '.join(classes)}; {seconds['data']:.0f} s", flush=True)
 
     start = time.perf_counter()
-    options = [*folder_options(folder), *epoch_options(settings.epochs), *settings.options]
+    options = [*folder_options(folder), *epoch_options(settings.epochs)]
+    options += [f"randomness.seed={settings.seed}", *settings.options]
     train = ["train", "mmdet", str(settings.config), "--work-dir", str(settings.work_dir)]
     train += ["--gpus", str(settings.gpus)]
     if settings.resume:
@@ -252,6 +256,7 @@ def draw_pictures(
 
     if settings.pictures < 1:
         return []
+    warnings.filterwarnings("ignore", message="torch.meshgrid")  # MMDetection's, not the user's
     model = load_detector(config, checkpoint, "cuda:0" if settings.gpus else "cpu")
     images = choose_images(folder, settings.pictures)
     records = [record_tokens(model, image) for image in images]
