@@ -134,17 +134,30 @@ def compare(settings: Comparison) -> Iterator[Row]:
 
 
 def run(settings: Comparison, detector: str, encoder: str) -> Row:
-    """Train and test one combination."""
+    """Train and test one combination; a finished run with the same config is not repeated."""
     folder = settings.work_dir / f"{detector}_{encoder}"
     folder.mkdir(parents=True, exist_ok=True)
-    config = folder / "config.py"
-    describe(settings, detector, encoder).dump(config)
+    config, wanted = folder / "config.py", describe(settings, detector, encoder)
+    done = list((folder / "test").glob("*/*.json"))
+    if done and config.is_file() and _alike(Config.fromfile(config), wanted):
+        return outcome(folder, detector, encoder)
+    wanted.dump(config)
     train = ["train", "mmdet", str(config), "--work-dir", str(folder / "train"), "--gpus", "0"]
     run_mim(train, folder / "train.log")
     checkpoint = (folder / "train" / "last_checkpoint").read_text().strip()
     test = ["test", "mmdet", str(config), "--checkpoint", checkpoint]
     test += ["--work-dir", str(folder / "test"), "--gpus", "0"]
     run_mim(test, folder / "test.log")
+    return outcome(folder, detector, encoder)
+
+
+def _alike(one: Config, other: Config) -> bool:
+    same = ("model", "coco_folder", "train_cfg", "randomness")
+    return all(one.get(key) == other.get(key) for key in same)
+
+
+def outcome(folder: Path, detector: str, encoder: str) -> Row:
+    """What a finished run in ``folder`` logged and reported."""
     losses = logged_losses(folder / "train")
     tenth = max(len(losses) // 10, 1)
     return Row(
