@@ -166,7 +166,7 @@ def outcome(folder: Path, detector: str, encoder: str) -> Row:
         sum(losses[:tenth]) / tenth,
         sum(losses[-tenth:]) / tenth,
         all(isfinite(loss) for loss in losses),
-        tested_metrics(folder / "test"),
+        reported_metrics(folder / "test"),
     )
 
 
@@ -186,7 +186,7 @@ def logged_losses(work_dir: Path) -> list[float]:
     return losses
 
 
-def tested_metrics(work_dir: Path) -> dict[str, float]:
+def reported_metrics(work_dir: Path) -> dict[str, float]:
     """All numbers that the newest test run below ``work_dir`` wrote.
 
     Raises:

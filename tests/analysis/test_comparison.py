@@ -15,7 +15,7 @@ from sparse_encoders.analysis.comparison import (
     as_table,
     describe,
     logged_losses,
-    tested_metrics,
+    reported_metrics,
 )
 
 CONFIGS = Path(__file__).parents[2] / "mmdet_configs"
@@ -67,7 +67,7 @@ def test_outcomes_are_read_and_shown(tmp_path):
     (tmp_path / "now" / "vis_data" / "scalars.json").write_text("\n".join(map(json.dumps, lines)))
     assert logged_losses(tmp_path) == [3.0, 1.0]
     (tmp_path / "now" / "now.json").write_text(json.dumps({"coco/bbox_mAP": 0.25}))
-    metrics = tested_metrics(tmp_path)
+    metrics = reported_metrics(tmp_path)
     table = as_table([Row("dino", "sparse", 3.0, 1.0, True, metrics)])
     assert "| dino | sparse | 3.00 | 1.00 | yes | 0.250 | - |" in table
     with pytest.raises(ValueError, match="holds no logged losses"):
