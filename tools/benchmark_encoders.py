@@ -10,7 +10,7 @@ import json
 import sys
 from pathlib import Path
 
-from sparse_encoders.analysis.encoder_benchmark import as_records, benchmark_encoders, table
+from sparse_encoders.analysis.encoder_benchmark import PARTS, as_records, benchmark_encoders, table
 from sparse_encoders.analysis.machine import describe_machine
 from sparse_encoders.analysis.variants import VARIANTS
 
@@ -24,7 +24,10 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--warmup", type=int, default=1)
-    parser.add_argument("--backend", default="auto", help="auto, fused, mmcv or torch")
+    parser.add_argument(
+        "--backends", nargs="+", default=["auto"], help="auto, fused, mmcv, torch; several compare"
+    )
+    parser.add_argument("--part", default="encoder", choices=PARTS)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--json", type=Path, metavar="OUT", help="write everything here too")
     return parser.parse_args()
@@ -40,7 +43,8 @@ def main() -> None:
         batch=args.batch,
         repeats=args.repeats,
         warmup=args.warmup,
-        backend=args.backend,
+        backends=args.backends,
+        part=args.part,
         device=args.device,
         progress=lambda message: print(message, file=sys.stderr, flush=True),
     )

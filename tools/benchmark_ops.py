@@ -32,14 +32,23 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--size", nargs=2, type=int, default=(800, 1066), metavar=("H", "W"))
     parser.add_argument("--strides", nargs="+", type=int, default=(8, 16, 32, 64))
-    parser.add_argument("--keep", nargs="+", type=float, default=(1.0, 0.3), help="queries kept")
+    parser.add_argument(
+        "--keep",
+        nargs="+",
+        type=float,
+        default=(1.0, 0.3),
+        help="share of the tokens that are queries",
+    )
     parser.add_argument("--operators", nargs="+", default=list(BASELINES), choices=BASELINES)
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=0, help="0: as torch chooses")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--json", type=Path, metavar="OUT", help="write everything here too")
-    return parser.parse_args()
+    args = parser.parse_args()
+    if not all(0 < keep <= 1 for keep in args.keep):
+        parser.error(f"--keep takes shares of the tokens in (0, 1], got {args.keep}")
+    return args
 
 
 def main() -> int:

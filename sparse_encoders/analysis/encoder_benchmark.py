@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from mmdet.registry import MODELS
+from mmdet.structures import DetDataSample
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from torch import nn
@@ -22,6 +23,7 @@ from sparse_encoders.analysis.variants import encoder_config
 from sparse_encoders.tokens import TokenGrid
 
 STRIDES = (8, 16, 32, 64)
+PARTS = ("encoder", "detector")
 
 
 @dataclass(frozen=True)
@@ -86,7 +88,8 @@ def benchmark_encoders(
     batch: int = 1,
     repeats: int = 5,
     warmup: int = 1,
-    backend: str = "auto",
+    backends: Sequence[str] = ("auto",),
+    part: str = "encoder",
     device: str = "cpu",
     progress: Callable[[str], None] = lambda message: None,
 ) -> list[Row]:
@@ -99,16 +102,25 @@ def benchmark_encoders(
         batch: images.
         repeats: timed rounds.
         warmup: rounds before them.
-        backend: attention backend.
+        backends: attention backends; with several, each encoder is measured on
+            each and named 'encoder/backend'.
+        part: 'encoder', or 'detector' for the whole forward pass from pixels on.
         device: 'cpu' or a CUDA device.
         progress: is told what is going on.
     """
-    tokens = random_tokens(image_hw, batch, device)
+    if part not in PARTS:
+        raise ValueError(f"part must be one of {PARTS}, got {part!r}")
     calls: dict[str, Callable[[], object]] = {}
     for name in names:
-        progress(f"building DINO with {name}")
-        model = detector_with(name, keep_ratio, backend).to(device)
-        calls[name] = _encode(model, tokens)
+        for backend in backends:
+            label = name if len(backends) == 1 else f"{name}/{backend}"
+            progress(f"building DINO with {label}")
+            model = detector_with(name, keep_ratio, backend).to(device)
+            if part == "encoder":
+                calls[label] = _encode(model, random_tokens(image_hw, batch, device))
+            else:
+                calls[label] = _detect(model, image_hw, batch, device)
+    names = list(calls)
     peaks = {}
     for name, call in calls.items():
         progress(f"memory of {name}")
@@ -137,14 +149,14 @@ def table(rows: Sequence[Row]) -> str:
     """The rows as text for a terminal."""
     first = rows[0].encoder
     lines = [
-        f"{'encoder':<14}{'median s':>10}{'fastest':>10}{'slowest':>10}{'of ' + first:>12}"
+        f"{'encoder':<20}{'median s':>10}{'fastest':>10}{'slowest':>10}{'of ' + first:>12}"
         f"{'peak MiB':>11}{'of ' + first:>12}"
     ]
     for row in rows:
         peak = "-" if row.peak_mib is None else f"{row.peak_mib:.0f}"
         share = "-" if row.memory_share_of_first is None else f"{row.memory_share_of_first:.2f}"
         lines.append(
-            f"{row.encoder:<14}{row.seconds:>10.3f}{row.fastest:>10.3f}{row.slowest:>10.3f}"
+            f"{row.encoder:<20}{row.seconds:>10.3f}{row.fastest:>10.3f}{row.slowest:>10.3f}"
             f"{row.share_of_first:>12.3f}{peak:>11}{share:>12}"
         )
     return "\n".join(lines)
@@ -153,6 +165,18 @@ def table(rows: Sequence[Row]) -> str:
 def as_records(rows: Sequence[Row]) -> list[dict[str, Any]]:
     """The rows for JSON."""
     return [asdict(row) for row in rows]
+
+
+def _detect(
+    model: Any, image_hw: tuple[int, int], batch: int, device: torch.device | str
+) -> Callable[[], object]:
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(batch, 3, *image_hw, generator=generator).to(device)
+    about = dict(
+        img_shape=image_hw, ori_shape=image_hw, batch_input_shape=image_hw, scale_factor=(1.0, 1.0)
+    )
+    samples = [DetDataSample(metainfo=about) for _ in range(batch)]
+    return lambda: model.predict(images, samples)
 
 
 def _encode(model: Any, tokens: TokenGrid) -> Callable[[], object]:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from sparse_encoders.analysis.encoder_benchmark import Row, level_shapes, table
+from sparse_encoders.analysis.encoder_benchmark import Row, benchmark_encoders, level_shapes, table
 from sparse_encoders.analysis.latency import Timing, interleaved
 from sparse_encoders.analysis.memory import MIB, peak_memory
 from sparse_encoders.analysis.variants import encoder_config
@@ -81,3 +81,12 @@ def test_the_tool_prints_a_table_and_writes_json(tmp_path, capsys, monkeypatch):
     assert [r["encoder"] for r in report["rows"]] == ["dense", "focus"]
     assert report["rows"][0]["share_of_first"] == 1.0
     assert report["machine"]["versions"]["torch"] == torch.__version__
+
+
+def test_the_whole_detector_on_two_backends():
+    rows = benchmark_encoders(
+        ["dense"], (64, 64), repeats=1, warmup=0, backends=("torch", "mmcv"), part="detector"
+    )
+    assert [r.encoder for r in rows] == ["dense/torch", "dense/mmcv"]
+    with pytest.raises(ValueError, match=r"part must be one of .*got 'neck'"):
+        benchmark_encoders(["dense"], (64, 64), part="neck")
