@@ -48,6 +48,7 @@ def draw_evaluations(evaluations: Sequence[Evaluation], title: str = "") -> Figu
         ValueError: there is none.
     """
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     if not evaluations:
         raise ValueError("evaluations must hold at least one, got none")
@@ -61,7 +62,7 @@ def draw_evaluations(evaluations: Sequence[Evaluation], title: str = "") -> Figu
         axis.plot(epochs, values, marker="o", markersize=3, label=f"{name} (last {values[-1]:.3f})")
     axis.set_xlabel("epoch")
     axis.set_ylabel("box AP on the validation images")
-    axis.xaxis.get_major_locator().set_params(integer=True)
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     axis.set_ylim(0, 1)
     axis.grid(alpha=0.3)
     axis.legend(loc="lower right")
