@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from mmcv.ops import MultiScaleDeformableAttention
 from mmdet.registry import MODELS
-from torch import Tensor, nn
+from torch import Tensor
 
 from sparse_encoders.ops import BACKENDS, deformable_attention
 
@@ -36,26 +36,6 @@ class DeformableAttention(MultiScaleDeformableAttention):
     def __init__(self, *args: Any, backend: str = "auto", **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.backend = check_backend(backend, BACKENDS)
-
-    @classmethod
-    def like(cls, module: nn.Module, backend: str = "auto") -> DeformableAttention:
-        """This module around the parameters and settings of an MMCV module, without new weights.
-
-        Args:
-            module: an MMCV ``MultiScaleDeformableAttention``; it shares its parameters afterwards.
-            backend: as above.
-
-        Raises:
-            TypeError: ``module`` is something else.
-        """
-        if not isinstance(module, MultiScaleDeformableAttention):
-            raise TypeError(
-                f"module must be a MultiScaleDeformableAttention, got {type(module).__name__}"
-            )
-        made = cls.__new__(cls)
-        made.__dict__.update(module.__dict__)
-        made.backend = check_backend(backend, BACKENDS)
-        return made
 
     def forward(
         self,

@@ -6,11 +6,11 @@ from typing import Any
 
 import torch
 from mmcv.cnn.bricks.transformer import MultiheadAttention
-from mmdet.models.layers import DeformableDetrTransformerEncoderLayer
 from torch import Tensor, nn
 
 from sparse_encoders.contracts import CategoryHead, DetectorParts
 from sparse_encoders.encoders.base import Encoder, EncoderOutput
+from sparse_encoders.encoders.kept_tokens import KeptTokensLayer
 from sparse_encoders.registry import MODELS
 from sparse_encoders.tokens import TokenGrid
 
@@ -66,12 +66,8 @@ class ObjectAttention(nn.Module):
         return kept.scatter(1, wide, enhanced.to(kept.dtype)), index
 
 
-class DualAttentionLayer(DeformableDetrTransformerEncoderLayer):
-    """A deformable encoder layer whose queries are the kept tokens.
-
-    The weights of the deformable attention, FFN and norms have MMDetection's
-    names, so that a dense checkpoint initialises them.
-    """
+class DualAttentionLayer(KeptTokensLayer):
+    """A layer on the kept tokens, before which the objects among them attend to each other."""
 
     def __init__(self, *args: Any, object_attention: dict[str, Any] | None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -81,42 +77,20 @@ class DualAttentionLayer(DeformableDetrTransformerEncoderLayer):
             else ObjectAttention(self.embed_dims, **object_attention)
         )
 
-    def forward(
-        self,
-        query: Tensor,
-        query_pos: Tensor,
-        reference_points: Tensor,
-        value: Tensor,
-        tokens: TokenGrid,
-        object_scores: Tensor | None,
-        present: Tensor,
+    def enhance(
+        self, query: Tensor, query_pos: Tensor, object_scores: Tensor, present: Tensor
     ) -> Tensor:
-        """One layer of Algorithm 1 (lines 4 to 11).
+        """Lines 4 to 9 of Algorithm 1; the rest of it is :meth:`forward`.
 
         Args:
             query: (B, K, C) kept tokens.
             query_pos: (B, K, C) their position embedding.
-            reference_points: (B, K, L, 2) their places on every level.
-            value: (B, N, C) what deformable attention samples.
-            tokens: padding and shapes of the batch.
-            object_scores: (B, K), None without dual attention.
+            object_scores: (B, K).
             present: (B, K) bool, who may be an object token.
-
-        Returns:
-            (B, K, C) refined tokens.
         """
-        if self.object_attention is not None and object_scores is not None:
-            query, _ = self.object_attention(query, query_pos, object_scores, present)
-        query = self.self_attn(
-            query=query,
-            value=value,
-            query_pos=query_pos,
-            key_padding_mask=tokens.padding_mask,
-            spatial_shapes=tokens.shapes,
-            reference_points=reference_points,
-        )
-        refined: Tensor = self.norms[1](self.ffn(self.norms[0](query)))
-        return refined
+        assert self.object_attention is not None
+        enhanced: Tensor = self.object_attention(query, query_pos, object_scores, present)[0]
+        return enhanced
 
 
 @MODELS.register_module()
@@ -191,7 +165,7 @@ class DualAttentionEncoder(Encoder):
         # A later layer keeps the first ones of what an earlier layer kept, so the
         # kept tokens are gathered once and each layer takes as many as it needs.
         first = selection.layers[0]
-        query, position = first.gather(tokens.features), first.gather(tokens.positions)
+        query, query_pos = first.gather(tokens.features), first.gather(tokens.positions)
         points = first.gather(tokens.reference_points.flatten(2)).unflatten(2, (-1, 2))
         foreground = first.gather(selection.scores)
         value = tokens.features
@@ -200,13 +174,13 @@ class DualAttentionEncoder(Encoder):
             count = chosen.indices.shape[1]
             done.insert(0, query[:, count:])
             query = query[:, :count]
-            scores = None
+            places = query_pos[:, :count], points[:, :count]
+            enhanced = query
             if self.dual_attention and detector.category_head is not None:
                 head = detector.category_head(index)
                 scores = self.object_scores(query, foreground[:, :count], head)
-            refined = layer(
-                query, position[:, :count], points[:, :count], value, tokens, scores, chosen.present
-            )
+                enhanced = layer.enhance(query, places[0], scores, chosen.present)
+            refined = layer(enhanced, *places, value, tokens)
             # an image writes back what it keeps; the rest it only carried along
             query = chosen.choose(refined.to(query.dtype), query)
             if self.values == "updated" and index + 1 < self.num_layers:

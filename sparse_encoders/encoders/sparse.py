@@ -4,52 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from mmdet.models.layers import DeformableDetrTransformerEncoderLayer
 from torch import Tensor
 
 from sparse_encoders.contracts import DetectorParts, Targets
 from sparse_encoders.encoders.auxiliary import AuxiliaryHeads
 from sparse_encoders.encoders.base import Encoder, EncoderOutput
+from sparse_encoders.encoders.kept_tokens import KeptTokensLayer
 from sparse_encoders.registry import MODELS
 from sparse_encoders.tokens import TokenGrid
-
-
-class SparseEncoderLayer(DeformableDetrTransformerEncoderLayer):
-    """A deformable encoder layer whose queries are not its values.
-
-    Its weights have MMDetection's names: a dense checkpoint initialises them.
-    """
-
-    def forward(
-        self,
-        query: Tensor,
-        query_pos: Tensor,
-        reference_points: Tensor,
-        memory: Tensor,
-        tokens: TokenGrid,
-    ) -> Tensor:
-        """Refine the queries (section 3.2).
-
-        Args:
-            query: (B, K, C) kept tokens.
-            query_pos: (B, K, C) their position embedding.
-            reference_points: (B, K, L, 2) their centres.
-            memory: (B, N, C) all tokens, which they attend to.
-            tokens: padding and shapes of the batch.
-
-        Returns:
-            (B, K, C).
-        """
-        query = self.self_attn(
-            query=query,
-            value=memory,
-            query_pos=query_pos,
-            key_padding_mask=tokens.padding_mask,
-            spatial_shapes=tokens.shapes,
-            reference_points=reference_points,
-        )
-        refined: Tensor = self.norms[1](self.ffn(self.norms[0](query)))
-        return refined
 
 
 @MODELS.register_module()
@@ -77,7 +39,7 @@ class SparseDETREncoder(Encoder):
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
-        self.layers = self.build_layers(SparseEncoderLayer)
+        self.layers = self.build_layers(KeptTokensLayer)
         self.selector = self.build_selector(
             {"type": "DecoderAttentionSelector", **(selector or {})}
         )

@@ -79,16 +79,6 @@ def test_same_parameters_and_same_initial_values():
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
-def test_like_takes_over_the_parameters():
-    theirs = MultiScaleDeformableAttention(embed_dims=32, num_heads=4, num_levels=3)
-    ours = DeformableAttention.like(theirs, backend="torch")
-    assert type(ours) is DeformableAttention and ours.backend == "torch"
-    assert ours.value_proj.weight is theirs.value_proj.weight
-    assert repr(ours).startswith("DeformableAttention")
-    with pytest.raises(TypeError, match="must be a MultiScaleDeformableAttention, got Linear"):
-        DeformableAttention.like(torch.nn.Linear(1, 1))
-
-
 def test_registered():
     built = MODELS.build(dict(type="DeformableAttention", embed_dims=32, num_heads=4))
     assert type(built) is DeformableAttention

@@ -1,0 +1,46 @@
+"""The layer of every encoder that refines only what a selector keeps."""
+
+from __future__ import annotations
+
+from mmdet.models.layers import DeformableDetrTransformerEncoderLayer
+from torch import Tensor
+
+from sparse_encoders.tokens import TokenGrid
+
+
+class KeptTokensLayer(DeformableDetrTransformerEncoderLayer):
+    """A deformable encoder layer whose queries are not its values.
+
+    Its weights have MMDetection's names: a dense checkpoint initialises them.
+    """
+
+    def forward(
+        self,
+        query: Tensor,
+        query_pos: Tensor,
+        reference_points: Tensor,
+        value: Tensor,
+        tokens: TokenGrid,
+    ) -> Tensor:
+        """Refine the queries (Sparse DETR, section 3.2).
+
+        Args:
+            query: (B, K, C) kept tokens.
+            query_pos: (B, K, C) their position embedding.
+            reference_points: (B, K, L, 2) their centres.
+            value: (B, N, C) all tokens, which they attend to.
+            tokens: padding and shapes of the batch.
+
+        Returns:
+            (B, K, C).
+        """
+        query = self.self_attn(
+            query=query,
+            value=value,
+            query_pos=query_pos,
+            key_padding_mask=tokens.padding_mask,
+            spatial_shapes=tokens.shapes,
+            reference_points=reference_points,
+        )
+        refined: Tensor = self.norms[1](self.ffn(self.norms[0](query)))
+        return refined
