@@ -11,6 +11,7 @@ namespace {
 struct Arguments {
   at::Tensor value, reference_points, offsets, logits;
   DeformableProblem problem;
+  bool copied_in_threads;
 
   Arguments(const at::Tensor& value_, at::IntArrayRef shapes, const at::Tensor& reference_points_,
             const at::Tensor& offsets_, const at::Tensor& logits_, bool gradients)
@@ -21,7 +22,11 @@ struct Arguments {
     problem.reference_kind = kind_of("reference_points", reference_points_);
     problem.offsets_kind = kind_of("offsets", offsets_);
     problem.logits_kind = kind_of("logits", logits_);
-    value = by_head(value_, problem.geometry, gradients);
+    copied_in_threads = !gradients && copy_in_threads(problem.geometry);
+    if (copied_in_threads)
+      value = value_.stride(3) == 1 ? value_ : value_.contiguous();
+    else
+      value = by_head(value_, problem.geometry, gradients);
     reference_points = reference_points_.contiguous();
     offsets = offsets_.contiguous();
     logits = logits_.contiguous();
@@ -42,7 +47,10 @@ at::Tensor forward(const at::Tensor& value, at::IntArrayRef shapes,
   g.runs = forward_runs(g);
   at::Tensor output = at::empty({g.batch, g.queries, g.heads * g.depth}, value.options());
   problem.output = output.mutable_data_ptr();
-  for_items(problem, best_kernels().deformable_forward);
+  if (arguments.copied_in_threads)
+    for_items_by_head(problem, arguments.value, best_kernels().deformable_forward);
+  else
+    for_items(problem, best_kernels().deformable_forward);
   return output;
 }
 
