@@ -60,6 +60,7 @@ struct DeformableSampling {
   }
 
   // Places, corners and weights of query q; queries come in order.
+  template <bool GRADIENTS>
   SE_INLINE void advance(int64_t q) {
     constexpr int W = kLanes<A>;
     constexpr int64_t kAhead = 4;
@@ -80,7 +81,7 @@ struct DeformableSampling {
       const Vec<A, W> width = load<A, W>(grid.width + i), height = load<A, W>(grid.height + i);
       x = of_level(i, 0) * width - A(0.5) + x * x_step;
       y = of_level(i, 1) * height - A(0.5) + y * y_step;
-      locate(grid, i, x, y, corners);
+      locate<GRADIENTS>(grid, i, x, y, corners);
     }
     scale_corners(corners, weight, scaled, grid.padded);
   }
@@ -122,7 +123,7 @@ void deformable_forward_item(const DeformableProblem& p, int64_t number) {
   for (int64_t q = item.first; q < item.last; ++q) {
     T* output = static_cast<T*>(p.output) + s.row(q) * g.depth;
     fetch_to_write(output, 0, g.depth, p.value_kind);
-    s.advance(q);
+    s.template advance<false>(q);
     WeightedSum<A, T, T> sum{s.corners, s.scaled, s.grid.count, value, output};
     for_channels<A>(g.depth, sum);
   }
@@ -214,7 +215,7 @@ void deformable_backward_item(const DeformableProblem& p, int64_t number) {
     if (q + 4 < item.last) fetch(grad + 4 * numbers, 0, g.depth, p.value_kind);
     fetch_to_write(p.grad_offsets, s.row(q) * s.grid.count * 2, s.grid.count * 2, p.offsets_kind);
     fetch_to_write(p.grad_logits, s.row(q) * s.grid.count, s.grid.count, p.logits_kind);
-    s.advance(q);
+    s.template advance<true>(q);
     Dots<A, T, false> dots{s.corners, s.grid.padded, value, grad, gradients.partial};
     for_channels<A>(g.depth, dots);
     Scatter<A, T> scatter{s.corners, s.scaled, s.grid.count, grad, grad_value};

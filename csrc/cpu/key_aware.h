@@ -77,7 +77,7 @@ struct KeyAwareSampling {
       split_pairs<A, W>(pairs + 2 * i, x, y, std::make_integer_sequence<int, W>());
       x = x * load<A, W>(grid.width + i) - A(0.5);
       y = y * load<A, W>(grid.height + i) - A(0.5);
-      locate(grid, i, x, y, corners);
+      locate<true>(grid, i, x, y, corners);
     }
   }
 

@@ -126,7 +126,8 @@ axis_around(Vec<A, LANES> place, Vec<Int<A>, LANES> size, Vec<Int<A>, LANES> ins
 }
 
 // Fills `corners` for the places from i on; `used` is the mask of those that touch their map.
-template <typename A>
+// Weights and slopes by axis are for the backward only.
+template <bool GRADIENTS, typename A>
 SE_INLINE void locate(const Grid<A>& grid, int64_t i, Vec<A, kLanes<A>> x, Vec<A, kLanes<A>> y,
                       const Corners<A>& corners) {
   constexpr int W = kLanes<A>;
@@ -144,7 +145,7 @@ SE_INLINE void locate(const Grid<A>& grid, int64_t i, Vec<A, kLanes<A>> x, Vec<A
   store<Int<A>, W>(corners.row[2] + i, first + down);
   store<Int<A>, W>(corners.row[3] + i, first + down + right);
   store<Int<A>, W>(corners.used + i, inside);
-  for (int side = 0; side < 2; ++side) {
+  for (int side = 0; GRADIENTS && side < 2; ++side) {
     store<A, W>(corners.x_weight[side] + i, h.weight[side]);
     store<A, W>(corners.y_weight[side] + i, v.weight[side]);
     store<A, W>(corners.x_slope[side] + i, h.slope[side]);
