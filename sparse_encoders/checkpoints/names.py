@@ -9,14 +9,19 @@ from torch import Tensor
 
 Renaming = Sequence[tuple[str, str]]
 
-# Focus-DETR's release, the parts of its encoder and selector.
-FOCUS_ENCODER: Renaming = (
-    (r"transformer\.alpha", r"encoder.selector.alpha"),
-    (r"transformer\.level_embeds", r"level_embed"),
+# First-stage projection and score MLP: Focus-DETR took Sparse DETR's names over.
+PROJECTION_AND_SCORES: Renaming = (
     (r"transformer\.enc_output_norm\.", r"memory_trans_norm."),
     (r"transformer\.enc_output\.", r"memory_trans_fc."),
     (r"transformer\.enc_mask_predictor\.layer1\.", r"encoder.selector.score_mlp.embed."),
     (r"transformer\.enc_mask_predictor\.layer2\.", r"encoder.selector.score_mlp.head."),
+)
+
+# Focus-DETR's release, the parts of its encoder and selector.
+FOCUS_ENCODER: Renaming = (
+    (r"transformer\.alpha", r"encoder.selector.alpha"),
+    (r"transformer\.level_embeds", r"level_embed"),
+    *PROJECTION_AND_SCORES,
     (
         r"transformer\.encoder\.layers\.(\d+)\.attentions\.0\.",
         r"encoder.layers.\1.object_attention.attention.",
@@ -48,10 +53,7 @@ LITE_ENCODER: Renaming = (
 # Sparse DETR's release, the parts of its encoder, selector and auxiliary heads.
 SPARSE_ENCODER: Renaming = (
     (r"transformer\.level_embed$", r"level_embed"),
-    (r"transformer\.enc_output_norm\.", r"memory_trans_norm."),
-    (r"transformer\.enc_output\.", r"memory_trans_fc."),
-    (r"transformer\.enc_mask_predictor\.layer1\.", r"encoder.selector.score_mlp.embed."),
-    (r"transformer\.enc_mask_predictor\.layer2\.", r"encoder.selector.score_mlp.head."),
+    *PROJECTION_AND_SCORES,
     (r"transformer\.encoder\.class_embed\.(\d+)\.", r"encoder.auxiliary.cls_branches.\1."),
     *(
         (
