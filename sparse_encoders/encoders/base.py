@@ -31,12 +31,15 @@ class EncoderOutput:
         selection: what the selector chose; None where every token is refined.
         refined: (B, K, C) tokens as each layer refined them, where a loss of the
             encoder will read them; empty otherwise.
+        objects: (B, k) int64 for each layer of dual attention: where its object
+            tokens stand among the layer's kept ones, best first; empty otherwise.
     """
 
     memory: Tensor
     tokens: TokenGrid
     selection: Selection | None = None
     refined: tuple[Tensor, ...] = ()
+    objects: tuple[Tensor, ...] = ()
 
 
 class Encoder(BaseModule):
@@ -122,6 +125,10 @@ class Encoder(BaseModule):
         if self.selector is None or output.selection is None:
             return {}
         return self.selector.loss(output.selection, output.tokens, targets)
+
+    def refined_levels(self, layer: int) -> range:
+        """Levels whose tokens ``layer`` (from 0) refines where no selector chooses."""
+        return range(self.num_levels)
 
     @property
     def learns_from_decoder(self) -> bool:

@@ -79,7 +79,7 @@ class DualAttentionLayer(KeptTokensLayer):
 
     def enhance(
         self, query: Tensor, query_pos: Tensor, object_scores: Tensor, present: Tensor
-    ) -> Tensor:
+    ) -> tuple[Tensor, Tensor]:
         """Lines 4 to 9 of Algorithm 1; the rest of it is :meth:`forward`.
 
         Args:
@@ -87,9 +87,14 @@ class DualAttentionLayer(KeptTokensLayer):
             query_pos: (B, K, C) their position embedding.
             object_scores: (B, K).
             present: (B, K) bool, who may be an object token.
+
+        Returns:
+            (B, K, C) tokens, and (B, k) where the objects among them stand, best first.
         """
         assert self.object_attention is not None
-        enhanced: Tensor = self.object_attention(query, query_pos, object_scores, present)[0]
+        enhanced: tuple[Tensor, Tensor] = self.object_attention(
+            query, query_pos, object_scores, present
+        )
         return enhanced
 
 
@@ -170,6 +175,7 @@ class DualAttentionEncoder(Encoder):
         foreground = first.gather(selection.scores)
         value = tokens.features
         done: list[Tensor] = []  # tokens that no later layer keeps, latest first
+        objects: list[Tensor] = []
         for index, (layer, chosen) in enumerate(zip(self.layers, selection.layers, strict=True)):
             count = chosen.indices.shape[1]
             done.insert(0, query[:, count:])
@@ -179,14 +185,15 @@ class DualAttentionEncoder(Encoder):
             if self.dual_attention and detector.category_head is not None:
                 head = detector.category_head(index)
                 scores = self.object_scores(query, foreground[:, :count], head)
-                enhanced = layer.enhance(query, places[0], scores, chosen.present)
+                enhanced, found = layer.enhance(query, places[0], scores, chosen.present)
+                objects.append(found)
             refined = layer(enhanced, *places, value, tokens)
             # an image writes back what it keeps; the rest it only carried along
             query = chosen.choose(refined.to(query.dtype), query)
             if self.values == "updated" and index + 1 < self.num_layers:
                 value = first.put(tokens.features, torch.cat([query, *done], 1))
         memory = first.put(tokens.features, torch.cat([query, *done], 1))
-        return EncoderOutput(memory, tokens, selection)
+        return EncoderOutput(memory, tokens, selection, objects=tuple(objects))
 
     @torch.no_grad()
     def object_scores(self, kept: Tensor, foreground: Tensor, head: CategoryHead) -> Tensor:

@@ -161,6 +161,13 @@ class LiteDETREncoder(Encoder):
                 memory = _refine_from(layer, memory, tokens, 0 if everywhere else num_low, num_low)
         return EncoderOutput(memory, tokens, selection)
 
+    def refined_levels(self, layer: int) -> range:
+        """All levels in the last layer of a block, the high (coarse) ones in the others."""
+        first = (
+            0 if self.schedule.refines_all(layer) else self.num_levels - self.schedule.high_levels
+        )
+        return range(first, self.num_levels)
+
     def _select(
         self, selector: Selector, tokens: TokenGrid, detector: DetectorParts, num_low: int
     ) -> tuple[Selection, list[int]]:

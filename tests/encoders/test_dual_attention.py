@@ -160,3 +160,24 @@ def test_a_layer_cfg_of_other_levels_is_refused():
         DenseEncoder(num_layers=1, layer_cfg=layer)
     with pytest.raises(ValueError, match="num_layers must be at least 1"):
         DenseEncoder(num_layers=0)
+
+
+@torch.no_grad()
+def test_object_tokens_come_back_by_layer_best_first_and_never_padding(lent):
+    tokens = grid([(1.0, 1.0), (0.5, 0.5)])
+    encoder = make(num_object_tokens=4, selector=dict(type="FocusTokenSelector", keep_ratio=0.3))
+    output = encoder(tokens, lent)
+    assert len(output.objects) == encoder.num_layers
+    for found, chosen in zip(output.objects, output.selection.layers, strict=True):
+        assert found.shape == (2, min(4, chosen.indices.shape[1]))
+        where = chosen.indices.gather(1, found)
+        assert not tokens.padding_mask.gather(1, where).any()
+        assert all(len(set(row)) == len(row) for row in where.tolist())
+    first, head = output.selection.layers[0], lent.category_head(0)
+    scores = encoder.object_scores(
+        first.gather(tokens.features), first.gather(output.selection.scores), head
+    )
+    best = scores.masked_fill(~first.present, -torch.inf).topk(4).indices
+    assert torch.equal(output.objects[0], best)
+    plain = make(dual_attention=False, selector=dict(type="FocusTokenSelector"))
+    assert plain(tokens, lent).objects == ()

@@ -96,6 +96,14 @@ def test_only_a_blocks_last_layer_refines_low_levels() -> None:
     assert seen == [tokens.num_tokens - low, tokens.num_tokens - low, tokens.num_tokens]
 
 
+def test_refined_levels_say_what_a_layer_refines() -> None:
+    encoder = lite(schedule="H2L2-(2+1)x3")
+    levels = [list(encoder.refined_levels(layer)) for layer in range(encoder.num_layers)]
+    assert levels == [[2, 3], [0, 1, 2, 3]] * 3
+    dense = DenseEncoder(num_layers=2, num_levels=3, layer_cfg=layer_cfg())
+    assert list(dense.refined_levels(0)) == [0, 1, 2]
+
+
 def test_small_ffn_touches_low_levels_only() -> None:
     encoder = lite(num_layers=2, blocks=1, small_low_level_ffn=True)
     assert encoder.layers[0].low_level_ffn is None
