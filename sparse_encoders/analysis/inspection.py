@@ -9,15 +9,16 @@ from typing import Any
 
 from mmengine.config import Config
 
-from sparse_encoders.datasets.coco_folder import apply_coco_folder
+from sparse_encoders.datasets.coco_folder import apply_coco_folder, apply_scale
 
 
-def load_detector(config: str | Path, checkpoint: str | Path, device: str = "cpu") -> Any:
+def load_detector(config: str | Path | Config, checkpoint: str | Path, device: str = "cpu") -> Any:
     """Build a detector and load its weights, read weights-only.
 
     Args:
-        config: its config; where that names a ``coco_folder``, the checkpoint's
-            classes are what counts, and the folder need not exist.
+        config: its config or the file of it; where that names a ``coco_folder``, the
+            checkpoint's classes are what counts, and the folder need not exist; images are resized
+            as it says.
         checkpoint: its weights, as MMEngine's runner saves them.
         device: such as 'cpu' or 'cuda:0'.
 
@@ -28,28 +29,49 @@ def load_detector(config: str | Path, checkpoint: str | Path, device: str = "cpu
         ValueError: a file is missing, is truncated, or belongs to another model.
     """
     from mmdet.apis import init_detector
+
+    if isinstance(config, Config):
+        cfg = copy.deepcopy(config)
+    elif Path(config).is_file():
+        cfg = Config.fromfile(str(config))
+    else:
+        raise ValueError(f"config: there is no file {config}")
+    weights, classes = read_checkpoint(checkpoint)
+    if classes is not None:
+        cfg.model.bbox_head.num_classes = len(classes)
+        if "coco_folder" in cfg:
+            apply_scale(cfg)
+    elif "coco_folder" in cfg:
+        apply_coco_folder(cfg)
+    check_fit(cfg, weights, checkpoint)
+    return init_detector(cfg, str(checkpoint), device=device, palette="random")
+
+
+def read_checkpoint(checkpoint: str | Path) -> tuple[dict[str, Any], tuple[str, ...] | None]:
+    """The weights in a checkpoint, and the classes it was trained on, where it says.
+
+    Raises:
+        ValueError: there is no such file, or it is truncated or no checkpoint.
+    """
     from mmengine.runner.checkpoint import _load_checkpoint
 
-    for name, path in (("config", config), ("checkpoint", checkpoint)):
-        if not Path(path).is_file():
-            raise ValueError(f"{name}: there is no file {path}")
-    cfg = Config.fromfile(str(config))
+    if not Path(checkpoint).is_file():
+        raise ValueError(f"checkpoint: there is no file {checkpoint}")
     try:
         saved = _load_checkpoint(str(checkpoint), map_location="cpu")
         weights = saved.get("state_dict", saved)
     except (RuntimeError, EOFError, OSError, AttributeError, pickle.UnpicklingError) as error:
         raise ValueError(f"checkpoint {checkpoint} cannot be read (truncated?): {error}") from error
     classes = (saved.get("meta", {}).get("dataset_meta") or {}).get("classes")
-    if classes is not None:
-        cfg.model.bbox_head.num_classes = len(classes)
-    elif "coco_folder" in cfg:
-        apply_coco_folder(cfg)
-    _check_fit(cfg, weights, checkpoint)
-    return init_detector(cfg, str(checkpoint), device=device, palette="random")
+    return weights, None if classes is None else tuple(classes)
 
 
-def _check_fit(cfg: Config, weights: dict[str, Any], checkpoint: str | Path) -> None:
-    """Raise where the config's model and the weights have not the same names and shapes."""
+def check_fit(cfg: Config, weights: dict[str, Any], checkpoint: str | Path) -> None:
+    """Compare the names and shapes of a config's model and of weights.
+
+    Raises:
+        ValueError: they differ; ``checkpoint`` is the file that the message names.
+    """
     from mmdet.registry import MODELS
     from mmdet.utils import register_all_modules
 

@@ -163,30 +163,46 @@ def apply_coco_folder(cfg: Config) -> Config:
         ValueError: as :class:`CocoFolder` says.
     """
     folder = CocoFolder.from_config(cfg.get("coco_folder"))
-    classes, sides = folder.class_names(), folder.sides
+    classes = folder.class_names()
     for stage, split in (("train", "train"), ("val", "val"), ("test", "val")):
         annotations, images = folder.annotations(split), folder.image_folder(split)
         loader = cfg.get(f"{stage}_dataloader")
         if loader is not None:
-            data = loader.dataset
-            while "dataset" in data:
-                data = data.dataset
-            data.update(
+            _inner(loader.dataset).update(
                 data_root="",
                 ann_file=str(annotations),
                 data_prefix={"img": str(images)},
                 metainfo={"classes": classes},
             )
-            if sides is not None:
-                for step in _steps(data.pipeline):
-                    if step.get("type") in ("Resize", "FixScaleResize"):
-                        step["scale"] = sides
         evaluator = cfg.get(f"{stage}_evaluator")
         for metric in evaluator if isinstance(evaluator, list) else [evaluator]:
             if metric is not None and "ann_file" in metric:
                 metric["ann_file"] = str(annotations)
     cfg.model.bbox_head.num_classes = len(classes)
+    return apply_scale(cfg)
+
+
+def apply_scale(cfg: Config) -> Config:
+    """Write ``cfg.coco_folder.scale`` into the loaders' pipelines, in place.
+
+    The folder itself need not exist: a trained detector looks at any image.
+    """
+    sides = CocoFolder(scale=cfg.coco_folder.get("scale")).sides
+    for stage in ("train", "val", "test"):
+        loader = cfg.get(f"{stage}_dataloader")
+        if loader is None or sides is None:
+            continue
+        for step in _steps(_inner(loader.dataset).pipeline):
+            if step.get("type") in ("Resize", "FixScaleResize"):
+                step["scale"] = sides
     return cfg
+
+
+def _inner(dataset: Any) -> Any:
+    """The data set that wrappers hold."""
+    while "dataset" in dataset:
+        dataset = dataset.dataset
+    return dataset
 
 
 def _steps(pipeline: Any) -> Iterator[Any]:

@@ -6,7 +6,7 @@ import pytest
 from mmengine.config import Config
 
 from sparse_encoders.datasets import ShapesSettings, make_shapes_dataset
-from sparse_encoders.datasets.coco_folder import CocoFolder, apply_coco_folder
+from sparse_encoders.datasets.coco_folder import CocoFolder, apply_coco_folder, apply_scale
 
 CONFIG = "mmdet_configs/dino/dino_lite0_focus_coco-folder.py"
 
@@ -89,3 +89,10 @@ def test_without_a_folder(config):
     config.pop("coco_folder")
     with pytest.raises(ValueError, match="must be a dict of"):
         apply_coco_folder(config)
+
+
+def test_the_scale_alone_needs_no_folder(config):
+    config.merge_from_dict({"coco_folder.root": "none", "coco_folder.scale": [96, 128]})
+    apply_scale(config)
+    steps = config.test_dataloader.dataset.pipeline
+    assert [s.scale for s in steps if s.type == "Resize"] == [(128, 96)]
