@@ -1,0 +1,234 @@
+"""Counting what one forward pass multiplies and adds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from mmdet.models.detectors.base_detr import DetectionTransformer
+from mmdet.structures import DetDataSample
+from mmengine.structures import InstanceData
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from sparse_encoders.analysis.complexity.formulas import FORMULAS, OPERATIONS_PER_MADD
+from sparse_encoders.analysis.complexity.parts import PARTS, PartFinder
+from sparse_encoders.analysis.complexity.shapes_only import ShapesOnly, zeros
+
+
+@dataclass(frozen=True)
+class Part:
+    """One part's share of a detector.
+
+    Attributes:
+        madds: multiply-adds of one forward pass; one multiply-add counts one.
+        parameters: numbers learned or frozen, each counted once.
+    """
+
+    madds: int = 0
+    parameters: int = 0
+
+    def __add__(self, other: Part) -> Part:
+        return Part(self.madds + other.madds, self.parameters + other.parameters)
+
+
+@dataclass(frozen=True)
+class Complexity:
+    """What a detector costs for one image.
+
+    Attributes:
+        parts: of every name in :data:`PARTS`, in that order; they sum up to :attr:`total`.
+        image_hw: (height, width) of the image in pixels.
+        padded_hw: the same after the data preprocessor's padding, as it ran.
+    """
+
+    parts: dict[str, Part]
+    image_hw: tuple[int, int]
+    padded_hw: tuple[int, int]
+
+    @property
+    def total(self) -> Part:
+        """All parts."""
+        return sum(self.parts.values(), Part())
+
+    @property
+    def madds(self) -> int:
+        """Multiply-adds of all parts."""
+        return self.total.madds
+
+    @property
+    def parameters(self) -> int:
+        """Parameters of all parts."""
+        return self.total.parameters
+
+    def group(self, name: str) -> Part:
+        """A part, or the sum of the parts below a name such as 'encoder' or 'first_stage'.
+
+        Raises:
+            ValueError: no part has this name or stands below it.
+        """
+        members = [p for n, p in self.parts.items() if n == name or n.startswith(f"{name}.")]
+        if not members:
+            raise ValueError(f"part must be one of {', '.join(PARTS)} or a group, got {name!r}")
+        return sum(members, Part())
+
+    def as_record(self) -> dict[str, Any]:
+        """For JSON: sizes, totals and parts."""
+        return {
+            "image_hw": list(self.image_hw),
+            "padded_hw": list(self.padded_hw),
+            "total": {"madds": self.madds, "parameters": self.parameters},
+            "parts": {
+                name: {"madds": part.madds, "parameters": part.parameters}
+                for name, part in self.parts.items()
+            },
+        }
+
+    def as_table(self) -> str:
+        """Markdown: parts that cost something, groups summed up, multiply-adds in G."""
+        lines = ["| part | multiply-adds (G) | share | parameters (M) |", "|" + " --- |" * 4]
+        rows = {name: part for name, part in self.parts.items() if part != Part()}
+        for name in ("encoder", "first_stage"):
+            if self.group(name) != Part():
+                rows[f"{name}, all"] = self.group(name)
+        rows["total"] = self.total
+        for name, part in rows.items():
+            share = part.madds / self.madds if self.madds else 0.0
+            lines.append(
+                f"| {name} | {part.madds / 1e9:.3f} | {share:.1%} | {part.parameters / 1e6:.3f} |"
+            )
+        return "\n".join(lines)
+
+
+@torch.no_grad()
+def count_complexity(model: nn.Module, image_hw: tuple[int, int]) -> Complexity:
+    """Multiply-adds and parameters of a detector, by part.
+
+    One image runs through the detector as at test time, up to the head's class logits and boxes,
+    under torch's flop counter. Counted are matrix products, convolutions, samples and their sums;
+    not counted are norms, activations, softmax, biases and other element by element work. Only
+    shapes are computed: it takes about a second and no memory, wherever the weights are.
+
+    Args:
+        model: MMDetection's DETR detector, any encoder; it runs in evaluation mode.
+        image_hw: (height, width) in pixels, before the data preprocessor's padding.
+
+    Raises:
+        TypeError: the model is no DETR detector of MMDetection.
+        ValueError: the size is no pair of positive whole numbers.
+    """
+    if not isinstance(model, DetectionTransformer):
+        raise TypeError(
+            "model must be a DETR detector of MMDetection (a DetectionTransformer), got "
+            f"{type(model).__name__}"
+        )
+    image_hw = check_size(image_hw)
+    padded_hw = _padded(model, image_hw)
+    finder = PartFinder(model)
+    ledger = _Ledger(finder)
+    weights = {
+        name: zeros(tensor.shape, tensor.dtype)
+        for name, tensor in [*model.named_parameters(), *model.named_buffers()]
+    }
+    image = zeros((1, 3, *padded_hw), torch.float32)
+    inputs = dict(data_samples=[_sample(image_hw, padded_hw)], mode="tensor")
+    with _evaluating(model), ShapesOnly(), ledger.watching(model):
+        torch.func.functional_call(model, weights, (image,), inputs)
+    parameters = dict.fromkeys(PARTS, 0)
+    for name, parameter in model.named_parameters():
+        parameters[finder.of_parameter(name)] += parameter.numel()
+    parts = {name: Part(ledger.madds[name], parameters[name]) for name in PARTS}
+    return Complexity(parts, image_hw, padded_hw)
+
+
+class _Ledger:
+    """Books every operation on the modules that run it."""
+
+    def __init__(self, finder: PartFinder) -> None:
+        self.madds = dict.fromkeys(PARTS, 0)
+        self._finder = finder
+        self._stack: list[str] = []
+        self._booked = 0
+
+    @contextmanager
+    def watching(self, model: nn.Module) -> Iterator[None]:
+        """Book what runs inside."""
+        counter = FlopCounterMode(display=False, custom_mapping=FORMULAS)
+        with ExitStack() as hooks:
+            for name, module in model.named_modules():
+                if name:
+                    self._hook(name, module, counter, hooks)
+            with counter:
+                yield
+            self._book(counter)
+
+    def _hook(
+        self, name: str, module: nn.Module, counter: FlopCounterMode, hooks: ExitStack
+    ) -> None:
+        def enter(module: nn.Module, args: Any) -> None:
+            self._book(counter)
+            self._stack.append(name)
+
+        def leave(module: nn.Module, args: Any, output: Any) -> None:
+            self._book(counter)
+            self._stack.pop()
+
+        hooks.callback(module.register_forward_pre_hook(enter).remove)
+        hooks.callback(module.register_forward_hook(leave).remove)
+
+    def _book(self, counter: FlopCounterMode) -> None:
+        """What was counted since the last time goes to the modules that are running."""
+        counted = counter.get_total_flops()
+        if counted != self._booked:
+            part = self._finder.of_stack(self._stack)
+            self.madds[part] += (counted - self._booked) // OPERATIONS_PER_MADD
+            self._booked = counted
+
+
+def check_size(image_hw: Any) -> tuple[int, int]:
+    """(height, width) as two positive whole numbers.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    sides = tuple(image_hw) if isinstance(image_hw, (tuple, list)) else (image_hw,)
+    if len(sides) != 2 or not all(type(side) is int and side > 0 for side in sides):
+        raise ValueError(
+            f"image size must be height and width, two whole numbers above 0, got {image_hw!r}"
+        )
+    return sides[0], sides[1]
+
+
+def _padded(model: nn.Module, image_hw: tuple[int, int]) -> tuple[int, int]:
+    """The size that the data preprocessor pads a batch of one image to."""
+    divisor = int(getattr(model.data_preprocessor, "pad_size_divisor", 1))
+    height, width = (-(-side // divisor) * divisor for side in image_hw)
+    return height, width
+
+
+def _sample(image_hw: tuple[int, int], padded_hw: tuple[int, int]) -> DetDataSample:
+    """About the image; no boxes, for selectors that read them."""
+    sample = DetDataSample(
+        metainfo=dict(
+            img_shape=image_hw,
+            ori_shape=image_hw,
+            batch_input_shape=padded_hw,
+            scale_factor=(1.0, 1.0),
+        )
+    )
+    boxes: Tensor = torch.zeros(0, 4)
+    sample.gt_instances = InstanceData(bboxes=boxes, labels=torch.zeros(0, dtype=torch.long))
+    return sample
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(training)
