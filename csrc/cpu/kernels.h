@@ -28,8 +28,13 @@ struct Tokens {
   int64_t image_stride, token_stride, head_stride;
 };
 
-// Gradients of tokens: (B, M, runs, N, D) reals of the accumulation type (float64 for Float64,
-// else float32). An item clears and fills its own (N, D) block, so no two threads share one.
+// Gradients of tokens: a block of (N, D) reals of the accumulation type (float64 for Float64, else
+// float32) for each item, `stride` reals apart. An item clears and fills its own block; with a
+// stride of 0 the caller hands out one item at a time and takes the block away after it.
+struct Blocks {
+  void* data;
+  int64_t stride;
+};
 
 struct DeformableProblem {
   Geometry geometry;
@@ -41,7 +46,7 @@ struct DeformableProblem {
   const void* logits;      // (B, Q, M, L, P)
   void* output;            // (B, Q, M, D), forward
   const void* grad_output;  // (B, Q, M, D), backward, as are all below
-  void* grad_value;        // see above
+  Blocks grad_value;
   void* grad_reference;    // (B, M, Q, L, 2 or 4) in the accumulation type
   void* grad_offsets;      // as offsets, offsets_kind
   void* grad_logits;       // as logits, logits_kind
@@ -57,8 +62,7 @@ struct KeyAwareProblem {
   void* output;                  // (B, Q, M, D), forward
   const void* grad_output;       // (B, Q, M, D), backward, as are all below
   void* grad_query;              // (B, Q, M, D), value_kind
-  void* grad_key;                // see above
-  void* grad_value;              // see above
+  Blocks grad_key, grad_value;
   void* grad_locations;          // (B, Q, M, L, P, 2) contiguous, locations_kind
 };
 

@@ -187,8 +187,8 @@ struct Item {
 
 // An item's own block of token gradients, cleared.
 template <typename A>
-SE_INLINE A* cleared_block(void* gradients, const Geometry& g, int64_t item) {
-  A* block = static_cast<A*>(gradients) + item * g.tokens * g.depth;
+SE_INLINE A* cleared_block(const Blocks& gradients, const Geometry& g, int64_t item) {
+  A* block = static_cast<A*>(gradients.data) + item * gradients.stride;
   memset(block, 0, static_cast<size_t>(g.tokens * g.depth) * sizeof(A));
   return block;
 }

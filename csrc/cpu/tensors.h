@@ -5,7 +5,6 @@
 #include <ATen/Parallel.h>
 
 #include <algorithm>
-#include <cstring>
 
 #include "../common/checks.h"
 #include "kernels.h"
@@ -71,10 +70,14 @@ inline int64_t backward_runs(const Geometry& g) {
   return std::max<int64_t>(1, std::min<int64_t>({wanted, 16, (g.queries + 63) / 64}));
 }
 
-inline at::Tensor empty_blocks(const at::Tensor& value, const Geometry& g, Kind kind,
-                               int64_t sets) {
-  return at::empty({sets, g.batch, g.heads, g.runs, g.tokens, g.depth},
+// (B, M, runs, N, D) for the gradients of tokens.
+inline at::Tensor empty_blocks(const at::Tensor& value, const Geometry& g, Kind kind) {
+  return at::empty({g.batch, g.heads, g.runs, g.tokens, g.depth},
                    value.options().dtype(accumulation_type(kind)));
+}
+
+inline Blocks blocks_of(const at::Tensor& blocks) {
+  return {blocks.mutable_data_ptr(), blocks.stride(2)};
 }
 
 // Blocks of token gradients to (B, N, M, D) in the dtype of the tokens.
@@ -87,42 +90,6 @@ template <typename Problem>
 void for_items(const Problem& problem, void (*kernel)(const Problem&, int64_t)) {
   at::parallel_for(0, problem.geometry.items(), 1, [&](int64_t begin, int64_t end) {
     for (int64_t item = begin; item < end; ++item) kernel(problem, item);
-  });
-}
-
-// Whether each thread copies the heads that it works on, one at a time, instead of all of them being
-// laid out before: the copy stays in the thread's cache and is never all held at once. With many
-// more threads than heads, several would copy the same one.
-inline bool copy_in_threads(const Geometry& g) {
-  return lay_out_by_head(g, false) && at::get_num_threads() <= 2 * g.batch * g.heads;
-}
-
-// As for_items, with (B, N, M, D) `tokens` (last dimension contiguous) as the value, copied head by
-// head.
-template <typename Problem>
-void for_items_by_head(const Problem& problem, const at::Tensor& tokens,
-                       void (*kernel)(const Problem&, int64_t)) {
-  const Geometry& g = problem.geometry;
-  const int64_t size = tokens.element_size(), row = g.depth * size;
-  at::parallel_for(0, g.items(), 1, [&](int64_t begin, int64_t end) {
-    const at::Tensor own = at::empty({g.tokens, g.depth}, tokens.options());
-    char* target = static_cast<char*>(own.mutable_data_ptr());
-    Problem mine = problem;
-    mine.value = {target, 0, g.depth, 0};
-    int64_t held = -1;
-    for (int64_t item = begin; item < end; ++item) {
-      const int64_t wanted = item / g.runs;
-      if (wanted != held) {
-        const char* source = static_cast<const char*>(tokens.const_data_ptr()) +
-                             (wanted / g.heads * tokens.stride(0) +
-                              wanted % g.heads * tokens.stride(2)) * size;
-        const int64_t step = tokens.stride(1) * size;
-        for (int64_t n = 0; n < g.tokens; ++n)
-          std::memcpy(target + n * row, source + n * step, row);
-        held = wanted;
-      }
-      kernel(mine, item);
-    }
   });
 }
 

@@ -183,7 +183,7 @@ void fuzz_deformable(const Kernels& kernels) {
   Numbers grad_offsets(offsets.kind, offsets.count), grad_logits(logits.kind, logits.count);
   p.value = tokens_of(value, g, true);
   p.grad_output = grad.bytes.get();
-  p.grad_value = grad_value.bytes.get();
+  p.grad_value = {grad_value.bytes.get(), g.tokens * g.depth};
   p.grad_reference = grad_reference.bytes.get();
   p.grad_offsets = grad_offsets.bytes.get();
   p.grad_logits = grad_logits.bytes.get();
@@ -226,8 +226,8 @@ void fuzz_key_aware(const Kernels& kernels) {
   p.value = tokens_of(value, g, true);
   p.grad_output = grad.bytes.get();
   p.grad_query = grad_query.bytes.get();
-  p.grad_key = blocks.bytes.get();
-  p.grad_value = more_blocks.bytes.get();
+  p.grad_key = {blocks.bytes.get(), g.tokens * g.depth};
+  p.grad_value = {more_blocks.bytes.get(), g.tokens * g.depth};
   p.grad_locations = grad_locations.bytes.get();
   all_items(g, kernels.key_aware_backward, p);
   for (int64_t i = 0; i < grad_locations.count; ++i)
