@@ -1,210 +1,175 @@
-"""Pictures of the tokens that an encoder keeps, by layer and by level.
+"""Pictures of what an encoder does with an image's tokens, by layer and by level.
 
-After Figures 4 and 6 of Focus-DETR (Zheng et al., ICCV 2023): kept tokens show
-the image, the others are darkened. Drawing needs matplotlib, which is imported
-when a picture is drawn.
+After Figures 1, 4, 6, 9 and 10 of Focus-DETR (Zheng et al., ICCV 2023): kept
+tokens show the image, the others are darkened. Drawing needs matplotlib, which
+is imported when a picture is drawn.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
-from torch import nn
 
-from sparse_encoders.encoders.base import EncoderOutput
+from sparse_encoders.analysis.token_panels import (
+    darken,
+    draw_detections,
+    level_legend,
+    level_names,
+    panel_grid,
+    picture_array,
+    save_picture,
+    set_row_label,
+    set_titles,
+    show_objects,
+    show_share,
+    show_tokens,
+)
+from sparse_encoders.analysis.token_records import (
+    Detections,
+    TokenRecord,
+    record_sample,
+    record_tokens,
+)
+from sparse_encoders.analysis.token_sides import draw_side_by_side, write_side_by_side
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-BoolArray = NDArray[np.bool_]
-FloatArray = NDArray[np.float64]
-
-# Brightness that a dropped token's pixels are left with.
-DROPPED = 0.22
-COLOURS = ("#ff595e", "#ffca3a", "#8ac926", "#1982c4", "#b388eb", "#ff924c", "#4cc9f0", "#f15bb5")
-
-
-@dataclass(frozen=True)
-class Detections:
-    """Boxes on one image.
-
-    Attributes:
-        boxes: (n, 4) as (x1, y1, x2, y2) in pixels of the picture.
-        labels: (n,) class indices.
-        scores: (n,) in [0, 1].
-    """
-
-    boxes: FloatArray
-    labels: NDArray[np.int64]
-    scores: FloatArray
-
-
-@dataclass(frozen=True)
-class TokenRecord:
-    """What a detector kept and found in one image.
-
-    Attributes:
-        image: (H, W, 3) uint8 RGB, resized as the detector saw it, not padded.
-        batch_hw: (height, width) of the detector's input, padding included.
-        shapes: (height, width) of each level, finest first.
-        kept: (layers, N) bool, True where an encoder layer kept a token.
-        foreground: (N,) foreground scores in [0, 1].
-        detections: what the detector found.
-        classes: class names.
-    """
-
-    image: NDArray[np.uint8]
-    batch_hw: tuple[int, int]
-    shapes: tuple[tuple[int, int], ...]
-    kept: BoolArray
-    foreground: FloatArray
-    detections: Detections
-    classes: tuple[str, ...]
-
-    def level(self, values: NDArray[Any], level: int) -> NDArray[Any]:
-        """(H, W) values of one level's tokens, from (N,), each token spread over its pixels."""
-        start = sum(h * w for h, w in self.shapes[:level])
-        h, w = self.shapes[level]
-        grid = values[start : start + h * w].reshape(h, w)
-        rows = np.arange(self.image.shape[0]) * h // self.batch_hw[0]
-        cols = np.arange(self.image.shape[1]) * w // self.batch_hw[1]
-        return grid[rows][:, cols]
-
-
-def record_tokens(model: nn.Module, image: str | Path, min_score: float = 0.3) -> TokenRecord:
-    """Run a detector on one image and record what its encoder kept.
-
-    Args:
-        model: a detector of this package as ``mmdet.apis.init_detector`` gives it.
-        image: path of the image.
-        min_score: leave out detections below this score.
-
-    Raises:
-        ValueError: the image cannot be read, or the model's encoder keeps every token.
-    """
-    import mmcv
-    from mmdet.apis import inference_detector
-
-    outputs: list[EncoderOutput] = []
-    encoder = getattr(model, "encoder", None)
-    if not isinstance(encoder, nn.Module):
-        raise ValueError(f"{type(model).__name__} has no encoder to look into")
-    pixels = mmcv.imread(str(image), channel_order="rgb") if Path(image).is_file() else None
-    if pixels is None:
-        raise ValueError(f"{image} is no image that can be read")
-    handle = encoder.register_forward_hook(lambda *call: outputs.append(call[2]))
-    try:
-        result = inference_detector(model, str(image))
-    finally:
-        handle.remove()
-    output = outputs[-1]
-    if not isinstance(output, EncoderOutput) or output.selection is None:
-        raise ValueError(
-            f"{type(encoder).__name__} keeps every token: there is no selection to draw"
-        )
-    height, width = (int(s) for s in result.img_shape[:2])
-    tokens, selection = output.tokens, output.selection
-    kept = [layer.mask(tokens.num_tokens)[0].cpu().numpy() for layer in selection.layers]
-    return TokenRecord(
-        image=mmcv.imresize(pixels, (width, height)),
-        batch_hw=tokens.image_hw or (height, width),
-        shapes=tokens.shapes,
-        kept=np.stack(kept),
-        foreground=selection.logits[0].detach().float().sigmoid().cpu().numpy().astype(np.float64),
-        detections=_detections(result, (height, width), min_score),
-        classes=tuple(_class_names(model)),
-    )
-
-
-def _class_names(model: Any) -> Sequence[str]:
-    return model.dataset_meta["classes"]
-
-
-def _detections(result: Any, hw: tuple[int, int], min_score: float) -> Detections:
-    """Detections of a data sample, scaled from the original image to ``hw``."""
-    found = result.pred_instances.cpu().numpy()
-    strong = found.scores >= min_score
-    ratio = np.array([hw[1] / result.ori_shape[1], hw[0] / result.ori_shape[0]])
-    return Detections(
-        boxes=found.bboxes[strong].astype(np.float64) * np.tile(ratio, 2),
-        labels=found.labels[strong].astype(np.int64),
-        scores=found.scores[strong].astype(np.float64),
-    )
-
-
-def darken(image: NDArray[np.uint8], share: FloatArray) -> NDArray[np.uint8]:
-    """Image (H, W, 3) at full brightness where ``share`` (H, W) is 1, dark grey where 0."""
-    grey = image.mean(2, keepdims=True) * DROPPED
-    mixed = grey + share[..., None] * (image - grey)
-    return np.clip(np.rint(mixed), 0, 255).astype(np.uint8)
+__all__ = [
+    "PICTURES",
+    "Detections",
+    "TokenRecord",
+    "darken",
+    "draw_detection_sheet",
+    "draw_object_tokens",
+    "draw_score_map",
+    "draw_side_by_side",
+    "draw_tokens",
+    "picture_array",
+    "pictures_of",
+    "record_sample",
+    "record_tokens",
+    "save_picture",
+    "write_pictures",
+    "write_side_by_side",
+]
 
 
 def draw_tokens(record: TokenRecord, panel: float = 2.0) -> Figure:
-    """Grid of panels: a column for all levels and one for each, a row for each layer.
+    """Which tokens each layer refines (Figures 4 and 6): a row for each layer.
 
-    The first row has the detections, then each level's foreground scores.
+    The first column has all levels over each other, the others one each. The
+    first row has the detections, then each level's foreground scores where the
+    encoder has a selector.
 
     Args:
         record: what to draw.
         panel: width of one panel in inches.
     """
-    from matplotlib.figure import Figure
-
-    layers, levels = record.kept.shape[0], len(record.shapes)
-    tall = panel * record.image.shape[0] / record.image.shape[1]
-    figure = Figure(figsize=((levels + 1) * panel * 1.03 + 0.3, (layers + 1) * tall * 1.04 + 0.35))
-    axes = figure.subplots(layers + 1, levels + 1, squeeze=False)
+    levels = range(record.num_levels)
+    figure, axes = panel_grid(record.num_layers + 1, record.num_levels + 1, record.image, panel)
     draw_detections(axes[0][0], record.image, record.detections, record.classes)
-    names = [f"level {i + 1} ({h} x {w})" for i, (h, w) in enumerate(record.shapes)]
-    for column, name in enumerate(["detections; all levels", *names]):
-        axes[0][column].set_title(name, fontsize=8)
-    axes[0][0].set_ylabel("foreground score", fontsize=8)
-    for level in range(levels):
+    set_titles(axes[0], ["detections; all levels", *level_names(record)])
+    for level in levels:
+        axis = axes[0][level + 1]
+        if record.foreground is None:
+            axis.imshow(record.image)
+            continue
         scores = record.level(record.foreground, level)
-        axes[0][level + 1].imshow(scores, cmap="magma", vmin=0.0, vmax=max(0.5, scores.max()))
+        axis.imshow(scores, cmap="magma", vmin=0.0, vmax=max(0.5, float(scores.max())))
+    set_row_label(axes[0][0], "no scores" if record.foreground is None else "foreground score")
     for layer, kept in enumerate(record.kept):
         row = axes[layer + 1]
-        row[0].set_ylabel(f"layer {layer + 1}: {kept.mean():.0%} kept", fontsize=8)
-        maps = [record.level(kept, level) for level in range(levels)]
-        for axis, share in zip(row, [np.mean(maps, 0), *maps], strict=True):
-            axis.imshow(darken(record.image, share.astype(np.float64)))
-    for axis in axes.flat:
-        axis.set_xticks([])
-        axis.set_yticks([])
-        for spine in axis.spines.values():
-            spine.set_visible(False)
-    figure.tight_layout(pad=0.3, h_pad=0.35, w_pad=0.35)
+        set_row_label(row[0], f"layer {layer + 1}: {record.share(layer):.0%} kept")
+        maps = show_tokens(row[0], record, kept.astype(np.float64))
+        for level in levels:
+            show_share(
+                row[level + 1], record.image, maps[level], f"{record.share(layer, level):.0%}"
+            )
+    figure.suptitle(record.strategy, fontsize=9)
     return figure
 
 
-def draw_detections(
-    axis: Axes, image: NDArray[np.uint8], found: Detections, classes: Sequence[str]
-) -> None:
-    """Draw boxes with class and score over an image (H, W, 3) into a matplotlib axis."""
-    from matplotlib.patches import Rectangle
+def draw_score_map(record: TokenRecord, panel: float = 3.0) -> Figure:
+    """The selector's score of every token over the image, for each level and the best of all.
 
-    axis.imshow(image)
-    for (x1, y1, x2, y2), label, score in zip(found.boxes, found.labels, found.scores, strict=True):
-        colour = COLOURS[label % len(COLOURS)]
-        axis.add_patch(
-            Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, edgecolor=colour, linewidth=1.2)
+    Args:
+        record: what to draw.
+        panel: width of one panel in inches.
+
+    Raises:
+        ValueError: the encoder has no selector, so nothing scores its tokens.
+    """
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import Normalize
+
+    if record.foreground is None:
+        raise ValueError(
+            f"{record.encoder} has no selector, so its tokens have no scores to draw; "
+            "draw_tokens shows which levels each layer refines"
         )
-        axis.text(
-            x1,
-            y1 - 1,
-            f"{classes[label]} {score:.2f}",
-            fontsize=4.5,
-            color="black",
-            va="bottom",
-            clip_on=True,
-            bbox={"facecolor": colour, "edgecolor": "none", "pad": 0.4},
+    columns = min(3, record.num_levels + 2)
+    rows = -(-(record.num_levels + 2) // columns)
+    figure, axes = panel_grid(rows, columns, record.image, panel)
+    flat = [axis for row in axes for axis in row]
+    draw_detections(flat[0], record.image, record.detections, record.classes)
+    maps = [record.level(record.foreground, level) for level in range(record.num_levels)]
+    best = np.max(maps, 0)
+    top = max(0.5, float(np.nanmax(best)))
+    colours = ScalarMappable(Normalize(0.0, top), "inferno")
+    for axis, scores in zip(flat[1:], [best, *maps], strict=False):
+        axis.imshow(np.repeat(record.image.mean(2, keepdims=True) / 255, 3, 2))
+        overlay = colours.to_rgba(scores)
+        overlay[..., 3] = 0.45 + 0.4 * np.clip(scores / top, 0, 1)  # the image shows through
+        axis.imshow(overlay)
+    titles = ["detections", "best of all levels", *level_names(record)]
+    set_titles(flat[: len(titles)], titles)
+    for axis in flat[len(titles) :]:
+        axis.set_visible(False)
+    bar = figure.colorbar(colours, ax=flat, fraction=0.03, pad=0.01)
+    bar.set_label("score (sigmoid of the selector's logit)", fontsize=8)
+    bar.ax.tick_params(labelsize=7)
+    figure.suptitle(f"Token scores: {record.strategy}", fontsize=9)
+    return figure
+
+
+def draw_object_tokens(record: TokenRecord, panel: float = 2.0) -> Figure:
+    """The object tokens that attend to each other (Figure 1 d), a row for each layer.
+
+    In the first column they are outlined in their level's colour; in a level's
+    column they have full brightness, kept tokens half, dropped ones none.
+
+    Args:
+        record: what to draw.
+        panel: width of one panel in inches.
+
+    Raises:
+        ValueError: the encoder has no dual attention, so no object tokens.
+    """
+    if not record.objects:
+        raise ValueError(
+            f"{record.encoder} ran no dual attention, so there are no object tokens to draw; "
+            "they belong to DualAttentionEncoder with dual_attention=True"
         )
+    figure, axes = panel_grid(
+        record.num_layers, record.num_levels + 1, record.image, panel, extra=0.3
+    )
+    set_titles(axes[0], ["all levels", *level_names(record)])
+    for layer, (row, kept) in enumerate(zip(axes, record.kept, strict=True)):
+        mask = record.object_mask(layer)
+        set_row_label(row[0], f"layer {layer + 1}: {mask.sum()} objects of {kept.sum()} kept")
+        show_objects(row[0], record, layer)
+        brightness = np.where(mask, 1.0, 0.35 * kept)
+        for level in range(record.num_levels):
+            share = record.level(brightness, level).astype(np.float64)
+            count = int(mask[record.part(level)].sum())
+            show_share(row[level + 1], record.image, share, f"{count} objects")
+    level_legend(figure, record)
+    figure.suptitle(f"Object tokens: {record.strategy}", fontsize=9)
+    return figure
 
 
 def draw_detection_sheet(records: Sequence[TokenRecord], columns: int = 4) -> Figure:
@@ -229,12 +194,38 @@ def draw_detection_sheet(records: Sequence[TokenRecord], columns: int = 4) -> Fi
     return figure
 
 
-def save_picture(figure: Figure, path: str | Path, dpi: int = 130) -> Path:
-    """Write a figure as PNG; folders are made where missing."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
+#: name to drawing, of the pictures of one record
+PICTURES: dict[str, Callable[[TokenRecord], Figure]] = {
+    "kept": draw_tokens,
+    "scores": draw_score_map,
+    "objects": draw_object_tokens,
+}
 
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    FigureCanvasAgg(figure)
-    figure.savefig(path, dpi=dpi)
-    return path
+
+def pictures_of(record: TokenRecord) -> tuple[str, ...]:
+    """Names in :data:`PICTURES` that this record has something for."""
+    has = {"scores": record.foreground is not None, "objects": bool(record.objects)}
+    return tuple(name for name in PICTURES if has.get(name, True))
+
+
+def write_pictures(
+    record: TokenRecord, out: str | Path, names: Sequence[str] | None = None
+) -> list[Path]:
+    """Draw pictures of one record into PNG files.
+
+    Args:
+        record: what to draw.
+        out: file of the picture of kept tokens; the others get ``_scores`` and
+            ``_objects`` before the suffix.
+        names: of :data:`PICTURES`; None takes all that the record has something for.
+
+    Raises:
+        ValueError: an unknown name, or a picture that this encoder has nothing for.
+    """
+    out, written = Path(out), []
+    for name in pictures_of(record) if names is None else names:
+        if name not in PICTURES:
+            raise ValueError(f"pictures must be among {tuple(PICTURES)}, got {name!r}")
+        path = out if name == "kept" else out.with_name(f"{out.stem}_{name}{out.suffix}")
+        written.append(save_picture(PICTURES[name](record), path))
+    return written

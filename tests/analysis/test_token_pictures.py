@@ -1,5 +1,7 @@
 """Pictures of kept tokens: the right token over the right pixels, and files that open."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -7,15 +9,25 @@ from mmengine.config import Config
 from PIL import Image
 
 import visualize_tokens as tool
+from hosts import host_config
+from sparse_encoders.analysis import token_panels
 from sparse_encoders.analysis.inspection import load_detector
 from sparse_encoders.analysis.token_pictures import (
+    PICTURES,
     Detections,
     TokenRecord,
     darken,
     draw_detection_sheet,
+    draw_object_tokens,
+    draw_score_map,
+    draw_side_by_side,
     draw_tokens,
+    picture_array,
+    pictures_of,
+    record_sample,
     record_tokens,
     save_picture,
+    write_pictures,
 )
 from tiny import build, ours
 
@@ -27,12 +39,16 @@ def record():
     shapes = ((4, 6), (2, 3), (1, 2))
     size = sum(h * w for h, w in shapes)
     rng = np.random.default_rng(0)
+    kept = rng.random((2, size)) < 0.5
+    kept[:, :2] = True
     return TokenRecord(
         image=rng.integers(0, 255, (30, 44, 3), dtype=np.uint8),
         batch_hw=(32, 48),
         shapes=shapes,
-        kept=rng.random((2, size)) < 0.5,
+        kept=kept,
+        valid=np.ones(size, dtype=bool),
         foreground=rng.random(size),
+        objects=(np.array([1, 0]), np.array([0])),
         detections=Detections(np.array([[2.0, 3, 20, 21]]), np.array([1]), np.array([0.9])),
         classes=CLASSES,
     )
@@ -102,6 +118,9 @@ def trained(tmp_path_factory):
 def test_record_of_a_detector(trained):
     model = load_detector(trained / "config.py", trained / "good.pth")
     found = record_tokens(model, trained / "x.png", min_score=0.0)
+    assert found.strategy == "DualAttentionEncoder, FocusTokenSelector"
+    assert [len(set(layer)) for layer in found.objects] == [10, 10]
+    assert all(k[o].all() for k, o in zip(found.kept, found.objects, strict=True))
     assert found.image.shape == (64, 90, 3) and found.batch_hw == (64, 90)
     assert found.kept.shape == (2, sum(h * w for h, w in found.shapes))
     assert 0 < found.kept[1].sum() < found.kept[0].sum() < found.kept.shape[1]
@@ -112,11 +131,18 @@ def test_record_of_a_detector(trained):
     assert record_tokens(model, trained / "x.png").kept.sum() > found.kept.sum()
 
 
-def test_command_line(trained, tmp_path, capsys):
+def test_command_line(trained, tmp_path, capsys, monkeypatch):
     arguments = [str(trained / "config.py"), str(trained / "good.pth"), str(trained / "x.png")]
+    monkeypatch.setattr(token_panels.save_picture, "__defaults__", (20,))
     out = tmp_path / "out.png"
     assert tool.main([*arguments, "--out", str(out), "--keep-ratio", "0.5"]) == 0
     assert out.is_file() and "tokens kept" in capsys.readouterr().out
+    assert {p.name for p in tmp_path.iterdir()} == {"out.png", "out_scores.png", "out_objects.png"}
+    beside = ["--beside", "again", *arguments[:2], "--pictures", "kept"]
+    assert tool.main([*arguments, "--out", str(out), *beside]) == 0
+    assert "out_levels.png" in capsys.readouterr().out and (tmp_path / "out_layers.png").is_file()
+    assert tool.main([*arguments, "--out", str(out), "--name", "again", *beside]) == 2
+    assert "the name 'again' is there twice" in capsys.readouterr().err
     assert tool.main([*arguments, "--keep-ratio", "1.5"]) == 2
     assert "keep_ratio must lie in (0, 1]" in capsys.readouterr().err
     assert tool.main([*arguments[:2], str(tmp_path / "none.png")]) == 2
@@ -137,9 +163,116 @@ def test_files_that_do_not_fit(trained, config, checkpoint, message):
         load_detector(trained / config, trained / checkpoint)
 
 
-def test_an_encoder_that_keeps_everything(trained):
-    model = build(ours())
-    model.cfg = Config.fromfile(trained / "config.py")
-    model.dataset_meta = {"classes": CLASSES}
-    with pytest.raises(ValueError, match="keeps every token"):
-        record_tokens(model.eval(), trained / "x.png")
+def sample(size=(64, 90)):
+    from mmdet.structures import DetDataSample
+
+    rng = np.random.default_rng(0)
+    packed = DetDataSample(metainfo=dict(img_shape=size, ori_shape=size, scale_factor=(1.0, 1.0)))
+    return dict(
+        inputs=torch.from_numpy(rng.integers(0, 255, (3, *size), dtype=np.uint8)),
+        data_samples=packed,
+    )
+
+
+@pytest.mark.parametrize(
+    ("encoder", "pictures"),
+    [
+        (dict(type="DenseEncoder"), ("kept",)),
+        (dict(type="LiteDETREncoder", blocks=1, high_levels=2), ("kept",)),
+        (
+            dict(type="LiteDETREncoder", blocks=1, selector=dict(type="FocusTokenSelector")),
+            ("kept", "scores"),
+        ),
+        (dict(type="SparseDETREncoder", selector=dict(type="RandomSelector")), ("kept", "scores")),
+        (dict(type="DualAttentionEncoder", num_object_tokens=7), ("kept", "scores", "objects")),
+        (dict(type="DualAttentionEncoder", dual_attention=False), ("kept", "scores")),
+    ],
+)
+@pytest.mark.parametrize("host", ["DeformableDETR", "DINO"])
+def test_every_encoder_one_stage_and_two_stage(host, encoder, pictures):
+    model = build(host_config(host, encoder)).train()
+    found = record_sample(model, sample(), CLASSES)
+    assert model.training
+    assert pictures_of(found) == pictures
+    assert all(picture_array(PICTURES[name](found), dpi=15).std() > 5 for name in pictures)
+    if encoder["type"] == "DenseEncoder":
+        assert found.kept.all() and found.share() == 1
+    elif encoder.get("high_levels"):
+        assert found.share(0, 0) == 0 == found.share(0, 1) and found.share(0, 2) == 1
+        assert found.share(1) == 1
+    elif encoder["type"] == "LiteDETREncoder":
+        assert found.share(0, 0) == 0 and found.share(0, 3) == 1 and 0 < found.share(1, 0) < 1
+    if "scores" not in pictures:
+        with pytest.raises(ValueError, match="has no selector, so its tokens have no scores"):
+            draw_score_map(found)
+    if "objects" not in pictures:
+        with pytest.raises(ValueError, match="ran no dual attention"):
+            draw_object_tokens(found)
+
+
+def test_padding_is_no_kept_token():
+    model = build(host_config("DINO", dict(type="DenseEncoder")))
+    model.data_preprocessor.pad_size_divisor = 64
+    found = record_sample(model, sample((64, 90)), CLASSES)
+    assert found.batch_hw == (64, 128) and found.image.shape == (64, 90, 3)
+    assert not found.valid.all() and (found.kept == found.valid).all() and found.share() == 1
+
+
+def test_image_of_a_sample_is_rgb():
+    packed = sample()
+    found = record_sample(build(host_config("DINO")), packed, CLASSES)
+    assert (found.image[..., 0] == packed["inputs"][2].numpy()).all()
+
+
+def test_boxes_of_tokens(record):
+    boxes, levels = record.boxes(np.array([0, 7, 24 + 4, 24 + 6 + 1]))
+    assert boxes.tolist() == [[0, 0, 8, 8], [8, 8, 8, 8], [16, 16, 16, 16], [24, 0, 24, 32]]
+    assert levels.tolist() == [0, 0, 1, 2]
+
+
+def test_score_map_shows_each_level_and_the_best(record):
+    figure = draw_score_map(record)
+    titles = [axis.get_title() for axis in figure.axes]
+    assert titles[:5] == [
+        "detections",
+        "best of all levels",
+        *[f"level {i + 1} ({h} x {w})" for i, (h, w) in enumerate(record.shapes)],
+    ]
+    array = picture_array(figure, dpi=40)
+    assert array.dtype == np.uint8 and array.shape[2] == 3 and array.std() > 10
+
+
+def test_object_tokens_are_counted_and_outlined(record):
+    figure = draw_object_tokens(record)
+    assert figure.axes[0].get_ylabel().startswith("layer 1: 2 objects of")
+    assert len(figure.axes[0].patches) == 2 and len(figure.axes[4].patches) == 1
+
+
+@pytest.mark.parametrize(("by", "columns"), [("levels", 1 + 1 + 3 + 1), ("layers", 1 + 3 + 1)])
+def test_side_by_side(record, by, columns):
+    plain = replace(record, objects=(), foreground=None, kept=np.ones((3, 32), dtype=bool))
+    figure = draw_side_by_side({"one": record, "two": plain}, by=by)
+    assert len(figure.axes) == 2 * columns
+    assert figure.axes[columns].get_ylabel() == "two\n100% of the work"
+    assert picture_array(figure, 40).std() > 10
+
+
+def test_side_by_side_refuses(record):
+    with pytest.raises(ValueError, match="at least one strategy"):
+        draw_side_by_side({})
+    with pytest.raises(ValueError, match="by must be one of"):
+        draw_side_by_side({"a": record}, by="level")
+    other = replace(record, image=record.image[:20])
+    with pytest.raises(ValueError, match="same image and levels: 'b' has"):
+        draw_side_by_side({"a": record, "b": other})
+
+
+def test_bad_input(record, tmp_path):
+    with pytest.raises(ValueError, match="pictures must be among"):
+        write_pictures(record, tmp_path / "a.png", ["foreground"])
+    with pytest.raises(ValueError, match="panel must be positive"):
+        draw_tokens(record, panel=0)
+    with pytest.raises(ValueError, match=r"min_score must lie in \[0, 1\], got 3"):
+        record_sample(build(host_config("DINO")), sample(), CLASSES, min_score=3)
+    with pytest.raises(ValueError, match="no encoder of sparse_encoders"):
+        record_sample(torch.nn.Linear(2, 2), sample(), CLASSES)

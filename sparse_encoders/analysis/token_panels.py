@@ -1,0 +1,203 @@
+"""Parts that the pictures of tokens are made of; each draws into one matplotlib axis."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from textwrap import fill
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from sparse_encoders.analysis.token_records import (
+    Detections,
+    FloatArray,
+    ImageArray,
+    TokenRecord,
+)
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# Brightness that a dropped token's pixels are left with.
+DROPPED = 0.22
+COLOURS = ("#ff595e", "#ffca3a", "#8ac926", "#1982c4", "#b388eb", "#ff924c", "#4cc9f0", "#f15bb5")
+# Of a level's object tokens: told apart by people who confuse red and green, too.
+LEVEL_COLOURS = ("#00e5ff", "#ffd400", "#ff4fd8", "#7dff5a", "#ff8c42")
+NOTE = {"facecolor": "black", "edgecolor": "none", "alpha": 0.6, "pad": 1.2}
+
+
+def panel_grid(
+    rows: int, columns: int, image: ImageArray, panel: float, extra: float = 0.0
+) -> tuple[Figure, list[list[Axes]]]:
+    """A figure of rows x columns panels of an image's shape, without ticks and frames.
+
+    Args:
+        rows: panels below each other.
+        columns: panels beside each other.
+        image: (H, W, 3), gives the panels their shape.
+        panel: width of a panel in inches.
+        extra: further height in inches, for a legend.
+
+    Raises:
+        ValueError: ``panel`` is not positive.
+    """
+    from matplotlib.figure import Figure
+
+    if panel <= 0:
+        raise ValueError(f"panel must be positive (inches), got {panel}")
+    tall = panel * image.shape[0] / image.shape[1]
+    size = (columns * panel * 1.03 + 0.35, rows * tall * 1.04 + 0.45 + extra)
+    figure = Figure(figsize=size, layout="constrained")
+    figure.get_layout_engine().set(w_pad=0.03, h_pad=0.03, wspace=0.01, hspace=0.01)  # type: ignore[union-attr, call-arg]
+    axes = figure.subplots(rows, columns, squeeze=False)
+    for axis in axes.flat:
+        axis.set_xticks([])
+        axis.set_yticks([])
+        for spine in axis.spines.values():
+            spine.set_visible(False)
+    return figure, [list(row) for row in axes]
+
+
+def level_names(record: TokenRecord) -> list[str]:
+    """Titles of the levels' columns."""
+    return [f"level {i + 1} ({h} x {w})" for i, (h, w) in enumerate(record.shapes)]
+
+
+def level_legend(figure: Figure, record: TokenRecord) -> None:
+    """Which colour outlines which level's tokens, below the panels."""
+    from matplotlib.patches import Patch
+
+    handles = [
+        Patch(facecolor="#333333", edgecolor=LEVEL_COLOURS[i % len(LEVEL_COLOURS)], label=name)
+        for i, name in enumerate(level_names(record))
+    ]
+    figure.legend(
+        handles=handles,
+        loc="outside lower center",
+        ncols=len(handles),
+        fontsize=8,
+        frameon=False,
+        title=None,
+    )
+
+
+def set_titles(axes: Sequence[Axes], titles: Sequence[str]) -> None:
+    """Title each axis of a row."""
+    for axis, title in zip(axes, titles, strict=True):
+        axis.set_title(title, fontsize=8)
+
+
+def set_row_label(axis: Axes, text: str, width: int = 24) -> None:
+    """Label a row at its left, in lines of ``width`` characters."""
+    lines = [fill(line, width) for line in text.splitlines()]
+    axis.set_ylabel("\n".join(lines), fontsize=8)
+
+
+def darken(image: ImageArray, share: FloatArray) -> ImageArray:
+    """Image (H, W, 3) at full brightness where ``share`` (H, W) is 1, dark grey where 0."""
+    grey = image.mean(2, keepdims=True) * DROPPED
+    mixed = grey + share[..., None] * (image - grey)
+    clipped: ImageArray = np.clip(np.rint(mixed), 0, 255).astype(np.uint8)
+    return clipped
+
+
+def show_share(axis: Axes, image: ImageArray, share: FloatArray, note: str = "") -> None:
+    """Show the image as bright as ``share`` (H, W) says, and a note in the lower left corner."""
+    axis.imshow(darken(image, share))
+    if note:
+        axis.text(
+            0.02,
+            0.03,
+            note,
+            transform=axis.transAxes,
+            fontsize=6,
+            color="white",
+            va="bottom",
+            bbox=NOTE,
+        )
+
+
+def show_tokens(axis: Axes, record: TokenRecord, values: FloatArray) -> list[FloatArray]:
+    """Show (N,) ``values`` in [0, 1] as brightness, mean over levels; returns the levels' maps."""
+    maps = [record.level(values, level).astype(np.float64) for level in range(record.num_levels)]
+    axis.imshow(darken(record.image, np.mean(maps, 0)))
+    return maps
+
+
+def show_objects(axis: Axes, record: TokenRecord, layer: int) -> None:
+    """Outline a layer's object tokens over the darkened image, in their level's colour."""
+    from matplotlib.patches import Rectangle
+
+    boxes, levels = record.boxes(record.objects[layer])
+    covered = np.zeros(record.image.shape[:2])
+    for level in range(record.num_levels):
+        covered = np.maximum(covered, record.level(record.object_mask(layer), level))
+    axis.imshow(darken(record.image, 0.35 + 0.65 * covered))
+    # coarse tokens first, so that no outline hides a finer token's
+    for place in np.argsort(-levels, kind="stable"):
+        x, y, width, height = boxes[place]
+        colour = LEVEL_COLOURS[levels[place] % len(LEVEL_COLOURS)]
+        # inside of the token's border: neighbours of another level stay visible
+        inset = min(0.8, width / 8, height / 8)
+        axis.add_patch(
+            Rectangle(
+                (x - 0.5 + inset, y - 0.5 + inset),
+                width - 2 * inset,
+                height - 2 * inset,
+                fill=False,
+                edgecolor=colour,
+                linewidth=0.7,
+            )
+        )
+
+
+def draw_detections(
+    axis: Axes, image: ImageArray, found: Detections, classes: Sequence[str]
+) -> None:
+    """Draw boxes with class and score over an image (H, W, 3) into a matplotlib axis."""
+    from matplotlib.patches import Rectangle
+
+    axis.imshow(image)
+    for (x1, y1, x2, y2), label, score in zip(found.boxes, found.labels, found.scores, strict=True):
+        colour = COLOURS[label % len(COLOURS)]
+        axis.add_patch(
+            Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, edgecolor=colour, linewidth=1.2)
+        )
+        axis.text(
+            x1,
+            y1 - 1,
+            f"{classes[label]} {score:.2f}",
+            fontsize=4.5,
+            color="black",
+            va="bottom",
+            clip_on=True,
+            bbox={"facecolor": colour, "edgecolor": "none", "pad": 0.4},
+        )
+
+
+def save_picture(figure: Figure, path: str | Path, dpi: int = 130) -> Path:
+    """Write a figure as PNG of 256 colours (a third of the size); makes missing folders."""
+    from PIL import Image
+
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    picture = Image.fromarray(picture_array(figure, dpi))
+    # thin outlines are few pixels: their colours would not make it into 256 by themselves
+    fixed = [int(c[i : i + 2], 16) for c in (*LEVEL_COLOURS, *COLOURS) for i in (1, 3, 5)]
+    most = picture.quantize(256 - len(fixed) // 3, dither=Image.Dither.NONE).getpalette() or []
+    palette = Image.new("P", (1, 1))
+    palette.putpalette(fixed + most)
+    picture.quantize(palette=palette, dither=Image.Dither.NONE).save(path, optimize=True)
+    return path
+
+
+def picture_array(figure: Figure, dpi: int = 100) -> ImageArray:
+    """(H, W, 3) uint8 RGB of a figure, as a visualizer takes it."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    figure.set_dpi(dpi)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
