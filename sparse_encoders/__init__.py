@@ -8,7 +8,15 @@ modules and backbones; a config needs only
 from sparse_encoders import compat  # first: what the stack needs before anything imports it
 
 # isort: split
-from sparse_encoders import attention, backbones, detectors, encoders, evaluation, selectors
+from sparse_encoders import (
+    attention,
+    backbones,
+    detectors,
+    encoders,
+    evaluation,
+    hooks,
+    selectors,
+)
 
 __version__ = "0.1.0"
 
@@ -20,5 +28,6 @@ __all__ = [
     "detectors",
     "encoders",
     "evaluation",
+    "hooks",
     "selectors",
 ]

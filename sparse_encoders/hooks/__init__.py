@@ -1,0 +1,5 @@
+"""What this package adds to MMEngine's training loop."""
+
+from sparse_encoders.hooks.token_pictures import TokenPicturesHook
+
+__all__ = ["TokenPicturesHook"]

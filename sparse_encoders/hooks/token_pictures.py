@@ -1,0 +1,132 @@
+"""Pictures of the tokens while a detector trains."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from mmdet.registry import HOOKS
+from mmengine.hooks import Hook
+from mmengine.logging import print_log
+from mmengine.model import is_model_wrapper
+from mmengine.runner import Runner
+
+PICTURES = ("kept", "scores", "objects")
+
+
+@HOOKS.register_module()
+class TokenPicturesHook(Hook):
+    """Draw what the encoder does with a few validation images, every few epochs or iterations.
+
+    The pictures go to the runner's visualizer, and so to every backend that it
+    has (files, TensorBoard, ...), as ``tokens_{picture}_{image}``. They show the
+    weights in training, not an average that another hook keeps. Drawing needs a
+    ``val_dataloader``; its annotations are not read, except by a selector that
+    needs boxes. In a distributed run the first process draws.
+
+    Args:
+        interval: epochs or iterations between pictures.
+        by_epoch: whether ``interval`` counts epochs.
+        images: how many images, evenly spread over the validation set, or the
+            list of their places in it.
+        pictures: of 'kept' (tokens of each layer and level), 'scores' and
+            'objects' (of dual attention); None: all that the encoder has
+            something for.
+        min_score: leave out detections below this score.
+        dpi: pixels per inch; a picture is about 10 inches wide.
+
+    Raises:
+        ValueError: a setting out of its range; no ``val_dataloader``, or places
+            beyond its end, at the start of training.
+    """
+
+    priority = "LOW"
+
+    def __init__(
+        self,
+        interval: int = 1,
+        by_epoch: bool = True,
+        images: int | Sequence[int] = 2,
+        pictures: Sequence[str] | None = None,
+        min_score: float = 0.3,
+        dpi: int = 80,
+    ) -> None:
+        places = [images] if isinstance(images, int) else list(images)
+        lowest = 1 if isinstance(images, int) else 0
+        for name, value, low in (("interval", interval, 1), ("dpi", dpi, 20)):
+            if not isinstance(value, int) or value < low:
+                raise ValueError(f"TokenPicturesHook.{name} must be at least {low}, got {value!r}")
+        if not places or not all(isinstance(p, int) and p >= lowest for p in places):
+            raise ValueError(
+                "TokenPicturesHook.images must be a number of images of at least 1 or a list of "
+                f"places from 0 on, got {images!r}"
+            )
+        unknown = [name for name in pictures or () if name not in PICTURES]
+        if unknown or (pictures is not None and not pictures):
+            raise ValueError(
+                f"TokenPicturesHook.pictures must be some of {PICTURES} or None, got {pictures!r}"
+            )
+        if not 0 <= min_score <= 1:
+            raise ValueError(f"TokenPicturesHook.min_score must lie in [0, 1], got {min_score}")
+        self.interval, self.by_epoch, self.images = interval, by_epoch, images
+        self.pictures = None if pictures is None else tuple(pictures)
+        self.min_score, self.dpi = min_score, dpi
+
+    def before_train(self, runner: Runner) -> None:
+        """Refuse at once what would fail after the first epoch."""
+        self._places(runner)
+
+    def after_train_epoch(self, runner: Runner) -> None:
+        """Draw, where the interval counts epochs."""
+        if self.by_epoch and self.every_n_epochs(runner, self.interval):
+            self.draw(runner, runner.epoch + 1)
+
+    def after_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None
+    ) -> None:
+        """Draw, where the interval counts iterations."""
+        if not self.by_epoch and self.every_n_train_iters(runner, self.interval):
+            self.draw(runner, runner.iter + 1)
+
+    def draw(self, runner: Runner, step: int) -> None:
+        """Draw the pictures of every chosen image and hand them on.
+
+        Args:
+            runner: a runner with a validation set.
+            step: epoch or iteration that the pictures are filed under.
+        """
+        if runner.rank != 0:
+            return
+        from sparse_encoders.analysis import token_pictures as drawing
+
+        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        dataset = runner.val_dataloader.dataset
+        for place in self._places(runner):
+            record = drawing.record_sample(
+                model, dataset[place], dataset.metainfo["classes"], self.min_score
+            )
+            possible = drawing.pictures_of(record)
+            for name in possible if self.pictures is None else self.pictures:
+                if name not in possible:
+                    text = f"TokenPicturesHook: {record.encoder} has no {name} to draw"
+                    print_log(text, "current")
+                    continue
+                picture = drawing.picture_array(drawing.PICTURES[name](record), self.dpi)
+                runner.visualizer.add_image(f"tokens_{name}_{place}", picture, step=step)
+
+    def _places(self, runner: Runner) -> list[int]:
+        """Places of the chosen images in the validation set."""
+        if runner.val_loop is None:
+            raise ValueError(
+                "TokenPicturesHook draws validation images, but the config has no val_dataloader"
+            )
+        size = len(runner.val_dataloader.dataset)
+        if isinstance(self.images, int):
+            count = min(self.images, size)
+            return [place * size // count for place in range(count)]
+        beyond = [place for place in self.images if place >= size]
+        if beyond:
+            raise ValueError(
+                f"TokenPicturesHook.images: {beyond} lie beyond the validation set of {size} images"
+            )
+        return list(self.images)
