@@ -23,7 +23,7 @@ def describe_machine(device: torch.device | str = "cpu") -> dict[str, Any]:
             torch.cuda.get_device_name(device) if torch.device(device).type == "cuda" else "cpu"
         ),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
-        "system": platform.platform(),
+        "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
         "versions": {name: _version(name) for name in PACKAGES},
     }

@@ -6,20 +6,42 @@ import copy
 from collections.abc import Mapping
 from typing import Any
 
-# the released models' smaller FFN of low-level tokens
-_LITE: dict[str, Any] = dict(type="LiteDETREncoder", small_low_level_ffn=True)
+from sparse_encoders.encoders.schedule import InterleavedSchedule
 
-# Short name to what ``model.encoder`` gets besides the detector's own layer settings.
+_FOCUS: dict[str, Any] = dict(type="FocusTokenSelector")
+_SPARSE: dict[str, Any] = dict(type="DecoderAttentionSelector")
+_LITE: dict[str, Any] = dict(
+    type="LiteDETREncoder", schedule="H3L1-(2+1)x3", attention="plain", prune_high_levels=False
+)
+
+# Short name to what makes the encoder this one, whatever the config's encoder is set to.
 VARIANTS: dict[str, dict[str, Any]] = {
     "dense": dict(type="DenseEncoder"),
-    "focus": dict(type="DualAttentionEncoder", selector=dict(type="FocusTokenSelector")),
-    "lite": dict(_LITE, schedule="H3L1-(2+1)x3"),
+    "sparse": dict(type="SparseDETREncoder", selector=_SPARSE),
+    "focus": dict(type="DualAttentionEncoder", selector=_FOCUS),
+    "lite": _LITE,
+    "lite-focus": dict(_LITE, selector=_FOCUS),
+    "dual-sparse": dict(type="DualAttentionEncoder", selector=_SPARSE),
+    "sparse-focus": dict(type="SparseDETREncoder", selector=_FOCUS),
+    "random": dict(type="SparseDETREncoder", selector=dict(type="RandomSelector")),
+    "oracle": dict(type="SparseDETREncoder", selector=dict(type="OracleSelector")),
     "lite-3+1x2": dict(_LITE, schedule="H3L1-(3+1)x2"),
     "lite-6+1x1": dict(_LITE, schedule="H3L1-(6+1)x1"),
     "lite-h2l2": dict(_LITE, schedule="H2L2-(2+1)x3"),
-    "lite-key-aware": dict(_LITE, schedule="H3L1-(2+1)x3", attention="key_aware"),
-    "lite-focus": dict(_LITE, schedule="H3L1-(2+1)x3", selector=dict(type="FocusTokenSelector")),
+    "lite-key-aware": dict(_LITE, attention="key_aware"),
 }
+# What an encoder or selector gets where the config says nothing about it.
+_DEFAULTS: dict[str, dict[str, Any]] = {
+    # the released models' smaller FFN of low-level tokens
+    "LiteDETREncoder": dict(small_low_level_ffn=True),
+}
+# Settings that belong to the images rather than to one selector, and who takes them.
+_OF_THE_IMAGES = {key: ("FocusTokenSelector", "OracleSelector") for key in ("intervals", "strides")}
+
+
+def prunes(name: str) -> bool:
+    """Whether the named encoder has a selector, and so a keep ratio."""
+    return "selector" in VARIANTS[name]
 
 
 def encoder_config(
@@ -27,18 +49,67 @@ def encoder_config(
 ) -> dict[str, Any]:
     """A detector's encoder config with another encoder in its place.
 
+    Layers and widths are the detector's. Settings of an encoder or selector of the
+    same type are kept, so a config's own way of, say, Focus-DETR stays; other
+    selectors take over the keep ratio and what belongs to the images (intervals).
+    A named schedule of Lite DETR is fitted to the number of layers: '(2+1)x3' in
+    an encoder of two layers is one block of two.
+
     Args:
         name: a key of :data:`VARIANTS`.
-        base: the detector's encoder config; layers and widths are kept.
-        keep_ratio: for encoders that prune.
+        base: the detector's encoder config.
+        keep_ratio: for encoders that prune; None: the config's.
 
     Raises:
-        ValueError: an unknown name.
+        ValueError: an unknown name, or a schedule whose blocks do not divide the
+            config's layers.
     """
     if name not in VARIANTS:
         raise ValueError(f"encoder must be one of {sorted(VARIANTS)}, got {name!r}")
-    config = {k: copy.deepcopy(base[k]) for k in ("num_layers", "layer_cfg") if k in base}
-    config.update(copy.deepcopy(VARIANTS[name]))
-    if keep_ratio is not None and "selector" in config:
-        config["selector"]["keep_ratio"] = keep_ratio
+    own = copy.deepcopy(VARIANTS[name])
+    given = copy.deepcopy(dict(base))
+    config: dict[str, Any] = {k: given[k] for k in ("num_layers", "layer_cfg") if k in given}
+    config.update(copy.deepcopy(_DEFAULTS.get(own["type"], {})))
+    if given.get("type") == own["type"]:
+        identity = ("selector", "schedule", "blocks", "high_levels", "attention")
+        config.update({k: v for k, v in given.items() if k not in identity})
+        if own.get("attention") != "key_aware":
+            config.pop("key_aware", None)
+    config.update(own)
+    if "selector" in own:
+        config["selector"] = _selector_config(own["selector"], given.get("selector"), keep_ratio)
+    if "schedule" in own:
+        _fit_schedule(name, config)
     return config
+
+
+def _selector_config(
+    own: dict[str, Any], given: Mapping[str, Any] | None, keep_ratio: float | None
+) -> dict[str, Any]:
+    given = dict(given or {})
+    if given.get("type") == own["type"]:
+        kept = given
+    else:
+        shared = [key for key, kinds in _OF_THE_IMAGES.items() if own["type"] in kinds]
+        kept = {key: given[key] for key in ("keep_ratio", *shared) if key in given}
+    config = {**kept, **own}
+    if keep_ratio is not None:
+        config["keep_ratio"] = keep_ratio
+    return config
+
+
+def _fit_schedule(name: str, config: dict[str, Any]) -> None:
+    """Write a named schedule as blocks where the encoder has another number of layers."""
+    attention = (config.get("layer_cfg") or {}).get("self_attn_cfg") or {}
+    named = InterleavedSchedule.from_name(config["schedule"], attention.get("num_levels", 4))
+    layers = config.get("num_layers")
+    if layers is None or layers == named.num_layers:
+        return
+    block = named.num_layers // named.blocks
+    if layers % block:
+        raise ValueError(
+            f"encoder {name!r} has blocks of {block} layers, which do not divide the "
+            f"{layers} layers of the config's encoder (model.encoder.num_layers)"
+        )
+    del config["schedule"]
+    config.update(blocks=layers // block, high_levels=named.high_levels)

@@ -1,0 +1,148 @@
+"""One config in, one config for each encoder out; what is wrong with it is said at once."""
+
+from __future__ import annotations
+
+import copy
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config, ConfigDict
+
+from sparse_encoders.analysis.variants import encoder_config, prunes
+from sparse_encoders.registry import DETECTORS
+
+OURS = "sparse_encoders."
+#: MMDetection's detectors that ours stand in for
+MMDET_TYPES = ("DINO", "DeformableDETR")
+TRAIN_RATIO = 0.3
+
+
+def read_config(name: str) -> Config:
+    """A config from a file, or from MMDetection's own by 'mmdet::dino/...'.
+
+    Raises:
+        ValueError: there is none, or it cannot be read.
+    """
+    path = Path(name)
+    if name.startswith("mmdet::"):
+        path = Path(str(files("mmdet"))) / ".mim" / "configs" / name.removeprefix("mmdet::")
+    if not path.is_file():
+        raise ValueError(
+            f"CONFIG: there is no file {name}; name a config of mmdet_configs, of yours, or one of "
+            "MMDetection's as mmdet::dino/dino-4scale_r50_8xb2-12e_coco.py"
+        )
+    try:
+        config: Config = Config.fromfile(str(path))
+    except Exception as error:  # a config is code: anything can happen
+        raise ValueError(f"CONFIG: {name} cannot be read: {error!r}") from error
+    return config
+
+
+def use_our_detector(config: Config, name: str) -> str:
+    """Make the config's detector one of ours, in place; returns its type.
+
+    Raises:
+        ValueError: a detector that takes no encoder of ours.
+    """
+    ours = [OURS + kind for kind in sorted(DETECTORS.module_dict)]
+    kind = config.get("model", {}).get("type")
+    kind = kind if isinstance(kind, str) else getattr(kind, "__name__", kind)
+    plain = str(kind).removeprefix("mmdet.")
+    if plain in MMDET_TYPES:
+        kind = OURS + plain
+    if kind not in ours:
+        raise ValueError(
+            f"CONFIG: model.type of {name} is {kind!r}; compared are {', '.join(ours)}, and "
+            f"MMDetection's {' and '.join(MMDET_TYPES)}"
+        )
+    config.model.type = kind
+    imports = dict(config.get("custom_imports") or dict(imports=[]))
+    names = imports["imports"]
+    names = [names] if isinstance(names, str) else list(names)
+    needed = [n for n in ("sparse_encoders", "sparse_encoders.datasets") if n not in names]
+    config.custom_imports = dict(imports=[*names, *needed], allow_failed_imports=False)
+    (config.model.get("test_cfg") or {}).pop("keep_ratio", None)  # the comparison sets it
+    return str(kind)
+
+
+def with_encoder(config: Config, name: str, keep_ratio: float | None) -> Config:
+    """A copy with another encoder, all else as it is.
+
+    Args:
+        config: with one of our detectors.
+        name: of the encoder.
+        keep_ratio: in training; None: the config's, or 0.3.
+
+    Raises:
+        ValueError: the encoder does not fit the config's number of layers.
+    """
+    config = copy.deepcopy(config)
+    encoder = encoder_config(name, config.model.get("encoder") or {}, keep_ratio)
+    if prunes(name):
+        encoder["selector"].setdefault("keep_ratio", TRAIN_RATIO)
+    config.model.encoder = ConfigDict(encoder)
+    return config
+
+
+def for_training(config: Config, epochs: int, seed: int) -> Config:
+    """A copy that trains so many epochs, its schedule stretched to them, and does not validate.
+
+    Raises:
+        ValueError: the config trains by iterations.
+    """
+    config = copy.deepcopy(config)
+    if config.get("train_cfg", {}).get("max_epochs") is None:
+        raise ValueError("--train counts epochs, but CONFIG has no train_cfg.max_epochs")
+    stretch = epochs / config.train_cfg.max_epochs
+    # the comparison evaluates by itself
+    config.train_cfg.update(max_epochs=epochs, val_begin=epochs + 1, val_interval=epochs + 1)
+    schedulers = config.get("param_scheduler") or []
+    for scheduler in schedulers if isinstance(schedulers, list) else [schedulers]:
+        if scheduler.get("by_epoch", True):
+            _stretch(scheduler, stretch)
+    config.default_hooks = config.get("default_hooks") or ConfigDict()
+    config.default_hooks.checkpoint = dict(type="CheckpointHook", interval=1, max_keep_ckpts=1)
+    config.randomness = dict(seed=seed)
+    return config
+
+
+def _stretch(scheduler: Any, factor: float) -> None:
+    for key in ("begin", "end", "T_max"):
+        if scheduler.get(key) is not None:
+            scheduler[key] = round(scheduler[key] * factor)
+    if scheduler.get("end") is not None:
+        scheduler["end"] = max(scheduler["end"], scheduler.get("begin", 0) + 1)
+    if "milestones" in scheduler:
+        scheduler["milestones"] = sorted({max(1, round(m * factor)) for m in scheduler.milestones})
+
+
+def input_size(config: Config) -> tuple[int, int]:
+    """(height, width) in pixels that the config's test pipeline fits landscape images into.
+
+    Raises:
+        ValueError: it resizes nothing.
+    """
+    loader = config.get("test_dataloader") or {}
+    data = loader.get("dataset", {})
+    while "dataset" in data:
+        data = data["dataset"]
+    for step in data.get("pipeline") or config.get("test_pipeline") or []:
+        scale = step.get("scale")
+        if scale is not None:
+            sides = (scale, scale) if isinstance(scale, int) else tuple(scale)
+            return min(sides), max(sides)
+    raise ValueError("CONFIG resizes no test images: say --size HEIGHT WIDTH")
+
+
+def token_metrics(config: Config) -> list[dict[str, Any]]:
+    """Corr, and recall where the test pipeline loads annotations, by the config's intervals."""
+    selector = (config.model.get("encoder") or {}).get("selector") or {}
+    data = config.test_dataloader.dataset
+    while "dataset" in data:
+        data = data.dataset
+    found: list[dict[str, Any]] = [dict(type="DecoderCorrelation", top=0.1)]
+    if any(step.get("type") == "LoadAnnotations" for step in data.pipeline):
+        rule = {k: selector[k] for k in ("intervals", "strides") if selector.get(k) is not None}
+        found.append(dict(dict(type="ForegroundRecall", intervals="non_overlapping"), **rule))
+    return found

@@ -1,0 +1,102 @@
+"""Multiply-adds, memory and latency of the variants."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from mmdet.structures import DetDataSample
+from mmengine.structures import InstanceData
+
+from sparse_encoders.analysis.complexity import count_complexity
+from sparse_encoders.analysis.latency import (
+    STAGES,
+    StagedCall,
+    StageTiming,
+    interleaved_stages,
+)
+from sparse_encoders.analysis.memory import MIB, peak_memory
+
+
+def image_call(model: Any, size: tuple[int, int], device: str, boxes: int = 8) -> Any:
+    """A call that detects on one image of random pixels and as many random boxes.
+
+    The boxes are for selectors that read annotations; no other looks at them.
+
+    Args:
+        model: a detector of this package in evaluation mode.
+        size: (height, width) in pixels.
+        device: where the model is.
+        boxes: on the image.
+    """
+    generator = torch.Generator().manual_seed(0)
+    image = torch.randn(1, 3, *size, generator=generator).to(device)
+    about = dict(
+        img_shape=size, ori_shape=size, batch_input_shape=size, scale_factor=(1.0, 1.0), img_id=0
+    )
+    extent = torch.tensor([size[1], size[0]], dtype=torch.float32)
+    corners = torch.rand(2, boxes, 2, generator=generator) * extent
+    found = torch.cat([corners.amin(0), corners.amax(0)], 1).to(device)
+    labels = torch.zeros(boxes, dtype=torch.long, device=device)
+
+    @torch.no_grad()
+    def call() -> object:
+        sample = DetDataSample(metainfo=about)
+        sample.gt_instances = InstanceData(bboxes=found, labels=labels)
+        return model.predict(image, [sample])
+
+    return call
+
+
+def measure_complexity(model: Any, size: tuple[int, int]) -> dict[str, Any]:
+    """Multiply-adds and parameters by part, as :class:`Complexity` records them."""
+    record: dict[str, Any] = count_complexity(model, size).as_record()
+    return record
+
+
+def measure_memory(model: Any, size: tuple[int, int], device: str) -> dict[str, Any]:
+    """Peak memory in MiB of one pass, beyond weights and image; None where unknown."""
+    call = image_call(model, size, device)
+    call()
+    peak = peak_memory(call, device)
+    return {"peak_mib": None if peak is None else peak / MIB}
+
+
+def measure_latency(
+    models: Mapping[str, tuple[Any, float | None]],
+    size: tuple[int, int],
+    device: str,
+    repeats: int,
+    warmup: int,
+    say: Callable[[str], None],
+) -> dict[str, Any]:
+    """Time all variants in turns.
+
+    Args:
+        models: label to (detector, keep ratio); variants may share a detector.
+        size: (height, width) in pixels of the one image.
+        device: where the models are.
+        repeats: timed rounds.
+        warmup: rounds before them.
+        say: is told how it goes.
+
+    Returns:
+        Label to a list of rounds, each a list of seconds for each of ``STAGES``.
+    """
+    candidates = {
+        label: StagedCall(model, image_call(model, size, device), _setter(model, ratio))
+        for label, (model, ratio) in models.items()
+    }
+    timings: dict[str, StageTiming] = {}
+    for number, timings in interleaved_stages(candidates, repeats, warmup, device):
+        whole = sum(t.total.seconds[-1] for t in timings.values())
+        say(f"round {number} of {repeats}: {whole:.2f} s for all {len(candidates)}")
+    return {
+        "stages": list(STAGES),
+        "rounds": {label: [list(r) for r in timing.rounds] for label, timing in timings.items()},
+    }
+
+
+def _setter(model: Any, ratio: float | None) -> Callable[[], object]:
+    return (lambda: None) if ratio is None else (lambda: model.set_keep_ratio(ratio))

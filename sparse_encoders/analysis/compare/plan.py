@@ -1,0 +1,237 @@
+"""Everything that can be wrong is found before any work starts."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config
+from mmengine.registry import init_default_scope
+
+import sparse_encoders  # noqa: F401  (registers the package)
+from sparse_encoders.analysis.compare.configs import (
+    input_size,
+    read_config,
+    use_our_detector,
+    with_encoder,
+)
+from sparse_encoders.analysis.compare.settings import OF_CONFIG, SHAPES, Comparison
+from sparse_encoders.analysis.compare.store import file_digest
+from sparse_encoders.analysis.inspection import check_fit, read_checkpoint
+from sparse_encoders.analysis.variants import VARIANTS
+from sparse_encoders.datasets.coco_folder import CocoFolder, apply_coco_folder, apply_scale
+from sparse_encoders.datasets.shapes import make_shapes_dataset
+
+
+@dataclass(frozen=True)
+class Data:
+    """What accuracy is measured on.
+
+    Attributes:
+        name: as the command line has it.
+        annotations: COCO file of the validation images.
+        images: folder of the validation images.
+        classes: names of the classes.
+        validated: validation images.
+        boxes: boxes on them.
+        trained: training images; None where no one counts them.
+        digest: stands for the content of the annotation files.
+    """
+
+    name: str
+    annotations: Path
+    images: Path
+    classes: tuple[str, ...]
+    validated: int
+    boxes: int
+    trained: int | None
+    digest: str
+
+    def as_record(self) -> dict[str, Any]:
+        """For JSON; without paths."""
+        return {k: v for k, v in asdict(self).items() if k not in ("annotations", "images")}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What will be done.
+
+    Attributes:
+        settings: the comparison.
+        detector: type of the detector.
+        base: the config, with its data filled in.
+        configs: encoder to the config with it.
+        unfit: encoder to why the config cannot have it.
+        size: (height, width) in pixels of the measured image.
+        data: None where no accuracy is measured.
+    """
+
+    settings: Comparison
+    detector: str
+    base: Config
+    configs: dict[str, Config]
+    unfit: dict[str, str]
+    size: tuple[int, int]
+    data: Data | None
+
+
+def make_plan(settings: Comparison) -> Plan:
+    """Read, check and fill in everything; the shapes set is drawn here where asked for.
+
+    Raises:
+        ValueError: config, data or a checkpoint is not usable; says what to do.
+    """
+    init_default_scope("mmdet")
+    base = read_config(settings.config)
+    detector = use_our_detector(base, settings.config)
+    if settings.options:
+        base.merge_from_dict(dict(settings.options))
+    found: dict[str, tuple[str, ...] | None] = {}
+    for name, path in settings.checkpoints.items():
+        found[name] = check_checkpoint(base, name, path, settings.train_ratio)
+    data = fill_in_data(base, settings)
+    for name, classes in found.items():
+        if data is not None and classes is not None and classes != data.classes:
+            raise ValueError(
+                f"--checkpoints {name}={settings.checkpoints[name]} was trained on "
+                f"{_listed(classes)}, --data {data.name} has {_listed(data.classes)}: name the "
+                "data set that it was trained on"
+            )
+    configs, unfit = {}, {}
+    for name in settings.encoders:
+        try:
+            configs[name] = with_encoder(base, name, settings.train_ratio)
+        except ValueError as error:
+            unfit[name] = str(error)
+    size = settings.size or input_size(base)
+    return Plan(settings, detector, base, configs, unfit, size, data)
+
+
+def check_checkpoint(
+    base: Config, name: str, path: Path, ratio: float | None
+) -> tuple[str, ...] | None:
+    """The classes that a checkpoint was trained on, where it says so.
+
+    Raises:
+        ValueError: there is no such file, or it belongs to another model; says to
+            which encoder, where one of ours fits.
+    """
+    where = f"--checkpoints {name}={path}"
+    if not path.is_file():
+        raise ValueError(f"{where}: there is no such file; train it with --train EPOCHS")
+    weights, classes = read_checkpoint(path)
+
+    def fits(encoder: str) -> str:
+        config = with_encoder(base, encoder, ratio)
+        if classes is not None:
+            config.model.bbox_head.num_classes = len(classes)
+        try:
+            check_fit(config, weights, path)
+        except ValueError as error:
+            return str(error)
+        return ""
+
+    problem = fits(name)
+    if not problem:
+        return classes
+    others = [n for n in VARIANTS if n != name and _works(fits, n)]
+    advice = (
+        f"it fits the encoder {' or '.join(others)}: name it {others[0]}={path}"
+        if others
+        else "it fits no encoder of this CONFIG: is it from another detector or CONFIG?"
+    )
+    raise ValueError(f"{where}: {problem}; {advice}")
+
+
+def _works(fits: Any, name: str) -> bool:
+    try:
+        return not fits(name)
+    except ValueError:  # the config cannot have this encoder
+        return False
+
+
+def fill_in_data(base: Config, settings: Comparison) -> Data | None:
+    """Write the data set into the config, in place.
+
+    Raises:
+        ValueError: it is not there, is empty, or lacks images.
+    """
+    if settings.data is None:
+        if "coco_folder" in base:
+            apply_scale(base)
+        return None
+    if settings.data == OF_CONFIG:
+        if "coco_folder" not in base:
+            return _data_of(base, settings, None)
+        folder = CocoFolder.from_config(base.coco_folder.to_dict())
+    else:
+        root = settings.out / SHAPES if settings.data == SHAPES else Path(settings.data)
+        if settings.data == SHAPES:
+            make_shapes_dataset(root, settings.shapes)
+        elif not root.is_dir():
+            raise ValueError(
+                f"--data: there is no folder {settings.data}; it must hold train.json, val.json "
+                f"and images, or say '{SHAPES}' for a drawn set"
+            )
+        given = base.get("coco_folder") or {}
+        folder = replace(
+            CocoFolder(scale=given.get("scale"), classes=given.get("classes")), root=str(root)
+        )
+        base.coco_folder = {k: v for k, v in asdict(folder).items() if v is not None}
+    base.runner_type = "CocoFolderRunner"
+    try:
+        apply_coco_folder(base)
+    except ValueError as error:
+        raise ValueError(f"--data {settings.data}: {error}") from error
+    return _data_of(base, settings, folder)
+
+
+def _data_of(base: Config, settings: Comparison, folder: CocoFolder | None) -> Data:
+    dataset = base.test_dataloader.dataset
+    while "dataset" in dataset:
+        dataset = dataset.dataset
+    root = Path(dataset.get("data_root") or "")
+    annotations = root / dataset.ann_file
+    images = root / dataset.get("data_prefix", {}).get("img", "")
+    if not annotations.is_file():
+        raise ValueError(
+            f"--data {settings.data}: CONFIG's test annotations {annotations} are not there; name "
+            "a folder in COCO's format instead"
+        )
+    content = json.loads(annotations.read_text())
+    names = [c["name"] for c in content["categories"]]
+    classes = tuple(dataset.get("metainfo", {}).get("classes", names))
+    boxes = len(content["annotations"])
+    if not content["images"] or not boxes:
+        raise ValueError(
+            f"--data {settings.data}: {annotations} has {len(content['images'])} images and "
+            f"{boxes} boxes: AP needs some of both"
+        )
+    missing = [i["file_name"] for i in content["images"] if not (images / i["file_name"]).is_file()]
+    if missing:
+        raise ValueError(
+            f"--data {settings.data}: {len(missing)} of {len(content['images'])} images of "
+            f"{annotations} are not below {images}, such as {missing[0]}"
+        )
+    trained, marks = None, [file_digest(annotations)]
+    if folder is not None:
+        train = folder.annotations("train")
+        trained = len(json.loads(train.read_text())["images"])
+        marks.append(file_digest(train))
+    return Data(
+        name=str(settings.data),
+        annotations=annotations,
+        images=images,
+        classes=classes,
+        validated=len(content["images"]),
+        boxes=boxes,
+        trained=trained,
+        digest="-".join(marks),
+    )
+
+
+def _listed(names: tuple[str, ...]) -> str:
+    shown = ", ".join(names[:5])
+    return f"{len(names)} classes ({shown}{', ...' if len(names) > 5 else ''})"

@@ -1,0 +1,264 @@
+"""The comparison itself: weights, measurements, pictures; then the report."""
+
+from __future__ import annotations
+
+import base64
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import sparse_encoders
+from sparse_encoders.analysis.compare.accuracy import Judge
+from sparse_encoders.analysis.compare.measure import (
+    measure_complexity,
+    measure_latency,
+    measure_memory,
+)
+from sparse_encoders.analysis.compare.pictures import draw_strategies
+from sparse_encoders.analysis.compare.plan import Plan, make_plan
+from sparse_encoders.analysis.compare.results import Report, Row
+from sparse_encoders.analysis.compare.settings import Comparison
+from sparse_encoders.analysis.compare.store import Store
+from sparse_encoders.analysis.compare.weights import Weights, get_weights, load, trained_ratio
+from sparse_encoders.analysis.machine import describe_machine
+
+Say = Callable[[str], None]
+
+
+def compare(settings: Comparison, say: Say = lambda line: print(line, flush=True)) -> Report:
+    """Measure every variant and write the report into ``settings.out``.
+
+    What was measured before with the same settings is taken from ``settings.out``.
+    A variant that fails has its error in its row and ends nothing else.
+
+    Args:
+        settings: what to compare.
+        say: is told how it goes, a line at a time.
+
+    Raises:
+        ValueError: config, data, a checkpoint or a setting is not usable; before
+            anything is trained or measured.
+    """
+    from sparse_encoders.analysis.compare.report import write_report
+
+    start = time.perf_counter()
+    settings.out.mkdir(parents=True, exist_ok=True)
+    say("checking config, data and checkpoints")
+    plan = make_plan(settings)
+    report = _Run(plan, say).measured()
+    report.seconds = time.perf_counter() - start
+    for path in write_report(report, settings.out):
+        say(f"written: {path}")
+    return report
+
+
+class _Run:
+    """One comparison: what is loaded, and what was measured so far."""
+
+    def __init__(self, plan: Plan, say: Say) -> None:
+        self.plan, self.settings, self.say = plan, plan.settings, say
+        self.store = Store(self.settings.out / "results")
+        self.machine = describe_machine(self.settings.device)
+        self.rows = [Row(v.encoder, v.keep_ratio) for v in self.settings.variants()]
+        self.weights: dict[str, Weights] = {}
+        self.models: dict[str, Any] = {}
+        self.judge: Judge | None = None
+
+    def measured(self) -> Report:
+        """Everything, in an order that has the quick failures first."""
+        for name in self.settings.encoders:
+            self._get_model(name)
+        for row in self.rows:
+            self._measure(row)
+        self._time_all()
+        pictures = self._draw()
+        plan, settings = self.plan, self.settings
+        return Report(
+            command=settings.command,
+            config=settings.config,
+            detector=plan.detector,
+            size=plan.size,
+            device=settings.device,
+            repeats=settings.repeats,
+            warmup=settings.warmup,
+            seed=settings.seed,
+            noise=settings.noise,
+            baseline=settings.reference.label,
+            machine=self.machine,
+            data=None if plan.data is None else plan.data.as_record(),
+            rows=self.rows,
+            pictures=pictures,
+        )
+
+    def _get_model(self, name: str) -> None:
+        """Weights and the detector with them; a failure goes into the encoder's rows."""
+        if name in self.plan.unfit:
+            self._fail(name, self.plan.unfit[name])
+            return
+        self.say(f"{name}: weights")
+        try:
+            weights = get_weights(self.plan, name, lambda text: self.say(f"  {text}"))
+            model = load(self.plan.configs[name], weights, self.settings.device, self.settings.seed)
+        except Exception as error:  # reported in the rows: the others go on
+            self._fail(name, brief(error))
+            return
+        self.weights[name], self.models[name] = weights, model
+        for row in self.rows:
+            if row.encoder == name:
+                row.weights = {**asdict(weights), "trained_keep_ratio": trained_ratio(model)}
+
+    def _fail(self, name: str, problem: str) -> None:
+        self.say(f"{name}: FAILED: {problem}")
+        for row in self.rows:
+            if row.encoder == name:
+                row.error = problem
+
+    def _identity(self, row: Row) -> dict[str, Any]:
+        """All that a measurement of a row depends on, but for what it is measured on."""
+        return {
+            "model": self.plan.configs[row.encoder].model.to_dict(),
+            "keep_ratio": row.keep_ratio,
+            "weights": self.weights[row.encoder].digest,
+            "version": sparse_encoders.__version__,
+        }
+
+    def _measure(self, row: Row) -> None:
+        """What a row can be measured for by itself."""
+        if row.error is not None:
+            return
+        model, size, device = self.models[row.encoder], self.plan.size, self.settings.device
+        done = self.rows.index(row) + 1
+        self.say(f"[{done}/{len(self.rows)}] {row.label}")
+        try:
+            if row.keep_ratio is not None:
+                model.set_keep_ratio(row.keep_ratio)
+            same = {**self._identity(row), "size": size}
+            row.complexity = self._kept(
+                "complexity", row, same, lambda: measure_complexity(model, size)
+            )
+            self.say(f"  multiply-adds: {row.madds('total') or 0:.2f} G")
+            here = {**same, "machine": self.machine}
+            memory = self._kept("memory", row, here, lambda: measure_memory(model, size, device))
+            row.memory_mib = memory["peak_mib"]
+            if self.plan.data is not None and self.weights[row.encoder].source != "none":
+                self._judge_accuracy(row, model)
+        except Exception as error:  # reported in the row: the others go on
+            row.error = brief(error)
+            self.say(f"  FAILED: {row.error}")
+
+    def _kept(
+        self, kind: str, row: Row, settings: dict[str, Any], make: Callable[[], dict[str, Any]]
+    ) -> dict[str, Any]:
+        found, before = self.store.keep(kind, row.label, settings, make)
+        if before:
+            self.say(f"  {kind}: kept from before")
+        return found
+
+    def _judge_accuracy(self, row: Row, model: Any) -> None:
+        assert self.plan.data is not None
+        base = self.plan.base
+        settings = {
+            **self._identity(row),
+            "data": self.plan.data.digest,
+            "classes": self.plan.data.classes,
+            "pipeline": base.test_dataloader.to_dict(),
+            "device": self.settings.device.split(":")[0],
+        }
+
+        def make() -> dict[str, Any]:
+            self.judge = self.judge or Judge(self.plan)
+            return self.judge.measure(model, self._seldom())
+
+        row.accuracy = self._kept("accuracy", row, settings, make)
+        ap = row.metric("coco/bbox_mAP")
+        self.say(f"  AP {'-' if ap is None else f'{ap:.3f}'} on {row.accuracy['images']} images")
+
+    def _seldom(self, pause: float = 15.0) -> Callable[[int, int], None]:
+        """Progress over batches, said every ``pause`` seconds."""
+        last = time.monotonic()
+
+        def progress(done: int, of: int) -> None:
+            nonlocal last
+            if time.monotonic() - last > pause:
+                last = time.monotonic()
+                self.say(f"  batch {done} of {of}")
+
+        return progress
+
+    def _time_all(self) -> None:
+        """Latency of all rows that work, in turns."""
+        rows = [row for row in self.rows if row.error is None]
+        if not rows:
+            return
+        settings = self.settings
+        self.say(f"latency of {len(rows)} variants in turns")
+        models = {row.label: (self.models[row.encoder], row.keep_ratio) for row in rows}
+        same = {
+            "rows": {row.label: self._identity(row) for row in rows},
+            "size": self.plan.size,
+            "machine": self.machine,
+            "rounds": (settings.repeats, settings.warmup),
+        }
+        try:
+            found, before = self.store.keep(
+                "latency",
+                "all",
+                same,
+                lambda: measure_latency(
+                    models,
+                    self.plan.size,
+                    settings.device,
+                    settings.repeats,
+                    settings.warmup,
+                    lambda text: self.say(f"  {text}"),
+                ),
+            )
+        except Exception as error:
+            for row in rows:
+                row.error = f"latency of all variants: {brief(error)}"
+            self.say(f"  FAILED: {brief(error)}")
+            return
+        if before:
+            self.say("  kept from before")
+        for row in rows:
+            row.rounds = [tuple(stages) for stages in found["rounds"][row.label]]
+
+    def _draw(self) -> list[dict[str, str]]:
+        """Kept tokens of every trained strategy on some images, as PNG in base64."""
+        shown = {
+            name: (model, self._picture_ratio(name))
+            for name, model in self.models.items()
+            if self.weights[name].source != "none"
+        }
+        if not self.settings.pictures or self.plan.data is None or not shown:
+            return []
+        self.say("pictures of kept tokens")
+        try:
+            drawn = draw_strategies(shown, self.plan.data, self.settings.pictures)
+        except Exception as error:
+            self.say(f"  FAILED: {brief(error)}")
+            return []
+        return [
+            {"title": title, "png": base64.b64encode(png).decode()} for title, png in drawn.items()
+        ]
+
+    def _picture_ratio(self, name: str) -> float | None:
+        """The ratio, of those compared, next to the one that an encoder was trained at."""
+        rows = [r for r in self.rows if r.encoder == name and r.keep_ratio is not None]
+        if not rows:
+            return None
+        trained = (rows[0].weights or {}).get("trained_keep_ratio") or 0.3
+        return min((r.keep_ratio or 1.0 for r in rows), key=lambda ratio: abs(ratio - trained))
+
+
+def brief(error: BaseException) -> str:
+    """An error in a line, without this machine's paths."""
+    text = str(error).strip() or repr(error)
+    if not isinstance(error, ValueError):
+        frame = traceback.extract_tb(error.__traceback__)[-1:]
+        where = f" ({Path(frame[0].filename).name}:{frame[0].lineno})" if frame else ""
+        text = f"{type(error).__name__}: {text}{where}"
+    return text.replace(str(Path.cwd()) + "/", "")

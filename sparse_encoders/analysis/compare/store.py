@@ -1,0 +1,62 @@
+"""Results kept between runs, so that an interrupted comparison goes on where it stopped."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+
+def digest(value: Any) -> str:
+    """16 hexadecimal digits that stand for a value of plain types, tuples counting as lists."""
+    text = json.dumps(value, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def file_digest(path: str | Path) -> str:
+    """16 hexadecimal digits that stand for a file's content."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+
+
+class Store:
+    """JSON files below a folder, one a result, named by what the result depends on."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def keep(
+        self,
+        kind: str,
+        label: str,
+        settings: Mapping[str, Any],
+        make: Callable[[], dict[str, Any]],
+    ) -> tuple[dict[str, Any], bool]:
+        """A result, made now unless it was before with the same settings.
+
+        Args:
+            kind: such as 'accuracy'.
+            label: of the variant.
+            settings: all that the result depends on.
+            make: gives the result; nothing is kept where it raises.
+
+        Returns:
+            The result, and whether it is from before.
+        """
+        name = re.sub(r"[^\w.+-]", "_", f"{kind}_{label}")
+        path = self.folder / f"{name}_{digest(settings)}.json"
+        try:
+            found: dict[str, Any] = json.loads(path.read_text())
+            return found, True
+        except (OSError, ValueError):  # none, or cut off while it was written
+            pass
+        made = make()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        partial = path.with_suffix(".partial")
+        partial.write_text(json.dumps(made, indent=1) + "\n")
+        os.replace(partial, path)
+        return made, False

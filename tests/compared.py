@@ -1,0 +1,100 @@
+"""A comparison's report with made-up numbers, for the tests of what is said and shown of it."""
+
+from __future__ import annotations
+
+import base64
+import io
+
+import numpy as np
+from PIL import Image
+
+from sparse_encoders.analysis.compare import Report, Row
+
+PARTS = ("backbone", "neck", "encoder.values", "encoder.ffn", "decoder", "head")
+
+
+def accuracy(ap: float, corr: float, noise: float = 0.004, seed: int = 0) -> dict:
+    """Metrics of one row, and AP of resampled images that all rows share but for ``noise``."""
+    shared = np.random.default_rng(0).normal(0, 0.02, 100)
+    own = np.random.default_rng(seed).normal(0, noise, 100)
+    metrics = {"coco/bbox_mAP": ap, "coco/bbox_mAP_50": min(1.0, ap * 1.5)}
+    metrics.update({f"coco/bbox_mAP_{s}": ap * f for s, f in (("75", 1.1), ("s", 0.5), ("m", 0.9))})
+    metrics.update({"coco/bbox_mAP_l": None, "tokens/corr_all": corr, "tokens/recall": corr})
+    return {
+        "metrics": metrics,
+        "resamples": list(ap + shared + own),
+        "images": 87,
+        "seconds": 3.0,
+    }
+
+
+def row(encoder: str, ratio: float | None, ap: float | None, time: float, madds: float) -> Row:
+    """One variant whose encoder takes ``time`` seconds and ``madds`` G."""
+    costs = {"encoder.values": madds * 0.3, "encoder.ffn": madds * 0.7}
+    whole = {"backbone": 0.6, "neck": 0.05, "decoder": 0.4, "head": 0.05, **costs}
+    weights = {"source": "trained", "epochs": 3, "seconds": 100.0, "losses": (30.0, 12.0)}
+    weights["trained_keep_ratio"] = None if ratio is None else 0.3
+    drift = (1.0, 1.3, 0.9, 1.1, 1.0)
+    return Row(
+        encoder,
+        ratio,
+        weights=weights,
+        complexity={
+            "parts": {p: {"madds": int(whole[p] * 1e9), "parameters": 10**6} for p in PARTS}
+        },
+        memory_mib=40 + 60 * time,
+        rounds=[tuple(d * t for t in (0.02, 0.002, time, 0.03)) for d in drift],
+        accuracy=None
+        if ap is None
+        else accuracy(ap, 1.0 if ratio is None else 0.5 + ratio / 2, seed=int(ap * 1000)),
+    )
+
+
+def report(rows: list[Row] | None = None, pictures: int = 1) -> Report:
+    """Five encoders, as they might come out."""
+    if rows is None:
+        rows = [row("dense", None, 0.552, 0.060, 2.0)]
+        for name, best, drop, time in (
+            ("sparse", 0.541, 0.10, 0.030),
+            ("focus", 0.549, 0.06, 0.028),
+        ):
+            rows += [
+                row(name, r, best - drop * (0.5 - r) ** 2 / 0.04, time * (0.4 + 1.5 * r), 0.3 + r)
+                for r in (0.5, 0.3, 0.1)
+            ]
+        rows += [row("lite", None, 0.545, 0.027, 0.9)]
+        rows += [
+            row("lite-focus", r, 0.54 - 0.05 * (0.5 - r) ** 2 / 0.04, 0.02 * (0.5 + r), 0.3 + r / 2)
+            for r in (0.5, 0.3, 0.1)
+        ]
+    image = io.BytesIO()
+    Image.fromarray(np.full((20, 60, 3), 90, np.uint8)).save(image, "PNG")
+    png = base64.b64encode(image.getvalue()).decode()
+    return Report(
+        command="python tools/compare.py CONFIG --data cells --out work_dirs/cells",
+        config="mmdet_configs/dino/dino_lite0_focus_coco-folder.py",
+        detector="sparse_encoders.DINO",
+        size=(240, 320),
+        device="cpu",
+        repeats=5,
+        warmup=1,
+        seed=0,
+        noise=0.005,
+        baseline=next(r.label for r in rows),
+        machine=dict(
+            processor="Intel <Xeon>",
+            cores=2,
+            threads=2,
+            device="cpu",
+            cpu_capability="AVX512",
+            system="Linux x86_64",
+            python="3.11",
+            versions=dict(torch="2.13.0"),
+        ),
+        data=dict(
+            name="cells", classes=("a", "b"), validated=87, boxes=900, trained=205, digest="0"
+        ),
+        rows=rows,
+        pictures=[dict(title=f"image {i}.png", png=png) for i in range(pictures)],
+        seconds=700.0,
+    )

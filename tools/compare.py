@@ -1,0 +1,106 @@
+#!/usr/bin/env python
+r"""Compare pruning strategies on one detector: speed, size, accuracy, in one report.
+
+The demo detector on shapes pictures that it draws, five encoders at three keep ratios:
+
+python tools/compare.py mmdet_configs/dino/dino_lite0_focus_shapes.py --data shapes --train 3 \
+    --keep-ratios 0.1 0.3 0.5 --out work_dirs/compare
+
+Your config, data (train.json, val.json, images below a folder) and trained weights:
+
+python tools/compare.py CONFIG --data DATA --checkpoints dense=A.pth focus=B.pth --out OUT
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import signal
+import sys
+from pathlib import Path
+
+from mmengine.config import DictAction
+
+from sparse_encoders.analysis.compare import Comparison, compare
+from sparse_encoders.analysis.variants import VARIANTS
+from sparse_encoders.datasets import ShapesSettings
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("config", metavar="CONFIG", help="config file, or mmdet::PATH of one of MMDetection's")
+    add("--out", type=Path, required=True, help="folder of the report and of what is kept")
+    add("--encoders", nargs="+", default=Comparison.encoders, help=", ".join(VARIANTS))
+    add("--keep-ratios", nargs="+", type=float, default=Comparison.keep_ratios, metavar="R")
+    add("--checkpoints", nargs="+", default=[], metavar="NAME=FILE", help="trained weights")
+    add("--data", help="'shapes' draws a set, 'config' takes the config's, or a COCO-format folder")
+    add("--train", type=int, metavar="EPOCHS", help="train encoders that have no checkpoint")
+    add("--train-ratio", type=float, help="keep ratio in training (the config's, or 0.3)")
+    add("--size", type=int, nargs=2, metavar=("H", "W"), help="of the image that is timed")
+    add("--device", default="cpu", help="cpu, or such as cuda:0")
+    add("--repeats", type=int, default=Comparison.repeats, help="timed rounds")
+    add("--warmup", type=int, default=Comparison.warmup, help="rounds before them")
+    add("--baseline", help="encoder that the others are compared to (dense, or the first)")
+    add("--ap-noise", type=float, default=Comparison.noise, help="smaller AP gains count as equal")
+    add("--pictures", type=int, default=Comparison.pictures, help="images to draw tokens on")
+    add("--seed", type=int, default=0, help="of training and of the drawn set")
+    add("--shapes", type=int, nargs=2, metavar=("TRAIN", "VAL"), help="pictures of the drawn set")
+    add("--cfg-options", nargs="+", action=DictAction, default={}, help="settings, KEY=VALUE")
+    return parser.parse_args(argv)
+
+
+def checkpoints(given: list[str]) -> dict[str, Path]:
+    """NAME=FILE ... as a mapping."""
+    pairs = [text.partition("=") for text in given]
+    wrong = [
+        text for text, (name, _, path) in zip(given, pairs, strict=True) if not (name and path)
+    ]
+    if wrong:
+        raise ValueError(f"--checkpoints takes NAME=FILE, such as focus=a.pth; got {wrong[0]!r}")
+    return {name: Path(path) for name, _, path in pairs}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command; 0 where all went well, 1 where a variant failed, 2 for bad input."""
+    args = parse_args(argv)
+    # end as by Ctrl+C, so that a training process ends too
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    try:
+        pictures = dict(zip(("train", "val"), args.shapes or (), strict=False))
+        report = compare(
+            Comparison(
+                config=args.config,
+                out=args.out,
+                encoders=tuple(args.encoders),
+                keep_ratios=tuple(args.keep_ratios),
+                checkpoints=checkpoints(args.checkpoints),
+                data=args.data,
+                epochs=args.train,
+                train_ratio=args.train_ratio,
+                size=tuple(args.size) if args.size else None,
+                device=args.device,
+                repeats=args.repeats,
+                warmup=args.warmup,
+                seed=args.seed,
+                pictures=args.pictures,
+                noise=args.ap_noise,
+                baseline=args.baseline,
+                shapes=ShapesSettings(seed=args.seed, **pictures),
+                options=args.cfg_options,
+                command=shlex.join(["python", "tools/compare.py", *(argv or sys.argv[1:])]),
+            )
+        )
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    for row in report.failed:
+        print(f"error: {row.label}: {row.error}", file=sys.stderr)
+    return 1 if report.failed else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
