@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -104,7 +104,9 @@ class Complexity:
 
 
 @torch.no_grad()
-def count_complexity(model: nn.Module, image_hw: tuple[int, int]) -> Complexity:
+def count_complexity(
+    model: nn.Module, image_hw: tuple[int, int], auxiliary_heads: bool = False
+) -> Complexity:
     """Multiply-adds and parameters of a detector, by part.
 
     One image runs through the detector as at test time, up to the head's class logits and boxes,
@@ -115,6 +117,8 @@ def count_complexity(model: nn.Module, image_hw: tuple[int, int]) -> Complexity:
     Args:
         model: MMDetection's DETR detector, any encoder; it runs in evaluation mode.
         image_hw: (height, width) in pixels, before the data preprocessor's padding.
+        auxiliary_heads: also run the heads that the encoder has for its training losses, if any,
+            as the released Sparse DETR does at test time; here they only run in training.
 
     Raises:
         TypeError: the model is no DETR detector of MMDetection.
@@ -135,7 +139,8 @@ def count_complexity(model: nn.Module, image_hw: tuple[int, int]) -> Complexity:
     }
     image = zeros((1, 3, *padded_hw), torch.float32)
     inputs = dict(data_samples=[_sample(image_hw, padded_hw)], mode="tensor")
-    with _evaluating(model), ShapesOnly(), ledger.watching(model):
+    heads = _auxiliary_heads(model) if auxiliary_heads else nullcontext()
+    with _evaluating(model), ShapesOnly(), ledger.watching(model), heads:
         torch.func.functional_call(model, weights, (image,), inputs)
     parameters = dict.fromkeys(PARTS, 0)
     for name, parameter in model.named_parameters():
@@ -222,6 +227,26 @@ def _sample(image_hw: tuple[int, int], padded_hw: tuple[int, int]) -> DetDataSam
     boxes: Tensor = torch.zeros(0, 4)
     sample.gt_instances = InstanceData(bboxes=boxes, labels=torch.zeros(0, dtype=torch.long))
     return sample
+
+
+@contextmanager
+def _auxiliary_heads(model: nn.Module) -> Iterator[None]:
+    """Inside, an encoder's heads for training losses run after it at test time, too."""
+    encoder, lend = model.encoder, getattr(model, "detector_parts", None)
+    if lend is None or getattr(encoder, "auxiliary", None) is None:
+        yield
+        return
+
+    def run(module: Any, args: Any, output: Any) -> None:
+        module.auxiliary(output.refined, output.selection, output.tokens)
+
+    handle = encoder.register_forward_hook(run)  # type: ignore[union-attr]
+    model.detector_parts = lambda: replace(lend(), for_loss=True)  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        handle.remove()
+        del model.detector_parts
 
 
 @contextmanager

@@ -42,6 +42,8 @@ def deformable_attention(
         reference_points: not needed.
         offsets: not needed.
         logits: (B, Q, M, L, P): each query and head samples L * P vectors of D numbers.
+        *args: not needed.
+        **kwargs: not needed.
     """
     return OPERATIONS_PER_MADD * MADDS_PER_SAMPLE * prod(logits) * value[3]
 
@@ -63,6 +65,8 @@ def key_aware_attention(
         value: (B, N, M, D).
         level_shapes: not needed.
         locations: (B, Q, M, L, P, 2).
+        *args: not needed.
+        **kwargs: not needed.
     """
     sampled = prod(locations[:-1])
     return OPERATIONS_PER_MADD * MADDS_PER_SAMPLE * sampled * (key[3] + value[3])
@@ -72,6 +76,8 @@ def grid_sample(*args: Any, out_shape: Shape, **kwargs: Any) -> int:
     """Operations of ``grid_sample`` and of the use of what it samples, inside attention.
 
     Args:
+        *args: not needed.
+        **kwargs: not needed.
         out_shape: every number of the output is sampled.
     """
     return OPERATIONS_PER_MADD * MADDS_PER_SAMPLE * prod(out_shape)
@@ -84,6 +90,8 @@ def dot_product_attention(query: Shape, key: Shape, value: Shape, *args: Any, **
         query: (B, M, Q, D).
         key: (B, M, K, D).
         value: (B, M, K, E).
+        *args: not needed.
+        **kwargs: not needed.
     """
     return OPERATIONS_PER_MADD * prod(query[:3]) * key[2] * (query[3] + value[3])
 

@@ -20,6 +20,7 @@ PARTS = (
     "encoder.ffn",
     "encoder.dual_attention",  # self-attention of the object tokens, and their category scores
     "encoder.selector",  # with the first-stage projection where the selector runs it
+    "encoder.auxiliary",  # Sparse DETR's heads for its training losses
     "encoder.other",
     "first_stage.projection",
     "first_stage.heads",  # classes and boxes of all tokens
@@ -75,6 +76,8 @@ class PartFinder:
         return self.of_stack([".".join(owners[: i + 1]) for i in range(len(owners))])
 
     def _in_encoder(self, stack: Sequence[str]) -> str:
+        if any(name.startswith("encoder.auxiliary") for name in stack):
+            return "auxiliary"
         borrowed = [name.split(".")[0] for name in stack if not name.startswith("encoder")]
         if any(name in _FIRST_STAGE for name in borrowed):
             return "selector"

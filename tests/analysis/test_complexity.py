@@ -1,0 +1,302 @@
+"""The counter against hand counts, against a real run, between backends, and its bad input."""
+
+import copy
+import json
+import runpy
+import sys
+from contextlib import nullcontext
+from pathlib import Path
+
+import pytest
+import torch
+from mmdet.registry import MODELS
+from mmengine.config import Config
+from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
+
+from hosts import HOSTS, host_config
+from sparse_encoders.analysis.complexity import PARTS, Part, count_complexity, model_of_config
+from sparse_encoders.analysis.complexity import counter as counter_module
+from sparse_encoders.analysis.complexity.formulas import FORMULAS
+from sparse_encoders.analysis.complexity.published import (
+    BEGIN,
+    END,
+    IMAGE_HW,
+    PUBLISHED,
+    Comparison,
+    as_records,
+    compare_published,
+    write_tables,
+)
+from sparse_encoders.ops import deformable_attention, has_extension, key_aware_attention
+from tiny import our_deformable, ours
+
+ROOT = Path(__file__).parents[2]
+SIZE = (96, 140)
+SHAPES = ((12, 18), (6, 9), (3, 5), (2, 3))  # of SIZE at strides 8, 16, 32 and 64
+N = sum(h * w for h, w in SHAPES)
+C, HIDDEN, LAYERS, QUERIES, CLASSES = 256, 64, 2, 80, 5
+HEADS, POINTS = 8, 4 * 4  # levels times points
+FOCUS = dict(type="DualAttentionEncoder", selector=dict(type="FocusTokenSelector", keep_ratio=0.4))
+LITE = dict(type="LiteDETREncoder", blocks=1, small_low_level_ffn=True)
+SPARSE = dict(type="SparseDETREncoder")
+
+
+def build(config):
+    """The detector, with whatever weights."""
+    return MODELS.build(copy.deepcopy(config))
+
+
+def counted(config, size=SIZE, **settings):
+    return count_complexity(build(config), size, **settings)
+
+
+def deformable_layers(queries: int) -> dict[str, int]:
+    """Multiply-adds of all layers' deformable attention and FFN on so many queries."""
+    return {
+        "encoder.values": LAYERS * N * C * C,
+        "encoder.sampling": LAYERS * queries * POINTS * C * 5,
+        # places (x, y), weights, output
+        "encoder.attention": LAYERS * queries * C * (3 * HEADS * POINTS + C),
+        "encoder.ffn": LAYERS * queries * 2 * C * HIDDEN,
+    }
+
+
+def test_dense_by_hand():
+    found = counted(ours()).parts
+    assert {name: found[name].madds for name in deformable_layers(N)} == deformable_layers(N)
+    assert found["encoder.other"].madds == found["encoder.selector"].madds == 0
+    assert found["first_stage.projection"].madds == N * C * C
+    box = 2 * C * C + 4 * C
+    assert found["first_stage.heads"].madds == N * (CLASSES * C + box)
+    assert found["head"].madds == LAYERS * QUERIES * (CLASSES * C + box)
+    per_query = (
+        4 * C * C + 2 * QUERIES * C  # self-attention
+        + C * (3 * HEADS * POINTS + C) + POINTS * C * 5  # cross-attention
+        + 2 * C * HIDDEN
+        + 3 * C * C  # position of the query: 2 C to C, C to C
+    )  # fmt: skip
+    refinement = box  # of the boxes, by every layer
+    wanted = LAYERS * (QUERIES * (per_query + refinement) + N * C * C)
+    assert found["decoder"].madds == wanted
+    # a convolution to C channels at each of four levels, of 128, 256, 512 and (3 x 3) 512
+    neck = sum(h * w * i for (h, w), i in zip(SHAPES, (128, 256, 512, 9 * 512), strict=True))
+    assert found["neck"].madds == neck * C
+    assert found["neck"].parameters == (128 + 256 + 512 + 9 * 512) * C + 8 * C
+    assert found["encoder.ffn"].parameters == LAYERS * (2 * C * HIDDEN + C + HIDDEN)
+
+
+def test_sparse_by_hand():
+    found = counted(ours(encoder=dict(type="SparseDETREncoder"))).parts
+    kept = int(N * 0.3) + 1
+    assert {n: found[n].madds for n in deformable_layers(kept)} == deformable_layers(kept)
+    # the mean's half of the second layer runs once
+    mlp = N * (C * C + C // 2 * C // 2 + C // 2 * C // 4 + C // 4) + C // 2 * C // 2
+    assert found["encoder.selector"].madds == mlp + N * C * C
+    assert found["encoder.auxiliary"].madds == 0 < found["encoder.auxiliary"].parameters
+    with_heads = counted(ours(encoder=dict(type="SparseDETREncoder")), auxiliary_heads=True)
+    wanted = (LAYERS - 1) * kept * C * (CLASSES + 2 * C + 4)
+    assert with_heads.parts["encoder.auxiliary"].madds == wanted
+    assert with_heads.madds == sum(p.madds for p in found.values()) + wanted
+
+
+def test_focus_by_hand():
+    found = counted(
+        ours(encoder=dict(type="DualAttentionEncoder", selector=dict(keep_ratio=[0.4, 0.2])))
+    ).parts
+    kept = [int(N * 0.4) + 1, (int(N * 0.4) + 1) // 2]
+    assert found["encoder.ffn"].madds == sum(kept) * 2 * C * HIDDEN
+    # category scores of the kept tokens, and attention among them (fewer than 300)
+    wanted = sum(k * C * CLASSES + 4 * k * C * C + 2 * k * k * C for k in kept)
+    assert found["encoder.dual_attention"].madds == wanted
+
+
+def test_lite_by_hand():
+    found = counted(ours(encoder=dict(LITE, attention="key_aware"))).parts
+    low = SHAPES[0][0] * SHAPES[0][1]
+    queries = N - low + N  # the high levels, then all
+    assert found["encoder.ffn"].madds == 2 * C * (HIDDEN * 2 * (N - low) + C * low)
+    assert found["encoder.sampling"].madds == queries * POINTS * C * 10
+    # places on one level's worth of points, query projection, output projection
+    assert found["encoder.attention"].madds == queries * C * (2 * HEADS * 4 + 2 * C)
+
+
+@pytest.mark.parametrize("encoder", [{}, FOCUS, LITE], ids=["dense", "focus", "lite"])
+@pytest.mark.parametrize("host", HOSTS)
+def test_sums_and_a_real_run(host, encoder, monkeypatch):
+    """Parts sum up to what torch's counter finds when everything really runs."""
+    model = build(host_config(host, encoder))
+    found = count_complexity(model, (64, 100))
+    assert list(found.parts) == list(PARTS) and model.training
+    model.requires_grad_(False)  # torch's counter hooks what has a gradient
+    assert found.parts["other"].madds == found.parts["encoder.other"].madds == 0
+    assert found.parameters == sum(p.numel() for p in model.parameters())
+    assert sum((p for p in found.parts.values()), Part()) == found.total
+    model.eval()
+    images, sample = torch.randn(1, 3, 64, 100), counter_module._sample((64, 100), (64, 100))
+    real = FlopCounterMode(display=False, custom_mapping=FORMULAS)
+    with torch.no_grad(), real:
+        model(images, [sample], mode="tensor")
+    assert found.madds * 2 == real.get_total_flops() > 0
+    monkeypatch.setattr(counter_module, "ShapesOnly", nullcontext)
+    assert count_complexity(model, (64, 100)) == found
+
+
+@pytest.mark.parametrize("attention", ["plain", "key_aware"])
+def test_backends_agree(attention):
+    model = build(host_config("DINO", dict(LITE, attention=attention), decoder_attention=attention))
+    modules = [module for module in model.modules() if hasattr(module, "backend")]
+    assert len(modules) == 4
+    counts = []
+    for backend in ("auto", "torch", *(["mmcv"] if attention == "plain" else [])):
+        for module in modules:
+            module.backend = backend
+        counts.append(count_complexity(model, (64, 100)))
+    assert all(count == counts[0] for count in counts)
+
+
+@pytest.mark.skipif(not has_extension(), reason="needs the compiled operators")
+def test_any_flop_counter_knows_the_operators():
+    value, query = torch.randn(2, 20, 4, 8), torch.randn(2, 3, 4, 8)
+    points = torch.rand(2, 3, 2, 2)
+    offsets, logits = torch.randn(2, 3, 4, 2, 5, 2), torch.randn(2, 3, 4, 2, 5)
+    levels = ((4, 4), (2, 2))
+    with FlopCounterMode(display=False) as counter:
+        deformable_attention(value, levels, points, offsets, logits, backend="fused")
+    sampled = 2 * 3 * 4 * (2 * 5) * 8
+    assert counter.get_total_flops() == 2 * 5 * sampled
+    with FlopCounterMode(display=False) as counter:
+        key_aware_attention(query, value, value, levels, offsets, backend="fused")
+    assert counter.get_total_flops() == 2 * 10 * sampled
+
+
+def test_attention_of_a_backbone_counts():
+    q = torch.randn(2, 4, 6, 8)
+    with FlopCounterMode(display=False, custom_mapping=FORMULAS) as counter:
+        F.scaled_dot_product_attention(q, q, q)
+    assert counter.get_total_flops() == 2 * (2 * 4 * 6 * 6 * 8) * 2
+
+
+def test_mmdetections_own_detector_counts_the_same():
+    config = host_config("DINO")
+    wanted = counted(config)
+    config.type = "DINO"
+    assert counted(config).parts == wanted.parts
+
+
+def test_padding():
+    config = our_deformable("two-stage")
+    config.data_preprocessor.pad_size_divisor = 64
+    padded = counted(config, (90, 100))
+    assert padded.image_hw == (90, 100) and padded.padded_hw == (128, 128)
+    config.data_preprocessor.pad_size_divisor = 1
+    assert padded.parts == counted(config, (128, 128)).parts
+    # a selector keeps a share of what is not padding
+    config = ours(encoder=dict(type="SparseDETREncoder"))
+    config.data_preprocessor.pad_size_divisor = 64
+    part, whole = counted(config, (65, 65)), counted(config, (128, 128))
+    assert part.parts["backbone"] == whole.parts["backbone"]
+    assert part.parts["encoder.ffn"].madds < 0.6 * whole.parts["encoder.ffn"].madds
+
+
+def test_smallest_image_and_records():
+    found = counted(ours(), (1, 1))
+    record = json.loads(json.dumps(found.as_record()))
+    assert record["total"]["madds"] == sum(p["madds"] for p in record["parts"].values()) > 0
+    assert record["image_hw"] == [1, 1]
+    assert found.group("encoder").parameters == sum(
+        p.parameters for n, p in found.parts.items() if n.startswith("encoder.")
+    )
+    assert "| total |" in found.as_table() and "encoder.selector" not in found.as_table()
+    with pytest.raises(ValueError, match=r"part must be one of backbone.*got 'enc'"):
+        found.group("enc")
+
+
+@pytest.mark.parametrize("size", [(0, 5), (5, -1), (5,), (5, 6, 7), 800, ("8", 9), (8.0, 9), None])
+def test_bad_size(size):
+    with pytest.raises(ValueError, match="two whole numbers above 0, got"):
+        count_complexity(build(ours()), size)
+
+
+def test_other_models():
+    with pytest.raises(TypeError, match=r"must be a DETR detector of MMDetection.*got Linear"):
+        count_complexity(torch.nn.Linear(3, 3), SIZE)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("model = dict(type='Yolo99')", "Yolo99 is not in"),
+        ("_base_ = 'mmdet::retinanet/retinanet_r50_fpn_1x_coco.py'", "RetinaNet, which is no DETR"),
+        ("lr = 1", "has no model"),
+        ("model = dict(", "cannot be read"),
+    ],
+)
+def test_bad_config(tmp_path, text, message):
+    (tmp_path / "c.py").write_text(text)
+    with pytest.raises(ValueError, match=message):
+        model_of_config(tmp_path / "c.py")
+
+
+def test_missing_config():
+    with pytest.raises(ValueError, match="there is no config file nowhere"):
+        model_of_config("nowhere.py")
+
+
+def test_config_in_memory_stays_as_it_is():
+    config = Config(dict(model=ours()))
+    config.model.backbone.weights = "somewhere"
+    before = config.to_dict()
+    config.model.backbone.pop("weights")
+    model = model_of_config(config, {"model.num_queries": 90})
+    assert model.num_queries == 90 and not model.training
+    assert config.model.num_queries == before["model"]["num_queries"]
+    assert isinstance(model, type(MODELS.build(config.model)))
+
+
+@pytest.mark.parametrize("published", PUBLISHED, ids=lambda p: p.name)
+def test_published(published, monkeypatch):
+    monkeypatch.setattr("sparse_encoders.analysis.complexity.published.PUBLISHED", (published,))
+    (row,) = compare_published(ROOT / "mmdet_configs")
+    assert row.complexity.image_hw == IMAGE_HW
+    assert abs(row.total_difference) <= 0.02, row.total
+    assert abs(row.encoder_difference) <= 0.03, row.encoder
+    assert row.agrees
+    assert as_records([row])[0]["total"]["madds"] == row.complexity.madds
+    documented = (ROOT / "docs" / "complexity.md").read_text()
+    assert f"| {published.name} | {row.total:.1f} | {published.total:.1f} |" in documented
+
+
+def test_tables_are_written_between_marks(tmp_path):
+    row = Comparison(PUBLISHED[0], counted(ours()))
+    file = tmp_path / "c.md"
+    file.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n")
+    write_tables(file, [row])
+    text = file.read_text()
+    assert text.startswith(f"before\n{BEGIN}\n\n| model |") and text.endswith(f"{END}\nafter\n")
+    assert "old" not in text and PUBLISHED[0].name in text
+    file.write_text(BEGIN)
+    with pytest.raises(ValueError, match="must hold the lines"):
+        write_tables(file, [row])
+    with pytest.raises(ValueError, match="there is no file"):
+        write_tables(tmp_path / "none.md", [row])
+
+
+def test_command(tmp_path, monkeypatch, capsys):
+    def run(*arguments: str) -> int:
+        monkeypatch.setattr(sys, "argv", ["count_complexity.py", *arguments])
+        with pytest.raises(SystemExit) as end:
+            runpy.run_path(str(ROOT / "tools" / "count_complexity.py"), run_name="__main__")
+        return int(end.value.code)
+
+    config = str(ROOT / "mmdet_configs" / "dino" / "dino_lite0_focus_shapes.py")
+    out = tmp_path / "out.json"
+    options = ["--cfg-options", "model.num_queries=70", "--json", str(out)]
+    assert run(config, "--size", "128", "128", *options) == 0
+    record = json.loads(out.read_text())
+    assert record["image_hw"] == [128, 128] and list(record["parts"]) == list(PARTS)
+    assert "| encoder.selector |" in capsys.readouterr().out
+    assert run(config, "--size", "128", "0") == 1
+    assert "above 0, got (128, 0)" in capsys.readouterr().err
+    assert run() == run(config, "--published") == run(config, "--markdown", "x.md") == 2
+    assert "give either CONFIG" in capsys.readouterr().err
