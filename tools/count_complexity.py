@@ -38,9 +38,11 @@ def main() -> int:
     )
     parser.add_argument("--cfg-options", nargs="+", action=DictAction, default={})
     parser.add_argument(
-        "--auxiliary-heads",
-        action="store_true",
-        help="count the encoder's heads for training losses, too",
+        "--no-auxiliary-heads",
+        dest="auxiliary_heads",
+        action="store_false",
+        help="leave out the encoder's heads for training losses (Sparse DETR's), which the released "
+        "code runs at test time, too, and this package does not",
     )
     parser.add_argument("--json", type=Path, help="write the numbers here")
     parser.add_argument(
@@ -49,7 +51,7 @@ def main() -> int:
     parser.add_argument("--markdown", type=Path, help="write their tables between its two marks")
     parser.add_argument("--configs", type=Path, default=Path(__file__).parents[1] / "mmdet_configs")
     args = parser.parse_args()
-    alone = not (args.config or args.size or args.cfg_options or args.auxiliary_heads)
+    alone = not (args.config or args.size or args.cfg_options) and args.auxiliary_heads
     if args.published != alone or (args.markdown and not args.published):
         parser.error("give either CONFIG with its options, or --published (with --markdown)")
     try:
@@ -68,7 +70,12 @@ def one(args: argparse.Namespace) -> object:
     size = tuple(args.size or IMAGE_HW)
     counted = count_complexity(model, size, args.auxiliary_heads)
     print(counted.as_table())
-    return {"config": args.config, **counted.as_record()}
+    trained_only = counted.parts["encoder.auxiliary"].madds
+    if trained_only:
+        print(
+            f"of which {trained_only / 1e9:.2f} G, the auxiliary heads, run in training only here"
+        )
+    return {"config": args.config, "auxiliary_heads": args.auxiliary_heads, **counted.as_record()}
 
 
 def published(args: argparse.Namespace) -> object:
