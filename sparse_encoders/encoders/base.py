@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from mmcv.ops import MultiScaleDeformableAttention
 from mmengine.model import BaseModule, ModuleList
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from sparse_encoders.attention import DeformableAttention, KeyAwareDeformableAttention
 from sparse_encoders.contracts import DetectorParts, Targets
@@ -59,10 +61,13 @@ class Encoder(BaseModule):
             detector sets it.
         num_classes: outputs of the detector's classification branches, for
             encoders with heads of their own; the detector sets it.
+        num_cp: gradient checkpointing: the first so many layers keep only their
+            inputs in training and compute the rest again in the backward pass.
+            As in MMDetection's encoders, 0 and -1 mean none.
 
     Raises:
-        ValueError: fewer than one layer, or a ``layer_cfg`` whose levels are
-            not the detector's.
+        ValueError: fewer than one layer, a ``layer_cfg`` whose levels are not the
+            detector's, or a ``num_cp`` that is no number of layers.
     """
 
     def __init__(
@@ -73,12 +78,19 @@ class Encoder(BaseModule):
         attention_backend: str = "auto",
         first_stage: bool = True,
         num_classes: int | None = None,
+        num_cp: int = 0,
         init_cfg: dict[str, Any] | None = None,
     ) -> None:
         super().__init__(init_cfg=init_cfg)
         if num_layers < 1:
             raise ValueError(f"encoder.num_layers must be at least 1, got {num_layers}")
+        if type(num_cp) is not int or not -1 <= num_cp <= num_layers:
+            raise ValueError(
+                "encoder.num_cp must be how many layers are checkpointed, a whole number of at "
+                f"most encoder.num_layers={num_layers}, got {num_cp!r}"
+            )
         self.num_layers = num_layers
+        self.num_cp = num_cp
         self.num_levels = num_levels
         self.first_stage = first_stage
         self.num_classes = num_classes
@@ -106,6 +118,15 @@ class Encoder(BaseModule):
             **defaults,
         }
         return build_swappable(selector, Selector, "encoder.selector", settings)
+
+    def run_layer(self, index: int, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """What ``call``, a part of layer ``index``, gives; checkpointed if that layer is.
+
+        Layers run through this. Without a gradient to compute there is nothing to keep.
+        """
+        if index < self.num_cp and torch.is_grad_enabled():
+            return checkpoint(call, *args, use_reentrant=False, **kwargs)
+        return call(*args, **kwargs)
 
     def init_own_weights(self) -> None:
         """Initialise what must not be initialised like the rest of an encoder.

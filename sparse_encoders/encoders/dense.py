@@ -31,8 +31,10 @@ class DenseEncoder(Encoder):
     def forward(self, tokens: TokenGrid, detector: DetectorParts) -> EncoderOutput:
         """(B, N, C) tokens, each refined by every layer."""
         memory = tokens.features
-        for layer in self.layers:
-            memory = layer(
+        for index, layer in enumerate(self.layers):
+            memory = self.run_layer(
+                index,
+                layer,
                 query=memory,
                 query_pos=tokens.positions,
                 key_padding_mask=tokens.padding_mask,

@@ -185,9 +185,11 @@ class DualAttentionEncoder(Encoder):
             if self.dual_attention and detector.category_head is not None:
                 head = detector.category_head(index)
                 scores = self.object_scores(query, foreground[:, :count], head)
-                enhanced, found = layer.enhance(query, places[0], scores, chosen.present)
+                enhanced, found = self.run_layer(
+                    index, layer.enhance, query, places[0], scores, chosen.present
+                )
                 objects.append(found)
-            refined = layer(enhanced, *places, value, tokens)
+            refined = self.run_layer(index, layer, enhanced, *places, value, tokens)
             # an image writes back what it keeps; the rest it only carried along
             query = chosen.choose(refined.to(query.dtype), query)
             if self.values == "updated" and index + 1 < self.num_layers:

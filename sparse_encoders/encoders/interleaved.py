@@ -156,9 +156,12 @@ class LiteDETREncoder(Encoder):
             everywhere = self.schedule.refines_all(index)
             if selection is not None and (everywhere or self.prune_high_levels):
                 chosen = selection.layers[index]
-                memory = _refine_chosen(layer, memory, tokens, chosen, low_kept[index])
+                memory = self.run_layer(
+                    index, _refine_chosen, layer, memory, tokens, chosen, low_kept[index]
+                )
             else:
-                memory = _refine_from(layer, memory, tokens, 0 if everywhere else num_low, num_low)
+                start = 0 if everywhere else num_low
+                memory = self.run_layer(index, _refine_from, layer, memory, tokens, start, num_low)
         return EncoderOutput(memory, tokens, selection)
 
     def refined_levels(self, layer: int) -> range:

@@ -69,9 +69,10 @@ class SparseDETREncoder(Encoder):
         query, position = first.gather(tokens.features), first.gather(tokens.positions)
         points = first.gather(tokens.reference_points.flatten(2)).unflatten(2, (-1, 2))
         memory, refined = tokens.features, []
-        for layer, chosen in zip(self.layers, selection.layers, strict=True):
+        for index, (layer, chosen) in enumerate(zip(self.layers, selection.layers, strict=True)):
             count = chosen.indices.shape[1]  # shrinks where the selector cascades
-            query = layer(query[:, :count], position[:, :count], points[:, :count], memory, tokens)
+            places = position[:, :count], points[:, :count]
+            query = self.run_layer(index, layer, query[:, :count], *places, memory, tokens)
             memory = chosen.write(memory, query.to(memory.dtype))
             refined.append(query)
         kept = tuple(refined) if detector.for_loss and self.auxiliary is not None else ()
