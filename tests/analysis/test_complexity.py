@@ -200,14 +200,23 @@ def test_padding():
 
 
 def test_smallest_image_and_records():
-    found = counted(ours(), (1, 1))
+    found = counted(host_config("DINO", dict(type="SparseDETREncoder")), (1, 1))
     record = json.loads(json.dumps(found.as_record()))
     assert record["total"]["madds"] == sum(p["madds"] for p in record["parts"].values()) > 0
     assert record["image_hw"] == [1, 1]
+    groups, parts = record["groups"], record["parts"]
+    selector = parts["encoder.selector"]["parameters"]
+    assert (
+        groups["encoder"]["parameters"] - groups["encoder without selector"]["parameters"]
+        == selector
+        > 0
+    )
+    heads = ("decoder", "head", "first_stage.heads")
+    assert groups["decoder with heads"]["madds"] == sum(parts[name]["madds"] for name in heads)
     assert found.group("encoder").parameters == sum(
         p.parameters for n, p in found.parts.items() if n.startswith("encoder.")
     )
-    assert "| total |" in found.as_table() and "encoder.selector" not in found.as_table()
+    assert "| total |" in found.as_table() and "encoder.dual_attention" not in found.as_table()
     with pytest.raises(ValueError, match=r"part must be one of backbone.*got 'enc'"):
         found.group("enc")
 

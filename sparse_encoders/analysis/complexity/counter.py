@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -75,25 +75,38 @@ class Complexity:
             raise ValueError(f"part must be one of {', '.join(PARTS)} or a group, got {name!r}")
         return sum(members, Part())
 
+    @property
+    def groups(self) -> dict[str, Part]:
+        """Sums as published figures have them; they overlap.
+
+        'encoder' is all of it; 'encoder without selector' leaves out the score MLP and the
+        first-stage projection that the selector runs; 'decoder with heads' has all heads, those
+        of the first stage included.
+        """
+        encoder, selector = self.group("encoder"), self.parts["encoder.selector"]
+        rest = (encoder.madds - selector.madds, encoder.parameters - selector.parameters)
+        heads = ("decoder", "head", "first_stage.heads")
+        return {
+            "encoder": encoder,
+            "encoder without selector": Part(*rest),
+            "decoder with heads": sum((self.parts[name] for name in heads), Part()),
+        }
+
     def as_record(self) -> dict[str, Any]:
-        """For JSON: sizes, totals and parts."""
+        """For JSON: sizes, totals, groups and parts."""
         return {
             "image_hw": list(self.image_hw),
             "padded_hw": list(self.padded_hw),
-            "total": {"madds": self.madds, "parameters": self.parameters},
-            "parts": {
-                name: {"madds": part.madds, "parameters": part.parameters}
-                for name, part in self.parts.items()
-            },
+            "total": asdict(self.total),
+            "groups": {name: asdict(part) for name, part in self.groups.items()},
+            "parts": {name: asdict(part) for name, part in self.parts.items()},
         }
 
     def as_table(self) -> str:
-        """Markdown: parts that cost something, groups summed up, multiply-adds in G."""
+        """Markdown: parts that cost something, groups in brackets, multiply-adds in G."""
         lines = ["| part | multiply-adds (G) | share | parameters (M) |", "|" + " --- |" * 4]
         rows = {name: part for name, part in self.parts.items() if part != Part()}
-        for name in ("encoder", "first_stage"):
-            if self.group(name) != Part():
-                rows[f"{name}, all"] = self.group(name)
+        rows.update({f"({name})": part for name, part in self.groups.items()})
         rows["total"] = self.total
         for name, part in rows.items():
             share = part.madds / self.madds if self.madds else 0.0

@@ -55,14 +55,12 @@ class Comparison:
     @property
     def encoder(self) -> float:
         """The same of the encoder without its selector."""
-        parts = self.complexity
-        return (parts.group("encoder").madds - parts.group("encoder.selector").madds) / 1e9
+        return self.complexity.groups["encoder without selector"].madds / 1e9
 
     @property
     def decoder(self) -> float:
         """The same of the decoder and all heads."""
-        groups = ("decoder", "head", "first_stage.heads")
-        return sum(self.complexity.group(name).madds for name in groups) / 1e9
+        return self.complexity.groups["decoder with heads"].madds / 1e9
 
     @property
     def total_difference(self) -> float:
