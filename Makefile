@@ -1,11 +1,12 @@
 # make demo    set up, train and evaluate a small detector on drawn shapes, write pictures
 # make test    set up, run the tests
+# make docs    set up, write the documentation to build/site, warnings as errors
 # The set-up's own variables (TORCH, MAX_JOBS, ...): tools/setup_environment.py
 PYTHON ?= $(or $(shell command -v python3.11),python3)
 VENV := $(abspath $(or $(SPARSE_ENCODERS_VENV),.venv))
 ARGS ?=
 
-.PHONY: environment demo test lint
+.PHONY: environment demo test lint docs
 environment:
 	@$(PYTHON) tools/setup_environment.py --venv "$(VENV)"
 
@@ -19,3 +20,6 @@ lint: environment
 	PATH="$(VENV)/bin:$$PATH" ruff check .
 	PATH="$(VENV)/bin:$$PATH" ruff format --check .
 	PATH="$(VENV)/bin:$$PATH" mypy sparse_encoders
+
+docs: environment
+	PATH="$(VENV)/bin:$$PATH" NO_MKDOCS_2_WARNING=1 mkdocs build --strict --quiet

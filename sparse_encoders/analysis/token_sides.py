@@ -81,7 +81,7 @@ def draw_side_by_side(
         if with_objects and record.objects:
             show_objects(row[-1], record, record.num_layers - 1)
         elif with_objects:
-            _say(row[-1], "none")
+            _say(row[-1], record, "none")
     if with_objects:
         level_legend(figure, first)
     return figure
@@ -105,8 +105,9 @@ def _fill_layers(row: Sequence[Axes], record: TokenRecord) -> None:
         show_share(axis, record.image, np.mean(maps, 0), f"{record.share(layer):.0%}")
 
 
-def _say(axis: Axes, text: str) -> None:
-    """A panel of words."""
+def _say(axis: Axes, record: TokenRecord, text: str) -> None:
+    """A panel of words, as large as the others."""
+    axis.imshow(np.full_like(record.image, 255))
     axis.text(0.5, 0.5, text, transform=axis.transAxes, ha="center", va="center", fontsize=8)
 
 

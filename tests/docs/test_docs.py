@@ -1,0 +1,88 @@
+"""The documentation builds without warnings and without a network, and its links lead somewhere."""
+
+import importlib.util
+import re
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import pytest
+
+LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
+
+
+def headings(path):
+    """Anchors of a Markdown file, as GitHub makes them."""
+    lines = re.sub(r"^```.*?^```$", "", path.read_text(), flags=re.M | re.S).splitlines()
+    titles = [line.lstrip("#").strip() for line in lines if line.startswith("#")]
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+@pytest.fixture(scope="module")
+def hooks(request):
+    path = request.config.rootpath / "docs/hooks.py"
+    spec = importlib.util.spec_from_file_location("docs_hooks", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_it_builds_without_warnings_or_links_to_elsewhere(request, tmp_path):
+    pytest.importorskip("mkdocs", reason="mkdocs is not installed")
+    pytest.importorskip("material", reason="mkdocs-material is not installed")
+    build = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path)]
+    done = subprocess.run(build, cwd=request.config.rootpath, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    pages = list(tmp_path.glob("*.html"))
+    assert {"index.html", "own_selector.html", "methods.html", "faq.html"} <= {
+        p.name for p in pages
+    }
+    for page in pages:
+        fetched = re.findall(r'(?:src|<link[^>]*href)="(https?://[^"]+)"', page.read_text())
+        assert not fetched, f"{page.name} fetches {fetched}"
+    text = (tmp_path / "own_selector.html").read_text()
+    assert "InsideBoxSelector" in text and "--8&lt;--" not in text and "--8<--" not in text
+    assert (tmp_path / "methods.html").read_text().count('<svg class="math"') > 8
+
+
+@pytest.mark.parametrize("name", ["README.md", "CHANGELOG.md"])
+def test_links_of_the_top_level_pages(request, name):
+    root = request.config.rootpath
+    for target in LINK.findall((root / name).read_text()):
+        if target.startswith(("http://", "https://")):
+            continue
+        path, _, anchor = target.partition("#")
+        file = root / path if path else root / name
+        assert file.exists(), f"{name} links to {target}"
+        if anchor:
+            assert anchor in headings(file), f"{name} links to {target}"
+
+
+def test_pictures_are_small(request):
+    large = [
+        (path.name, path.stat().st_size)
+        for path in (request.config.rootpath / "docs/images").glob("*.png")
+        if path.stat().st_size > 400_000
+    ]
+    assert not large
+
+
+def test_equations_and_links_out_of_the_docs(hooks, request, caplog):
+    docs = request.config.rootpath / "docs"
+    page = SimpleNamespace(file=SimpleNamespace(src_uri="page.md"))
+
+    def run(text):
+        return hooks.on_page_markdown(text, page, {"docs_dir": str(docs)}, None)
+
+    assert run("costs 5$ or $OUT, `$x$`") == "costs 5$ or $OUT, `$x$`"
+    code = "```\n$$\nx\n$$\n```"
+    assert run(code) == code
+    shown = run("with $x_l < 2$ there\n\n$$\n\\frac{a}{b}\n$$\n")
+    assert shown.count("<svg") == 2 and 'aria-label="x_l &lt; 2"' in shown
+    assert '<div class="equation"><svg' in shown
+    assert run("[setup.py](../setup.py)") == "`setup.py`"
+    assert run("[how](../setup.py#L3)") == "how (`setup.py`)"
+    assert run("![a](../setup.py)") == "![a](../setup.py)"
+    assert not caplog.records
+    assert run("[gone](../none.py)") == "gone" and run("$\\none{x}$") == "\\none{x}"
+    assert [record.levelname for record in caplog.records] == ["WARNING", "WARNING"]

@@ -1,0 +1,78 @@
+"""The page's example: short, complete, and it trains and predicts under every encoder."""
+
+import importlib.util
+import sys
+
+import pytest
+import torch
+from mmengine.config import Config
+
+from hosts import host_config
+from tiny import build, samples, total
+
+
+@pytest.fixture(scope="module")
+def example(request):
+    path = request.config.rootpath / "docs/examples/my_selector.py"
+    if "my_selector" not in sys.modules:  # registered once
+        spec = importlib.util.spec_from_file_location("my_selector", path)
+        module = importlib.util.module_from_spec(spec)
+        sys.modules["my_selector"] = module
+        spec.loader.exec_module(module)
+    return path
+
+
+def test_it_is_short(example):
+    lines = example.read_text().splitlines()
+    assert len(lines) <= 40
+
+
+@pytest.mark.parametrize(
+    "encoder",
+    [
+        dict(type="DualAttentionEncoder", num_object_tokens=8),
+        dict(type="SparseDETREncoder"),
+        dict(type="LiteDETREncoder", blocks=1),
+    ],
+    ids=lambda encoder: encoder["type"],
+)
+@pytest.mark.parametrize("host", ["DeformableDETR", "DINO"])
+def test_it_trains_and_predicts(example, host, encoder):
+    selector = dict(type="InsideBoxSelector", keep_ratio=0.3, cascade=True)
+    model = build(host_config(host, {**encoder, "selector": selector}))
+    batch = samples([(96, 96), (64, 80)], (96, 96), [3, 0])
+    images = torch.randn(2, 3, 96, 96, generator=torch.Generator().manual_seed(0))
+    optimiser = torch.optim.AdamW(model.encoder.selector.parameters(), lr=1e-3)
+    history = []
+    for _ in range(3):
+        losses = model.loss(images, batch)
+        history.append(float(losses["loss_inside_box"].detach()))
+        optimiser.zero_grad()
+        total(losses).backward()
+        optimiser.step()
+    assert history[2] < history[1] < history[0]
+    with torch.no_grad():
+        found = model.eval().predict(images, batch)
+    assert len(found) == 2 and torch.isfinite(found[0].pred_instances.scores).all()
+
+
+def test_its_labels_are_the_tokens_inside_a_box(example):
+    from sparse_encoders.contracts import Targets
+    from sparse_encoders.selectors.base import Selection
+    from sparse_encoders.tokens import TokenGrid
+
+    features = torch.zeros(1, 16, 8)
+    tokens = TokenGrid(features, features, None, ((4, 4),), torch.ones(1, 1, 2), (32, 32))
+    selector = sys.modules["my_selector"].InsideBoxSelector(1, 1, 8)
+    expected = torch.zeros(4, 4)
+    expected[1:3, 2:4] = 1  # centres 12, 20 down and 20, 28 across
+    logits = (expected * 40 - 20).flatten()[None]
+    boxes = [torch.tensor([[17.0, 9, 31, 23]])]
+    loss = selector.loss(Selection((), logits, logits, logits), tokens, Targets(boxes, []))
+    assert loss["loss_inside_box"] < 1e-6
+
+
+def test_its_config_builds(example, request):
+    config = Config.fromfile(request.config.rootpath / "docs/examples/dino_my_selector.py")
+    assert config.model.encoder.selector.type == "InsideBoxSelector"
+    assert config.model.encoder.num_layers == 6
