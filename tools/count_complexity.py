@@ -41,8 +41,8 @@ def main() -> int:
         "--no-auxiliary-heads",
         dest="auxiliary_heads",
         action="store_false",
-        help="leave out the encoder's heads for training losses (Sparse DETR's), which the released "
-        "code runs at test time, too, and this package does not",
+        help="leave out the encoder's heads for training losses (Sparse DETR's), which the "
+        "released code runs at test time, too, and this package does not",
     )
     parser.add_argument("--json", type=Path, help="write the numbers here")
     parser.add_argument(
