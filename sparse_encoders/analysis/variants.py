@@ -87,11 +87,12 @@ def _selector_config(
     own: dict[str, Any], given: Mapping[str, Any] | None, keep_ratio: float | None
 ) -> dict[str, Any]:
     given = dict(given or {})
+    foreign = [key for key, kinds in _OF_THE_IMAGES.items() if own["type"] not in kinds]
     if given.get("type") == own["type"]:
-        kept = given
+        kept = {key: value for key, value in given.items() if key not in foreign}
     else:
-        shared = [key for key, kinds in _OF_THE_IMAGES.items() if own["type"] in kinds]
-        kept = {key: given[key] for key in ("keep_ratio", *shared) if key in given}
+        shared = [key for key in ("keep_ratio", *_OF_THE_IMAGES) if key not in foreign]
+        kept = {key: given[key] for key in shared if key in given}
     config = {**kept, **own}
     if keep_ratio is not None:
         config["keep_ratio"] = keep_ratio

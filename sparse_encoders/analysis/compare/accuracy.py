@@ -17,7 +17,7 @@ import torch
 from mmengine.evaluator import Evaluator
 from mmengine.runner import Runner
 
-from sparse_encoders.analysis.compare.configs import token_metrics
+from sparse_encoders.analysis.compare.configs import with_token_metrics
 from sparse_encoders.analysis.compare.plan import Plan
 from sparse_encoders.analysis.compare.weights import quiet_log
 
@@ -35,12 +35,7 @@ class Judge:
         self.data = plan.data
         with _silent():
             self.loader = Runner.build_dataloader(plan.base.test_dataloader)
-        given = plan.base.test_evaluator
-        metrics = [dict(m) for m in (given if isinstance(given, list) else [given])]
-        # those of the tokens by the config's own settings, and not twice
-        tokens = token_metrics(plan.base)
-        named = {m["type"] for m in tokens}
-        self.metrics = [m for m in metrics if m["type"] not in named] + tokens
+        self.metrics = with_token_metrics(plan.base)
 
     def measure(
         self, model: Any, progress: Callable[[int, int], None] = lambda done, of: None

@@ -135,14 +135,39 @@ def input_size(config: Config) -> tuple[int, int]:
     raise ValueError("CONFIG resizes no test images: say --size HEIGHT WIDTH")
 
 
-def token_metrics(config: Config) -> list[dict[str, Any]]:
-    """Corr, and recall where the test pipeline loads annotations, by the config's intervals."""
-    selector = (config.model.get("encoder") or {}).get("selector") or {}
+def share_intervals(config: Config) -> None:
+    """Let the encoder's selector have the intervals that the config's recall is counted by.
+
+    A config whose selector needs no intervals may state in its ForegroundRecall what
+    suits the images; selectors that take its place learn by the same. In place.
+    """
+    encoder = config.model.get("encoder")
+    for metric in config_metrics(config):
+        if metric.get("type") == "ForegroundRecall" and encoder is not None:
+            selector = encoder.setdefault("selector", ConfigDict())
+            for key in ("intervals", "strides"):
+                if metric.get(key) is not None:
+                    selector.setdefault(key, metric[key])
+
+
+def config_metrics(config: Config) -> list[dict[str, Any]]:
+    """The metrics of the config's test evaluator."""
+    given = config.get("test_evaluator") or []
+    return [dict(metric) for metric in (given if isinstance(given, list) else [given])]
+
+
+def with_token_metrics(config: Config) -> list[dict[str, Any]]:
+    """The config's metrics, with Corr and, where annotations are loaded, recall."""
+    found = config_metrics(config)
+    named = {metric["type"] for metric in found}
+    if "DecoderCorrelation" not in named:
+        found.append(dict(type="DecoderCorrelation", top=0.1))
     data = config.test_dataloader.dataset
     while "dataset" in data:
         data = data.dataset
-    found: list[dict[str, Any]] = [dict(type="DecoderCorrelation", top=0.1)]
-    if any(step.get("type") == "LoadAnnotations" for step in data.pipeline):
+    annotated = any(step.get("type") == "LoadAnnotations" for step in data.pipeline)
+    if "ForegroundRecall" not in named and annotated:
+        selector = (config.model.get("encoder") or {}).get("selector") or {}
         rule = {k: selector[k] for k in ("intervals", "strides") if selector.get(k) is not None}
         found.append(dict(dict(type="ForegroundRecall", intervals="non_overlapping"), **rule))
     return found

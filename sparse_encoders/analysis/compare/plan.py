@@ -14,6 +14,7 @@ import sparse_encoders  # noqa: F401  (registers the package)
 from sparse_encoders.analysis.compare.configs import (
     input_size,
     read_config,
+    share_intervals,
     use_our_detector,
     with_encoder,
 )
@@ -88,6 +89,7 @@ def make_plan(settings: Comparison) -> Plan:
     detector = use_our_detector(base, settings.config)
     if settings.options:
         base.merge_from_dict(dict(settings.options))
+    share_intervals(base)
     found: dict[str, tuple[str, ...] | None] = {}
     for name, path in settings.checkpoints.items():
         found[name] = check_checkpoint(base, name, path, settings.train_ratio)

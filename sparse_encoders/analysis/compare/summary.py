@@ -201,6 +201,8 @@ def _caveats(report: Report) -> list[str]:
             "One training run an encoder: how much AP changes from run to run was not measured "
             "and comes on top."
         )
+    if judged and not ranked(report):
+        found.append(f"AP stays below {LEARNED:g}: trained too little to rank accuracy.")
     ratios = sorted({r for row in report.good if (r := _trained(row)) is not None})
     others = [row for row in judged if _trained(row) is not None]
     if any(abs((row.keep_ratio or 0) - (_trained(row) or 0)) > 1e-6 for row in others):

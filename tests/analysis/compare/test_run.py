@@ -1,0 +1,140 @@
+"""The whole way on a tiny set: train, measure, report; again, from what was kept."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+import compare as tool
+from sparse_encoders.analysis.compare import Comparison
+from sparse_encoders.analysis.compare.accuracy import resampled_ap
+from sparse_encoders.analysis.compare.plan import make_plan
+from sparse_encoders.analysis.compare.store import Store
+from sparse_encoders.analysis.compare.weights import logged_losses
+from sparse_encoders.datasets import CLASSES, ShapesSettings, make_shapes_dataset
+from sparse_encoders.registry import MODELS
+
+FOCUS = str(Path(__file__).parents[3] / "mmdet_configs/dino/dino_lite0_focus_shapes.py")
+SMALL = {
+    "model.num_queries": 20,
+    "model.test_cfg.max_per_img": 20,
+    "model.backbone.weights": None,
+    "train_dataloader.batch_size": 2,
+    "train_dataloader.num_workers": 0,
+    "train_dataloader.persistent_workers": False,
+    "test_dataloader.num_workers": 0,
+    "test_dataloader.persistent_workers": False,
+    "default_hooks.logger.interval": 1,
+}
+
+
+@pytest.fixture(scope="module")
+def dense(tmp_path_factory):
+    """Untrained weights of the dense encoder, as a checkpoint."""
+    folder = tmp_path_factory.mktemp("weights")
+    options = dict(SMALL, **{"model.bbox_head.num_classes": len(CLASSES)})
+    plan = make_plan(Comparison(FOCUS, folder, ("dense",), options=options))
+    torch.manual_seed(0)
+    weights = MODELS.build(plan.configs["dense"].model).state_dict()
+    meta = dict(dataset_meta=dict(classes=CLASSES))
+    torch.save(dict(state_dict=weights, meta=meta), folder / "dense.pth")
+    return folder / "dense.pth"
+
+
+def test_the_whole_way_and_again(tmp_path, dense, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    command = [FOCUS, "--encoders", "dense", "focus", "lite-3+1x2", "--keep-ratios", "0.2", "0.5"]
+    command += ["--data", "shapes", "--shapes", "4", "3", "--train", "1", "--out", "out"]
+    command += ["--checkpoints", f"dense={dense}", "--repeats", "2", "--pictures", "1"]
+    command += ["--cfg-options", *(f"{k}={v}" for k, v in SMALL.items())]
+    assert tool.main(command) == 1  # one variant fails, the rest is there
+    said = capsys.readouterr()
+    assert "$ mim train mmdet" in said.out and "round 2 of 2" in said.out
+    assert "error: lite-3+1x2: encoder 'lite-3+1x2' has blocks of 3 layers" in said.err
+
+    record = json.loads((tmp_path / "out/report.json").read_text())
+    labels = [row["label"] for row in record["rows"]]
+    assert labels == ["dense", "focus 0.5", "focus 0.2", "lite-3+1x2"]
+    base, half, fifth, failed = record["rows"]
+    assert failed["error"] and failed["accuracy"] is None
+    assert base["weights"]["source"] == "checkpoint" and base["time_share"] == 1.0
+    assert half["weights"]["source"] == "trained" and half["weights"]["finite"]
+    assert half["weights"]["trained_keep_ratio"] == pytest.approx(0.3)  # the config's
+    for row in (base, half, fifth):
+        parts = row["complexity"]["parts"]
+        assert sum(part["madds"] for part in parts.values()) == row["complexity"]["total"]["madds"]
+        assert len(row["rounds"]) == 2 and len(row["rounds"][0]) == 4
+        assert 0 <= row["accuracy"]["metrics"]["coco/bbox_mAP"] <= 1
+        assert row["accuracy"]["images"] == 3 and len(row["accuracy"]["resamples"]) == 100
+    # fewer tokens: less work, less of the decoder's attention
+    assert fifth["complexity"]["total"]["madds"] < half["complexity"]["total"]["madds"]
+    corr = [row["accuracy"]["metrics"]["tokens/corr_all"] for row in (base, half, fifth)]
+    assert corr[0] == pytest.approx(1, abs=1e-3) and corr[1] > corr[2]
+    assert record["pictures"] and record["data"]["trained"] == 4
+
+    rows = list(csv.DictReader((tmp_path / "out/report.csv").open()))
+    assert float(rows[1]["gmadds"]) == pytest.approx(half["complexity"]["total"]["madds"] / 1e9)
+    assert rows[3]["status"] == "FAILED" and rows[3]["error"]
+    page = (tmp_path / "out/report.html").read_text()
+    assert "data:image/png;base64," in page and "trained too little" in page
+    for kind in ("html", "md", "json", "csv"):  # nothing of this machine's folders
+        text = (tmp_path / f"out/report.{kind}").read_text()
+        assert str(tmp_path / "out") not in text
+
+    assert tool.main(command) == 1
+    said = capsys.readouterr().out
+    assert "mim train" not in said and "round" not in said
+    assert said.count("accuracy: kept from before") == 3
+    again = json.loads((tmp_path / "out/report.json").read_text())
+    assert again["rows"] == record["rows"]
+
+
+def test_a_result_is_made_once_and_again_where_settings_or_file_changed(tmp_path):
+    store, made = Store(tmp_path / "results"), []
+
+    def make():
+        made.append(len(made))
+        return {"number": len(made)}
+
+    assert store.keep("size", "focus 0.3", {"a": (1, 2)}, make) == ({"number": 1}, False)
+    assert store.keep("size", "focus 0.3", {"a": [1, 2]}, make) == ({"number": 1}, True)
+    assert store.keep("size", "focus 0.3", {"a": [1, 3]}, make) == ({"number": 2}, False)
+    (file,) = ((tmp_path / "results").glob("size_focus_0.3_*.json"),)
+    for path in file:
+        path.write_text("{")  # cut off
+    assert store.keep("size", "focus 0.3", {"a": [1, 2]}, make) == ({"number": 3}, False)
+    with pytest.raises(ZeroDivisionError):
+        store.keep("size", "other", {}, lambda: {"a": 1 // 0})
+    assert not list((tmp_path / "results").glob("size_other*"))
+
+
+def test_resampled_ap_is_pycocotools_ap_of_the_drawn_images(tmp_path):
+    make_shapes_dataset(tmp_path, ShapesSettings(train=1, val=6, size=64))
+    truth = json.loads((tmp_path / "val.json").read_text())
+    found = [
+        dict(image_id=a["image_id"], category_id=a["category_id"], bbox=a["bbox"], score=0.9)
+        for a in truth["annotations"]
+    ]
+    (tmp_path / "found.json").write_text(json.dumps(found))
+    perfect = resampled_ap(tmp_path / "val.json", tmp_path / "found.json", CLASSES, 5)
+    assert perfect == pytest.approx([1.0] * 5)
+    half = [d for d in found if d["image_id"] % 2]
+    (tmp_path / "found.json").write_text(json.dumps(half))
+    some = resampled_ap(tmp_path / "val.json", tmp_path / "found.json", CLASSES, 30)
+    assert 0.2 < sum(some) / 30 < 0.8 and max(some) > min(some)
+    (tmp_path / "found.json").write_text("[]")
+    assert resampled_ap(tmp_path / "val.json", tmp_path / "found.json", CLASSES, 2) == [0.0, 0.0]
+
+
+def test_losses_of_an_interrupted_training_are_all_read(tmp_path):
+    for name, losses in (("1", (3.0, 2.0)), ("2", (1.0,))):
+        log = tmp_path / name / "vis_data" / "scalars.json"
+        log.parent.mkdir(parents=True)
+        lines = [json.dumps({"loss": loss}) for loss in losses] + ['{"coco/bbox_mAP": 0.1}']
+        log.write_text("\n".join(lines))
+    assert logged_losses(tmp_path) == [3.0, 2.0, 1.0]
+    assert logged_losses(tmp_path / "elsewhere") == []

@@ -1,0 +1,100 @@
+"""Stages of a detector's pass, timed in turns."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from sparse_encoders.analysis import latency
+from sparse_encoders.analysis.latency import (
+    STAGES,
+    Clock,
+    StagedCall,
+    StageTiming,
+    interleaved,
+    interleaved_stages,
+)
+
+
+class Model(nn.Module):
+    """Parts that each take a known time on a clock that only they move."""
+
+    def __init__(self, now, neck=True):
+        super().__init__()
+        self.backbone, self.encoder = Part(now, 4.0), Part(now, 2.0)
+        if neck:
+            self.neck = Part(now, 1.0)
+        self.head = Part(now, 3.0)
+
+    def run(self):
+        for part in (self.backbone, getattr(self, "neck", None), self.encoder, self.head):
+            if part is not None:
+                part(torch.zeros(1))
+
+
+class Part(nn.Module):
+    """Lets time pass."""
+
+    def __init__(self, now, seconds):
+        super().__init__()
+        self.now, self.seconds = now, seconds
+
+    def forward(self, x):
+        self.now[0] += self.seconds
+        return x
+
+
+@pytest.fixture
+def now(monkeypatch):
+    time = [0.0]
+    monkeypatch.setattr(latency.time, "perf_counter", lambda: time[0])
+    return time
+
+
+def test_stages_add_up_and_preparing_is_not_timed(now):
+    def prepare():
+        now[0] += 100.0
+
+    full, bare = Model(now), Model(now, neck=False)
+    calls = {
+        "full": StagedCall(full, full.run, prepare),
+        "bare": StagedCall(bare, bare.run),
+    }
+    rounds = list(interleaved_stages(calls, repeats=2, warmup=1))
+    assert [number for number, _ in rounds] == [1, 2]
+    timing = rounds[-1][1]["full"]
+    assert timing.rounds == ((4.0, 1.0, 2.0, 3.0),) * 2
+    assert timing.total.median == 10.0 and timing.stage("encoder").seconds == (2.0, 2.0)
+    assert rounds[-1][1]["bare"].rounds[0] == (4.0, 0.0, 2.0, 3.0)
+    assert not full.backbone._forward_hooks  # nothing is left behind
+
+
+def test_a_failing_call_leaves_no_hooks(now):
+    model = Model(now)
+
+    def fail():
+        raise RuntimeError("no")
+
+    with pytest.raises(RuntimeError, match="no"):
+        next(interleaved_stages({"a": StagedCall(model, fail)}))
+    assert not model.encoder._forward_hooks
+    with pytest.raises(ValueError, match="at least one candidate"):
+        next(interleaved_stages({}))
+
+
+def test_ratios_are_of_one_round():
+    slow, fast = StageTiming(((2.0, 2.0), (8.0, 8.0))), StageTiming(((1.0, 1.0), (4.0, 4.0)))
+    assert fast.total.ratios_to(slow.total) == (0.5, 0.5)
+    assert len(STAGES) == 4
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_cuda_is_timed_by_events():
+    x = torch.randn(2048, 2048, device="cuda")
+    clock = Clock("cuda")
+    assert isinstance(clock.mark(), torch.cuda.Event)
+    calls = {"one": lambda: x @ x, "many": lambda: [x @ x for _ in range(20)]}
+    *_, (_, found) = interleaved(calls, repeats=3, warmup=2, device="cuda")
+    assert found["many"].median > 5 * found["one"].median > 0
