@@ -6,9 +6,9 @@ them while the site is built, so a page needs no script from elsewhere.
 
 from __future__ import annotations
 
-import html
 import logging
 import re
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ CODE = re.compile(r"(^ *```.*?^ *```$|`[^`\n]+`)", re.DOTALL | re.MULTILINE)
 DISPLAY = re.compile(r"^\$\$\n?(.+?)\n?\$\$$", re.DOTALL | re.MULTILINE)
 INLINE = re.compile(r"(?<![\w$\\])\$(?=\S)([^$\n]+?)(?<=\S)\$(?![\w$])")
 LINK = re.compile(r"(?<!!)\[([^\]]+)\]\(((?:\.\./)[^)#\s]+)(?:#[^)]*)?\)")
+ROLE = re.compile(r":[a-z]+:(?=<code>)")  # of the docstrings, as Sphinx reads them
 SIZE = 100.0  # of the letters that are drawn, in units of the drawing
 
 
@@ -29,6 +30,11 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
         text = DISPLAY.sub(lambda found: equation(found[1], page, display=True), parts[place])
         parts[place] = INLINE.sub(lambda found: equation(found[1], page), text)
     return LINK.sub(lambda found: path_of(found[1], found[2], source), "".join(parts))
+
+
+def on_page_content(html: str, **kwargs: Any) -> str:
+    """MkDocs calls this with each page's HTML."""
+    return ROLE.sub("", html)
 
 
 def path_of(text: str, target: str, source: Path) -> str:
@@ -50,7 +56,7 @@ def equation(tex: str, page: Any, display: bool = False) -> str:
         drawn = svg(tex)
     except ValueError as error:
         log.warning("%s: the equation %r cannot be set: %s", page.file.src_uri, tex, error)
-        return html.escape(tex)
+        return escape(tex)
     return f'\n<div class="equation">{drawn}</div>\n' if display else drawn
 
 
@@ -75,7 +81,7 @@ def svg(tex: str) -> str:
         steps.append(letters[int(code)] + places)
     em = [f"{side / SIZE:.3f}em" for side in (width, height, depth)]
     return (
-        f'<svg class="math" role="img" aria-label="{html.escape(tex)}" '
+        f'<svg class="math" role="img" aria-label="{escape(tex)}" '
         f'style="width:{em[0]};height:{em[1]};vertical-align:-{em[2]}" '
         f'viewBox="-2 {depth - height:.0f} {width:.0f} {height:.0f}">'
         f'<path d="{"".join(steps)}"/></svg>'
