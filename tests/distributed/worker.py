@@ -1,25 +1,35 @@
-"""One step of data-parallel training; started once for each process by torchrun.
+"""One step of data-parallel training in each way; started once for each process by torchrun.
 
-    torchrun --nproc-per-node 2 worker.py ENCODER OUT
+    torchrun --nproc-per-node 2 worker.py OUT
 
-Each process takes its share of the same two images. Process 0 writes the losses
+Each process takes its share of the same two images. Process 0 writes, for every case, the losses
 (mean over processes) and the gradients to OUT.
 """
 
 from __future__ import annotations
 
+import logging
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from mmengine.model import MMDistributedDataParallel
+from mmengine.model.wrappers import MMFullyShardedDataParallel
+from torch.distributed.fsdp import FullyShardedDataParallel
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from tiny import build, ours, samples, total
 
 SIZE = (96, 128)
+# encoder, gradient checkpointing in the distributed run, and what wraps the model there
+CASES = {
+    "dense": ("DenseEncoder", 0, "ddp"),
+    "focus, checkpointed": ("DualAttentionEncoder", 2, "ddp"),
+    "focus, sharded and checkpointed": ("DualAttentionEncoder", 2, "fsdp"),
+}
 # as many boxes on each image (MMDetection pads denoising queries to the most of a batch),
 # next to no noise and a fixed number of groups: the denoising part does not depend on who draws it
 DENOISING = dict(
@@ -29,11 +39,15 @@ DENOISING = dict(
 )
 
 
-def step(encoder: str, rank: int, world: int) -> tuple[dict[str, torch.Tensor], torch.nn.Module]:
+def step(case: str, rank: int, world: int) -> tuple[dict[str, torch.Tensor], Any]:
     """Losses of this process's images, and the model with gradients."""
-    model = build(ours(encoder=dict(type=encoder), dn_cfg=DENOISING)).train()
-    if world > 1:
+    encoder, num_cp, wrapper = CASES[case]
+    settings = dict(type=encoder, num_cp=num_cp if world > 1 else 0)
+    model: Any = build(ours(encoder=settings, dn_cfg=DENOISING)).train()
+    if world > 1 and wrapper == "ddp":
         model = MMDistributedDataParallel(module=model, find_unused_parameters=False)
+    elif world > 1:
+        model = MMFullyShardedDataParallel(module=model, device_id="cpu", use_orig_params=True)
     images = torch.randn(2, 3, *SIZE, generator=torch.Generator().manual_seed(3))
     batch = samples([SIZE, SIZE], SIZE, boxes=(3, 3))
     mine = slice(rank, None, world)
@@ -43,19 +57,35 @@ def step(encoder: str, rank: int, world: int) -> tuple[dict[str, torch.Tensor], 
     return flat, model
 
 
-def train(encoder: str, out: str) -> None:
-    """Run the step and save what process 0 sees."""
-    losses, model = step(encoder, dist.get_rank(), dist.get_world_size())
-    for value in losses.values():
-        dist.all_reduce(value)
-        value /= dist.get_world_size()
+def gradients(model: Any) -> dict[str, torch.Tensor]:
+    """All gradients of a wrapped model, gathered where they are sharded."""
+    if isinstance(model, FullyShardedDataParallel):
+        with FullyShardedDataParallel.summon_full_params(model, with_grads=True):
+            return {k: p.grad.clone() for k, p in _named(model) if p.grad is not None}
+    return {k: p.grad for k, p in _named(model) if p.grad is not None}
+
+
+def _named(model: Any) -> list[tuple[str, torch.nn.Parameter]]:
+    return [(k, p) for k, p in model.module.named_parameters() if p.requires_grad]
+
+
+def main(out: str) -> None:
+    """Run every case and save what process 0 sees."""
+    logging.disable(logging.INFO)
+    results = {}
+    for case in CASES:
+        losses, model = step(case, dist.get_rank(), dist.get_world_size())
+        for value in losses.values():
+            dist.all_reduce(value)
+            value /= dist.get_world_size()
+        results[case] = {"losses": losses, "gradients": gradients(model)}
+        del model  # gone before its process group is
     if dist.get_rank() == 0:
-        gradients = {k: p.grad for k, p in model.module.named_parameters() if p.grad is not None}
-        torch.save({"losses": losses, "gradients": gradients}, out)
+        torch.save(results, out)
 
 
 if __name__ == "__main__":
     dist.init_process_group("gloo")
-    train(*sys.argv[1:])  # the model is gone before its process group is
+    main(*sys.argv[1:])
     dist.barrier()
     dist.destroy_process_group()
