@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
+PATH = re.compile(r"(?<![\w/.])(?:tools|mmdet_configs|csrc|tests|requirements)/[\w./-]+\.\w+")
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 
 
@@ -56,6 +57,14 @@ def test_links_of_the_top_level_pages(request, name):
         assert file.exists(), f"{name} links to {target}"
         if anchor:
             assert anchor in headings(file), f"{name} links to {target}"
+
+
+def test_files_that_pages_name_exist(request):
+    root = request.config.rootpath
+    pages = [root / "README.md", *(root / "docs").glob("*.md")]
+    named = {(page.name, path) for page in pages for path in PATH.findall(page.read_text())}
+    assert len(named) > 20
+    assert not [(page, path) for page, path in sorted(named) if not (root / path).exists()]
 
 
 def test_pictures_are_small(request):
