@@ -17,6 +17,7 @@ from sparse_encoders import (
     hooks,
     selectors,
 )
+from sparse_encoders.publishing import register_config_scope
 
 __version__ = "0.1.0"
 
@@ -31,3 +32,5 @@ __all__ = [
     "hooks",
     "selectors",
 ]
+
+register_config_scope()

@@ -11,12 +11,21 @@ import inspect
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
+from mmdet import registry as mmdet_registry
 from mmdet.registry import MODELS
 from mmengine.logging import print_log
-from mmengine.registry import MODELS as ROOT_MODELS
 from mmengine.registry import Registry
 
-DETECTORS = Registry("model", parent=ROOT_MODELS, scope="sparse_encoders")
+DETECTORS = Registry(
+    "model", parent=MODELS, scope="sparse_encoders", locations=["sparse_encoders.detectors"]
+)
+# MMEngine looks up what a config inherits from 'sparse_encoders::...' in this scope: give it one
+# in every registry of MMDetection's, where what is not found falls back to MMDetection's own.
+SCOPES = [
+    Registry(found.name, parent=found, scope="sparse_encoders", locations=["sparse_encoders"])
+    for found in vars(mmdet_registry).values()
+    if isinstance(found, Registry) and found is not MODELS
+]
 
 __all__ = ["DETECTORS", "MODELS", "build_swappable", "lookup"]
 

@@ -78,10 +78,10 @@ def test_cache_folder(mmcv_tool: ModuleType, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_wheel_key_follows_torch(mmcv_tool: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
-    first = mmcv_tool.wheel_key("2.1.0")
+    first = mmcv_tool.wheel_key("mmcv==2.1.0")
     assert first.startswith("mmcv-2.1.0_") and torch.__version__ in first
     monkeypatch.setattr(torch, "__version__", "2.9.0+cpu")
-    assert mmcv_tool.wheel_key("2.1.0") != first
+    assert mmcv_tool.wheel_key("mmcv==2.1.0") != first
 
 
 def test_only_a_whole_wheel_with_operators_is_used(mmcv_tool: ModuleType, tmp_path: Path) -> None:

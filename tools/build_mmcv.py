@@ -1,10 +1,11 @@
 """Put MMCV with compiled operators into this Python, from a cached wheel or built from source.
 
-MMCV publishes no wheel for current torch, and its operators have to be compiled against the torch
-they run on. The wheel built here is kept outside the checkout, under a name that holds what it
-depends on (MMCV, Python, torch, CUDA, machine, C library), so that the next checkout takes a
-moment. Environment: ``MAX_JOBS`` (parallel compilers), ``FORCE_CUDA``, ``TORCH_CUDA_ARCH_LIST``,
-``SPARSE_ENCODERS_CACHE`` and everything pip reads.
+Neither MMCV nor its fork ``onedl-mmcv`` (the same import name) publishes a wheel for current
+torch, and the operators have to be compiled against the torch they run on. The wheel built here is
+kept outside the checkout, under a name that holds what it depends on (MMCV, Python, torch, CUDA,
+machine, C library), so that the next checkout takes a moment. Environment: ``MAX_JOBS`` (parallel
+compilers), ``FORCE_CUDA``, ``TORCH_CUDA_ARCH_LIST``, ``SPARSE_ENCODERS_CACHE`` and everything pip
+reads.
 """
 
 from __future__ import annotations
@@ -131,7 +132,7 @@ def has_operators() -> bool:
 
 
 def wheel_key(mmcv: str) -> str:
-    """What a built wheel depends on, as a file name."""
+    """What a built wheel of a requirement depends on, as a file name."""
     import torch
     from torch.utils.cpp_extension import CUDA_HOME
 
@@ -147,7 +148,7 @@ def wheel_key(mmcv: str) -> str:
                 archs = "{}.{}".format(*torch.cuda.get_device_capability())
             device = f"cuda{torch.version.cuda}-{archs or 'default'}"
     parts = [
-        f"mmcv-{mmcv}",
+        mmcv.replace("==", "-"),
         sys.implementation.cache_tag,
         f"torch-{torch.__version__}",
         device,
@@ -159,7 +160,7 @@ def wheel_key(mmcv: str) -> str:
 
 def usable_wheel(folder: Path) -> Path | None:
     """The complete wheel in a cache folder; a damaged one is deleted."""
-    for wheel in sorted(folder.glob("mmcv-*.whl")):
+    for wheel in sorted(folder.glob("*mmcv-*.whl")):
         if zipfile.is_zipfile(wheel):
             with zipfile.ZipFile(wheel) as archive:
                 compiled = any(n.startswith("mmcv/_ext") for n in archive.namelist())
@@ -184,17 +185,18 @@ def check_compiler() -> None:
 
 
 def build_wheel(mmcv: str, folder: Path) -> Path:
-    """Build the wheel from its source distribution into a cache folder, about 9 min on 2 cores."""
+    """Build a requirement's wheel from source into a cache folder, about 9 min on 2 cores."""
     check_compiler()
+    name = mmcv.split("==")[0]
     with tempfile.TemporaryDirectory(prefix="mmcv-") as work:
         fetch = [sys.executable, "-m", "pip", "download", "-q", "--no-deps"]
-        fetch += ["--no-build-isolation", "--no-binary", "mmcv", "-d", work, f"mmcv=={mmcv}"]
+        fetch += ["--no-build-isolation", "--no-binary", name, "-d", work, mmcv]
         subprocess.run(fetch, check=True)
-        shutil.unpack_archive(next(Path(work).glob("mmcv-*.tar.gz")), work)
-        source = next(path.parent for path in Path(work).glob("mmcv-*/setup.py"))
+        shutil.unpack_archive(next(Path(work).glob("*mmcv-*.tar.gz")), work)
+        source = next(path.parent for path in Path(work).glob("*mmcv-*/setup.py"))
         run_with_progress(
             [sys.executable, "setup.py", "bdist_wheel", "--dist-dir", f"{work}/dist"],
-            f"compiling MMCV {mmcv}",
+            f"compiling {mmcv}",
             folder / "build.log",
             source,
         )
@@ -209,16 +211,21 @@ def build_wheel(mmcv: str, folder: Path) -> Path:
 
 
 def install(mmcv: str) -> None:
-    """Install MMCV with operators unless it is here already."""
+    """Install MMCV with operators unless it is here already.
+
+    Args:
+        mmcv: a requirement with its version, such as ``mmcv==2.1.0``.
+    """
+    name, number = mmcv.split("==")
     key = wheel_key(mmcv)
     marker = Path(sys.prefix) / "mmcv-build.txt"
     built_here = marker.read_text().strip() if marker.is_file() else None
     try:
-        here = version("mmcv") == mmcv and built_here in (None, key) and has_operators()
+        here = version(name) == number and built_here in (None, key) and has_operators()
     except PackageNotFoundError:
         here = False
     if here:
-        print(f"    keeping MMCV {mmcv}, its operators load")
+        print(f"    keeping {mmcv}, its operators load")
         return
     folder = cache_folder() / "mmcv" / key
     folder.mkdir(parents=True, exist_ok=True)
@@ -238,5 +245,5 @@ def install(mmcv: str) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("version", help="version of MMCV, such as 2.1.0")
-    install(parser.parse_args().version)
+    parser.add_argument("requirement", help="mmcv==2.1.0 or onedl-mmcv==2.3.6, say")
+    install(parser.parse_args().requirement)

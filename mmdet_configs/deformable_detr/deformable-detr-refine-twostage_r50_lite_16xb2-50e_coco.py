@@ -1,7 +1,6 @@
 _base_ = [
-    "mmdet::deformable_detr/deformable-detr-refine-twostage_r50_16xb2-50e_coco.py",
+    "../_base_/detectors/deformable-detr-refine-twostage_50e.py",
     "../_base_/encoders/lite.py",
 ]
 
-custom_imports = dict(imports=["sparse_encoders"])
-model = dict(type="sparse_encoders.DeformableDETR", encoder=_base_.encoder)
+model = dict(encoder=_base_.encoder)

@@ -1,9 +1,6 @@
 _base_ = [
-    "mmdet::deformable_detr/deformable-detr-refine_r50_16xb2-50e_coco.py",
+    "../_base_/detectors/deformable-detr-refine_50e.py",
     "../_base_/encoders/lite_key_aware.py",
 ]
 
-custom_imports = dict(imports=["sparse_encoders"])
-model = dict(
-    type="sparse_encoders.DeformableDETR", decoder_attention="key_aware", encoder=_base_.encoder
-)
+model = dict(decoder_attention="key_aware", encoder=_base_.encoder)

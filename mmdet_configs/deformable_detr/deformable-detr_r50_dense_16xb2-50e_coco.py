@@ -1,7 +1,3 @@
-_base_ = [
-    "mmdet::deformable_detr/deformable-detr_r50_16xb2-50e_coco.py",
-    "../_base_/encoders/dense.py",
-]
+_base_ = ["../_base_/detectors/deformable-detr_50e.py", "../_base_/encoders/dense.py"]
 
-custom_imports = dict(imports=["sparse_encoders"])
-model = dict(type="sparse_encoders.DeformableDETR", encoder=_base_.encoder)
+model = dict(encoder=_base_.encoder)

@@ -1,4 +1,3 @@
-_base_ = ["mmdet::dino/dino-4scale_r50_8xb2-12e_coco.py", "../_base_/encoders/focus_paper.py"]
+_base_ = ["../_base_/detectors/dino-4scale_12e.py", "../_base_/encoders/focus_paper.py"]
 
-custom_imports = dict(imports=["sparse_encoders"])
-model = dict(type="sparse_encoders.DINO", encoder=_base_.encoder)
+model = dict(encoder=_base_.encoder)

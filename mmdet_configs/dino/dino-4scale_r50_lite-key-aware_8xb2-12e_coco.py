@@ -1,4 +1,3 @@
-_base_ = ["mmdet::dino/dino-4scale_r50_8xb2-12e_coco.py", "../_base_/encoders/lite_key_aware.py"]
+_base_ = ["../_base_/detectors/dino-4scale_12e.py", "../_base_/encoders/lite_key_aware.py"]
 
-custom_imports = dict(imports=["sparse_encoders"])
-model = dict(type="sparse_encoders.DINO", decoder_attention="key_aware", encoder=_base_.encoder)
+model = dict(decoder_attention="key_aware", encoder=_base_.encoder)

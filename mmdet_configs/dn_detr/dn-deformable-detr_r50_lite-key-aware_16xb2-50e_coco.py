@@ -1,3 +1,3 @@
-_base_ = ["../_base_/models/dn-deformable-detr_r50.py", "../_base_/encoders/lite_key_aware.py"]
+_base_ = ["../_base_/detectors/dn-deformable-detr_50e.py", "../_base_/encoders/lite_key_aware.py"]
 
 model = dict(decoder_attention="key_aware", encoder=_base_.encoder)

@@ -1,3 +1,3 @@
-_base_ = ["../_base_/models/dn-deformable-detr_r50.py", "../_base_/encoders/lite.py"]
+_base_ = ["../_base_/detectors/dn-deformable-detr_50e.py", "../_base_/encoders/lite.py"]
 
 model = dict(encoder=_base_.encoder)

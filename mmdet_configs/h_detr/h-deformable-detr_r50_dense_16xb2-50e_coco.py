@@ -1,3 +1,3 @@
-_base_ = ["../_base_/models/h-deformable-detr_r50.py", "../_base_/encoders/dense.py"]
+_base_ = ["../_base_/detectors/h-deformable-detr_50e.py", "../_base_/encoders/dense.py"]
 
 model = dict(encoder=_base_.encoder)

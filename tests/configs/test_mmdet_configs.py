@@ -1,9 +1,14 @@
-"""Every config of mmdet_configs builds, says what its name says, and runs shrunken."""
+"""Every config of mmdet_configs says what its name says, builds, and runs shrunken."""
 
+from __future__ import annotations
+
+import copy
+import functools
 from pathlib import Path
 
 import pytest
 import torch
+from mmdet.registry import MODELS
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
@@ -13,7 +18,9 @@ from sparse_encoders.encoders import (
     LiteDETREncoder,
     SparseDETREncoder,
 )
-from tiny import build, samples, total
+from sparse_encoders.selectors.keep import cascade_of_average
+from sparse_encoders.zoo import zoo
+from tiny import NUM_CLASSES, build, samples, total
 
 ROOT = Path(__file__).parents[2] / "mmdet_configs"
 CONFIGS = sorted(p.relative_to(ROOT) for p in ROOT.rglob("*.py") if "_base_" not in p.parts)
@@ -25,46 +32,157 @@ ENCODERS = {
     "lite": LiteDETREncoder,
     "sparse": SparseDETREncoder,
 }
+SCHEDULES = {"3p1x2": (3, 2), "6p1x1": (3, 1), "h2l2": (2, 3)}  # high levels, blocks
+IMAGE = (64, 96)
 
 
-def encoder_word(path: Path) -> str:
-    """'lite-focus' of dino-4scale_r50_lite-focus_8xb2-12e_coco.py."""
-    return next(word for word in path.stem.split("_") if word.split("-")[0] in ENCODERS)
+def words(path: Path) -> list[str]:
+    """['lite', 'focus'] of dino-4scale_r50_lite-focus_8xb2-12e_coco.py."""
+    named = [word for word in path.stem.split("_")[1:] if word.split("-")[0] in ENCODERS]
+    return (named[0] if named else "sparse").split("-")  # an alias of Sparse DETR has no word
+
+
+@functools.cache
+def model_of(path: Path) -> Config:
+    """The model's settings; nobody may change them."""
+    init_default_scope("mmdet")
+    return Config.fromfile(ROOT / path).model
 
 
 def shrunken(path: Path) -> Config:
-    """The model of a config with few layers and a small backbone, for 5 classes."""
-    init_default_scope("mmdet")
-    model = Config.fromfile(ROOT / path).model
+    """The model of a config with few layers and channels, for 5 classes."""
+    model = copy.deepcopy(model_of(path))
     if model.backbone.type == "ResNet":
-        model.backbone.update(depth=18, init_cfg=None)
-        model.neck.in_channels = [128, 256, 512]
+        model.backbone.update(depth=18, base_channels=8, init_cfg=None)
+        model.neck.in_channels = [16, 32, 64]
+    elif model.backbone.type == "SwinTransformer":
+        small = dict(embed_dims=12, depths=[1, 1, 1, 1], num_heads=[1, 2, 4, 8], init_cfg=None)
+        model.backbone.update(small, window_size=4)
+        model.neck.in_channels = [24, 48, 96]
     else:
         model.backbone.weights = None
     for part in ("encoder", "decoder"):
         model[part].num_layers = 2
+        model[part].layer_cfg.ffn_cfg.feedforward_channels = 32
     if model.encoder.type == "LiteDETREncoder":
-        model.encoder.update(schedule=None, blocks=1)
+        high, _ = lite_schedule(words(path))
+        model.encoder.update(schedule=None, blocks=1, high_levels=high)
     if "num_queries_one2many" in model:
-        model.num_queries_one2many = 60
-    model.num_queries = 50
-    model.test_cfg.max_per_img = 50
-    model.bbox_head.num_classes = 5
+        model.num_queries_one2many = 20
+    model.num_queries = 20
+    model.test_cfg.max_per_img = 20
+    model.bbox_head.num_classes = NUM_CLASSES
     return model
 
 
-@pytest.mark.parametrize("path", CONFIGS, ids=str)
-def test_config(path):
+def lite_schedule(named: list[str]) -> tuple[int, int]:
+    """High levels and blocks that an encoder word promises."""
+    return next((found for word, found in SCHEDULES.items() if word in named), (3, 3))
+
+
+@functools.cache
+def losses_of(path: Path) -> dict:
+    """Losses of the shrunken model; configs that differ in their schedule only share them."""
+    torch.manual_seed(0)
     model = build(shrunken(path))
-    word = encoder_word(path)
-    assert isinstance(model.encoder, ENCODERS[word.split("-")[0]])
-    if "paper" in path.name:
-        assert model.encoder.values == "updated" and model.encoder.selector.count == "image"
-    losses = model(torch.randn(1, 3, 64, 96), samples([(64, 96)], (64, 96), (3,)), mode="loss")
-    assert total(losses).isfinite()
-    assert ("loss_foreground" in losses) == ("focus" in word)
+    assert isinstance(model.encoder, ENCODERS[words(path)[0]])
+    return model(torch.randn(1, 3, *IMAGE), samples([IMAGE], IMAGE, (3,)), mode="loss")
+
+
+@functools.cache
+def representatives() -> dict[str, Path]:
+    """The first config of each distinct model."""
+    first: dict[str, Path] = {}
+    for path in CONFIGS:
+        first.setdefault(repr(model_of(path)), path)
+    return first
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=str)
-def test_a_config_states_only_its_difference(path):
-    assert len((ROOT / path).read_text().splitlines()) <= 40
+def test_a_shrunken_copy_runs(path):
+    losses = losses_of(representatives()[repr(model_of(path))])
+    assert total(losses).isfinite()
+    assert ("loss_foreground" in losses) == ("focus" in words(path))
+
+
+@pytest.mark.parametrize("path", [p for p in CONFIGS if p.stem.endswith("_coco")], ids=str)
+def test_a_config_is_what_its_name_says(path):
+    model, named = model_of(path), words(path)
+    ratio = next((int(w[1:]) / 100 for w in named if w[0] == "k" and w[1:].isdigit()), 0.3)
+    selector = model.encoder.get("selector")
+    assert (selector is None) == (
+        named[0] == "dense" or (named[0] == "lite" and "focus" not in named)
+    )
+    if selector is not None:
+        assert selector.keep_ratio == ratio
+        kinds = {True: "FocusTokenSelector", False: "DecoderAttentionSelector"}
+        assert selector.type == kinds["focus" in named]
+    assert ("paper" in named) == (model.encoder.get("values") == "updated")
+    if named[0] == "lite":
+        high, blocks = lite_schedule(named)
+        layers = {1: 6, 2: 3, 3: 2}[blocks]
+        assert model.encoder.schedule == f"H{high}L{4 - high}-({layers}+1)x{blocks}"
+    for setting in (model.encoder.get("attention"), model.get("decoder_attention")):
+        assert (setting == "key_aware") == ("aware" in named)
+    config = Config.fromfile(ROOT / path)
+    epochs = int(path.stem.split("-")[-1].split("e_")[0])
+    assert (config.max_epochs, config.train_cfg.max_epochs) == (epochs, epochs)
+    assert [s.end for s in config.param_scheduler] == [epochs]
+    batch = [int(n) for n in path.stem.split("_")[-2].split("-")[0].split("xb")]
+    assert config.auto_scale_lr.base_batch_size == batch[0] * batch[1]
+    assert config.train_dataloader.batch_size == batch[1]
+
+
+def _one_of_each_structure() -> list[Path]:
+    """A config of each distinct set of parameters: ratios and backbones have none."""
+    first: dict[str, Path] = {}
+    for path in CONFIGS:
+        if not path.stem.endswith("_coco"):
+            continue
+        ratio = path.stem.split("_")[2].rsplit("-k", 1)
+        encoder = ratio[0] if ratio[-1].isdigit() else path.stem.split("_")[2]
+        first.setdefault(f"{path.stem.split('_')[0]} {encoder}", path)
+    return list(first.values())
+
+
+@pytest.mark.parametrize("path", _one_of_each_structure(), ids=str)
+def test_the_real_size_builds(path):
+    model = copy.deepcopy(model_of(path))
+    model.backbone = dict(type="ResNet", depth=18, base_channels=8, init_cfg=None)
+    with torch.device("meta"):
+        built = MODELS.build(model)
+    assert len(built.encoder.layers) == len(built.decoder.layers) == 6
+    assert built.encoder.layers[0].ffn.embed_dims == 256
+    if selector := model.encoder.get("selector"):
+        found = built.encoder.selector.schedule.per_layer
+        ratio = selector.keep_ratio
+        same = (ratio,) * len(found)
+        cascades = selector.type == "FocusTokenSelector"
+        assert found == pytest.approx(cascade_of_average(ratio, len(found)) if cascades else same)
+
+
+@pytest.mark.parametrize("backbone", ["r50", "r101", "swin-t", "swin-b-224-22k", "swin-b-384-22k"])
+def test_a_backbone_gives_what_the_neck_takes(backbone):
+    config = next(p for p in CONFIGS if f"_{backbone}_" in p.name)
+    model = copy.deepcopy(model_of(config))
+    model.backbone.init_cfg = None
+    built = MODELS.build(model.backbone)
+    built.eval()
+    maps = built(torch.zeros(1, 3, 64, 64))
+    assert [m.shape[1] for m in maps] == list(model.neck.in_channels)
+    assert [m.shape[2] for m in maps] == [8, 4, 2]
+
+
+def test_a_config_states_only_its_difference():
+    assert max(len((ROOT / path).read_text().splitlines()) for path in CONFIGS) <= 40
+
+
+def test_the_zoo_is_complete_and_nothing_else():
+    there = {p.as_posix() for p in CONFIGS if p.stem.endswith("_coco")}
+    alias = "deformable_detr/sparse-detr_r50_16xb2-50e_coco.py"
+    assert there - {alias} == {config.path for config in zoo()}
+    assert model_of(Path(alias)) == model_of(
+        Path("sparse_detr/sparse-detr_r50_sparse_16xb2-50e_coco.py")
+    )
+    for config in zoo():
+        assert (ROOT / config.path).read_text() == config.text, config.path

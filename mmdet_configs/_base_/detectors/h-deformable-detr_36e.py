@@ -1,0 +1,5 @@
+_base_ = ["../models/h-deformable-detr_r50.py", "../schedules/coco_36e.py"]
+
+max_epochs = _base_.schedule.max_epochs
+train_cfg = _base_.schedule.train_cfg
+param_scheduler = _base_.schedule.param_scheduler

@@ -1,0 +1,3 @@
+_base_ = "./dual_sparse.py"
+
+encoder = dict(selector=dict(keep_ratio=0.5))

@@ -1,0 +1,3 @@
+_base_ = "./focus.py"
+
+encoder = dict(selector=dict(keep_ratio=0.1))

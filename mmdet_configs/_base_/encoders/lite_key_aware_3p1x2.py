@@ -1,0 +1,3 @@
+_base_ = "./lite_key_aware.py"
+
+encoder = dict(schedule="H3L1-(3+1)x2")

@@ -1,0 +1,3 @@
+_base_ = "./sparse.py"
+
+encoder = dict(selector=dict(keep_ratio=0.4))

@@ -1,0 +1,3 @@
+_base_ = ["../_base_/detectors/dino-4scale_36e.py", "../_base_/encoders/focus_k10.py"]
+
+model = dict(encoder=_base_.encoder)

@@ -1,0 +1,7 @@
+_base_ = [
+    "../_base_/detectors/dino-4scale_36e.py",
+    "../_base_/encoders/dense.py",
+    "../_base_/backbones/swin-t.py",
+]
+
+model = dict(encoder=_base_.encoder, backbone=_base_.backbone, neck=_base_.neck)
