@@ -29,7 +29,11 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
     for place in range(0, len(parts), 2):  # the odd parts are code
         text = DISPLAY.sub(lambda found: equation(found[1], page, display=True), parts[place])
         parts[place] = INLINE.sub(lambda found: equation(found[1], page), text)
-    return LINK.sub(lambda found: path_of(found[1], found[2], source), "".join(parts))
+    lines = "".join(parts).split("\n")
+    for place, line in enumerate(lines):
+        row = line.startswith("|")
+        lines[place] = LINK.sub(lambda found, row=row: path_of(*found.groups(), source, row), line)
+    return "\n".join(lines)
 
 
 def on_page_content(html: str, **kwargs: Any) -> str:
@@ -37,14 +41,19 @@ def on_page_content(html: str, **kwargs: Any) -> str:
     return ROLE.sub("", html)
 
 
-def path_of(text: str, target: str, source: Path) -> str:
-    """A link to a file outside of the docs, as the file's path in the checkout."""
+def path_of(text: str, target: str, source: Path, row: bool) -> str:
+    """A link to a file outside of the docs, as the file's path in the checkout.
+
+    In a table's row it is the file's name alone, which a config is found by.
+    """
     checkout = Path(__file__).resolve().parents[1]
     path = (source.parent / target).resolve()
     if not path.is_relative_to(checkout) or not path.exists():
         log.warning("%s links to %s, which is not there", source.name, target)
         return text
     inside = path.relative_to(checkout).as_posix()
+    if row:
+        return f'<code class="file" title="{inside}">{path.name}</code>'
     plain = text.strip("`")
     return f"`{inside}`" if inside.endswith(plain) else f"{text} (`{inside}`)"
 

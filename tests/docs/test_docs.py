@@ -91,6 +91,8 @@ def test_equations_and_links_out_of_the_docs(hooks, request, caplog):
     assert '<div class="equation"><svg' in shown
     assert run("[setup.py](../setup.py)") == "`setup.py`"
     assert run("[how](../setup.py#L3)") == "how (`setup.py`)"
+    row = run("| [a](../tools/demo.py) | b |")
+    assert row == '| <code class="file" title="tools/demo.py">demo.py</code> | b |'
     assert run("![a](../setup.py)") == "![a](../setup.py)"
     assert not caplog.records
     assert run("[gone](../none.py)") == "gone" and run("$\\none{x}$") == "\\none{x}"
