@@ -28,10 +28,14 @@ import torch
 ACCEPTED_VERSIONS: dict[str, str] = {
     "torch": ">=2.6,<3",
     "mmengine": ">=0.10.5,<1",
-    "mmcv": ">=2.1,<2.2",
-    "mmdet": ">=3.3,<3.4",
+    "mmcv": ">=2.1,!=2.2.*,<2.4",
+    "mmdet": ">=3.3,!=3.4.*,<3.6",
 }
-"""Accepted range of each package of the stack, as a version specifier."""
+"""Accepted range of each package of the stack, as a version specifier.
+
+MMCV 2.1 and MMDetection 3.3 are OpenMMLab's; 2.3 and 3.5 are those of the maintained fork
+(``onedl-mmcv``, ``onedl-mmdetection``), which has the same import names.
+"""
 
 _TORCHVISION_SCHEMAS = {
     "nms": "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",

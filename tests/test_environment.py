@@ -42,7 +42,7 @@ def check_tool(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     return _tool("check_environment", monkeypatch)
 
 
-@pytest.mark.parametrize("file", ["constraints.txt", "stack.txt"])
+@pytest.mark.parametrize("file", ["constraints.txt", "stack.txt", "stack-onedl.txt"])
 def test_every_requirement_is_pinned_by_name(file: str) -> None:
     lines = (ROOT / "requirements" / file).read_text().splitlines()
     wanted = [line for line in lines if line and not line.startswith("#")]
@@ -53,10 +53,25 @@ def test_every_requirement_is_pinned_by_name(file: str) -> None:
         assert requirement.url is None, line
 
 
-def test_pins_are_within_the_accepted_ranges(setup_tool: ModuleType) -> None:
-    pinned = {**setup_tool.pins("constraints.txt"), **setup_tool.pins("stack.txt")}
+@pytest.mark.parametrize("stack", ["openmmlab", "onedl"])
+def test_pins_are_within_the_accepted_ranges(setup_tool: ModuleType, stack: str) -> None:
+    locked, mmcv = setup_tool.pinned(stack)
+    pinned = {**locked, "torch": setup_tool.pins("stack.txt")["torch"], "mmcv": mmcv}
+    if stack == "onedl":
+        assert not {"mmengine", "mmdet", "openmim"} & set(locked)
+        assert mmcv.startswith("onedl-mmcv==") and "onedl-mim" in locked
+        fork = {"mmengine": "onedl-mmengine", "mmdet": "onedl-mmdetection"}
+        pinned.update({name: locked[other] for name, other in fork.items()})
     for name, accepted in compat.ACCEPTED_VERSIONS.items():
         assert SpecifierSet(accepted).contains(pinned[name].split("==")[1]), name
+
+
+def test_an_unknown_stack(setup_tool: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STACK", "openlab")
+    with pytest.raises(SystemExit, match="STACK must be one of openmmlab, onedl, got 'openlab'"):
+        setup_tool.stack_name()
+    monkeypatch.setenv("STACK", "")
+    assert setup_tool.stack_name() == "openmmlab"
 
 
 def test_package_metadata_states_the_accepted_ranges() -> None:
@@ -222,7 +237,9 @@ def test_torchvision_goes_with_torch_and_never_replaces_it(
     torchvision_here: str | None,
     linked: bool,
     asked: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.delenv("STACK", raising=False)
     facts = setup_tool.TorchFacts(torch_here, torchvision_here, ["sympy"])
     environment = _Recorded(tmp_path, facts, linked)
     setup_tool.provide_packages(environment)

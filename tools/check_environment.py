@@ -18,15 +18,20 @@ from collections.abc import Callable, Iterable
 from importlib.metadata import PackageNotFoundError, distribution, version
 
 EXPECTED_COMPLAINTS = {
-    r"(mmengine|mmcv) \S+ requires opencv-python, which is not installed": (
+    r"(onedl-)?(mmengine|mmcv) \S+ requires opencv-python, which is not installed": (
         "opencv-python-headless gives the same module without needing libGL"
     ),
-    r"openmim \S+ requires opendatalab, which is not installed": (
+    r"(openmim|onedl-mim) \S+ requires opendatalab, which is not installed": (
         "only `mim download --dataset` needs it, and its openxlab pins a setuptools that torch's "
         "extensions can't be built with"
     ),
+    r"onedl-mmdetection \S+ requires imaug, which is not installed": (
+        "nothing in it imports imaug"
+    ),
+    r"onedl-mim \S+ has requirement pandas==": "what it uses of pandas is in newer ones, too",
 }
 """Complaints of `pip check` that the pinned environment has on purpose, and why."""
+_ABSENT = "(not installed)"
 
 
 def main() -> int:
@@ -73,8 +78,12 @@ def torch_build() -> Iterable[str]:
 def versions() -> Iterable[str]:
     """Versions of the stack; importing the package checks their ranges."""
     compat = importlib.import_module("sparse_encoders.compat")
-    stack = ["mmengine", "mmcv", "mmdet", "openmim", "timm", "numpy", "opencv-python-headless"]
-    yield ", ".join(f"{name} {_version(name)}" for name in ["sparse_encoders", *stack])
+    fork = _version("onedl-mmengine") != _ABSENT
+    stack = ["onedl-mmengine", "onedl-mmcv", "onedl-mmdetection", "onedl-mim"]
+    if not fork:
+        stack = ["mmengine", "mmcv", "mmdet", "openmim"]
+    names = ["sparse_encoders", *stack, "timm", "numpy", "opencv-python-headless"]
+    yield ", ".join(f"{name} {_version(name)}" for name in names)
     yield "accepted: " + ", ".join(f"{n} {r}" for n, r in compat.ACCEPTED_VERSIONS.items())
     importlib.import_module("torchvision")
     from torchvision.extension import _has_ops
@@ -87,7 +96,7 @@ def _version(name: str) -> str:
     try:
         return version(name)
     except PackageNotFoundError:
-        return "(not installed)"
+        return _ABSENT
 
 
 def mmcv_operators() -> Iterable[str]:

@@ -3,10 +3,12 @@
 Needs Python 3.11 or newer, a C++ compiler and pip's access to a package index. Running it again
 takes seconds; after a change it redoes only the part that the change touches. Environment:
 
+    STACK    ``openmmlab`` (default), or ``onedl`` for the maintained fork of MMEngine, MMCV,
+             MMDetection and mim, in an environment of its own (``.venv-onedl``)
     TORCH    which torch to use: a requirement (``torch==2.13.0``, pip options may follow), or
              ``system`` for the one that this Python imports. Without it: the torch that the
              virtual environment has, else the one this Python imports, else the tested default.
-    SPARSE_ENCODERS_VENV     the virtual environment's folder, default ``.venv`` in the checkout
+    SPARSE_ENCODERS_VENV     the virtual environment's folder, default in the checkout
     SPARSE_ENCODERS_CACHE    where MMCV's built wheel is kept, default ``~/.cache/sparse_encoders``
     MAX_JOBS                 parallel compilers
     PIP_*                    everything pip reads
@@ -19,7 +21,6 @@ import fcntl
 import hashlib
 import json
 import os
-import re
 import shlex
 import shutil
 import subprocess
@@ -29,9 +30,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from build_mmcv import run_with_progress
+from environment_stacks import REQUIREMENTS, pinned, pins, stack_name
 
 ROOT = Path(__file__).resolve().parent.parent
-REQUIREMENTS = ROOT / "requirements"
 STARTED = time.monotonic()
 EXTENSION_SETTINGS = (
     "SPARSE_ENCODERS_NO_EXTENSION",
@@ -46,18 +47,6 @@ EXTENSION_SETTINGS = (
 def say(text: str) -> None:
     """Print a step with the time since the start."""
     print(f"[{time.monotonic() - STARTED:5.0f} s] {text}", flush=True)
-
-
-def pins(file: str) -> dict[str, str]:
-    """Requirement lines of a file in requirements/, by name in pip's normal form."""
-    lines = (REQUIREMENTS / file).read_text().splitlines()
-    wanted = [line.strip() for line in lines if "==" in line and not line.startswith("#")]
-    return {normal(line.split("==")[0]): line for line in wanted}
-
-
-def normal(name: str) -> str:
-    """A distribution's name in the form in which names are compared."""
-    return re.sub(r"[-_.]+", "-", name).lower()
 
 
 def digest(paths: list[Path], *more: str) -> str:
@@ -197,7 +186,7 @@ def provide_torch(environment: Environment, wanted: str) -> None:
 def provide_packages(environment: Environment) -> None:
     """Install the locked list, with torchvision to match torch; nothing here replaces torch."""
     facts = environment.torch_facts()
-    locked, stack = pins("constraints.txt"), pins("stack.txt")
+    locked, stack = pinned(stack_name())[0], pins("stack.txt")
     torch, torchvision = str(facts.torch), facts.torchvision
     matching = stack["torchvision"]
     if torch.split("+")[0] != stack["torch"].split("==")[1]:
@@ -211,6 +200,8 @@ def provide_packages(environment: Environment) -> None:
     in_use.write_text("\n".join([*locked.values(), ""]))
     # what lies beside a torch from outside has no scripts (mim, pytest) in this environment
     own = ["--ignore-installed"] if environment.torch_link().exists() else []
+    if stack_name() != "openmmlab":  # the fork's source distributions need setuptools only
+        own.append("--no-build-isolation")
     environment.pip("-q", "--no-deps", *own, "-r", str(in_use))
     environment.pip("-q", "--no-deps", matching)
 
@@ -218,19 +209,21 @@ def provide_packages(environment: Environment) -> None:
 def provide_stack(environment: Environment) -> None:
     """Everything but this package itself."""
     wanted = os.environ.get("TORCH", "").strip()
-    tools = [Path(__file__).resolve(), ROOT / "tools" / "build_mmcv.py"]
-    key = digest([*sorted(REQUIREMENTS.glob("*.txt")), *tools])
+    tools = [
+        ROOT / "tools" / f"{n}.py"
+        for n in ("setup_environment", "environment_stacks", "build_mmcv")
+    ]
+    key = digest([*sorted(REQUIREMENTS.glob("*.txt")), *tools], stack_name())
     stamp, have = environment.stamp(), environment.torch_facts().torch
     same_torch = have == stamp.get("torch") and wanted in ("", stamp.get("wanted"))
     if stamp.get("stack") == key and same_torch:
         say(f"the stack is up to date (torch {have})")
         return
-    locked = pins("constraints.txt")
+    locked, mmcv = pinned(stack_name())
     environment.pip("-q", *(locked[name] for name in ("pip", "setuptools", "wheel")))
     provide_torch(environment, wanted)
     provide_packages(environment)
-    mmcv = pins("stack.txt")["mmcv"].split("==")[1]
-    say(f"MMCV {mmcv} with its operators")
+    say(f"{mmcv} with its operators")
     environment.run(str(ROOT / "tools" / "build_mmcv.py"), mmcv)
     torch = str(environment.torch_facts().torch)
     environment.note(stack=key, torch=torch, wanted=wanted or stamp.get("wanted", ""))
@@ -244,7 +237,10 @@ def provide_package(environment: Environment) -> None:
     torch, compiler = environment.stamp().get("torch", ""), str(shutil.which("c++"))
     key = digest(inputs, str(ROOT), torch, compiler, *settings)
     stamp = environment.stamp()
-    if stamp.get("package") == key and stamp.get("extension") == built_extension():
+    link = "lib/python*/site-packages/mmdet/.mim/configs/sparse_encoders"
+    published = any(environment.folder.glob(link))
+    same = stamp.get("package") == key and stamp.get("extension") == built_extension()
+    if same and published:
         say("the package and its extension are up to date")
         return
     say("installing this package, editable, and building its extension")
@@ -255,6 +251,8 @@ def provide_package(environment: Environment) -> None:
     for line in log.read_text(errors="replace").splitlines():
         if line.strip().startswith("sparse_encoders: "):  # why it was not built, or not all of it
             print(f"    {line.strip()}")
+    # `mim train mmdet NAME` finds the configs of this checkout
+    environment.run("-W", "ignore", "-m", "sparse_encoders.zoo", "publish", quiet=True)
     environment.note(package=key, extension=built_extension())
 
 
@@ -267,7 +265,8 @@ def built_extension() -> str:
 def main() -> int:
     """Set up and check; returns the status of the check."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    default = os.environ.get("SPARSE_ENCODERS_VENV") or ROOT / ".venv"
+    folder = ".venv" if stack_name() == "openmmlab" else f".venv-{stack_name()}"
+    default = os.environ.get("SPARSE_ENCODERS_VENV") or ROOT / folder
     parser.add_argument("--venv", type=Path, default=default, help="folder (default: %(default)s)")
     environment = Environment(parser.parse_args().venv.expanduser().absolute())
     environment.folder.parent.mkdir(parents=True, exist_ok=True)
