@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import json
 import tempfile
 import time
@@ -19,7 +18,7 @@ from mmengine.runner import Runner
 
 from sparse_encoders.analysis.compare.configs import with_token_metrics
 from sparse_encoders.analysis.compare.plan import Plan
-from sparse_encoders.analysis.compare.weights import quiet_log
+from sparse_encoders.analysis.compare.quiet import quiet
 
 #: resampled sets of validation images
 RESAMPLES = 100
@@ -33,7 +32,7 @@ class Judge:
     def __init__(self, plan: Plan) -> None:
         assert plan.data is not None
         self.data = plan.data
-        with _silent():
+        with quiet():
             self.loader = Runner.build_dataloader(plan.base.test_dataloader)
         self.metrics = with_token_metrics(plan.base)
 
@@ -72,22 +71,15 @@ class Judge:
         for metric in metrics:
             if metric["type"] == "CocoMetric":
                 metric["outfile_prefix"] = str(folder / "found")
-        with _silent():
+        with quiet():
             evaluator = Evaluator(metrics)
         evaluator.dataset_meta = self.loader.dataset.metainfo
-        with _silent():
+        with quiet():
             for number, batch in enumerate(self.loader, 1):
                 evaluator.process(data_samples=model.test_step(batch), data_batch=batch)
                 progress(number, len(self.loader))
             found: dict[str, float] = evaluator.evaluate(len(self.loader.dataset))
         return found
-
-
-@contextlib.contextmanager
-def _silent() -> Iterator[None]:
-    """Without pycocotools' tables, and MMEngine's lines about them."""
-    with quiet_log(), contextlib.redirect_stdout(io.StringIO()):
-        yield
 
 
 @contextlib.contextmanager
@@ -126,7 +118,7 @@ def resampled_ap(
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 
-    with _silent():
+    with quiet():
         truth = COCO(str(annotations))
         if not json.loads(detections.read_text()):
             return [0.0] * count

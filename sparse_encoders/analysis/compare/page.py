@@ -14,7 +14,7 @@ from sparse_encoders.analysis.compare.plots import (
 )
 from sparse_encoders.analysis.compare.results import Report, Row
 from sparse_encoders.analysis.compare.style import CSS, JS
-from sparse_encoders.analysis.compare.summary import Summary, ranked, summarise, winner
+from sparse_encoders.analysis.compare.summary import Summary, summarise, winner
 from sparse_encoders.analysis.compare.text import conditions, sections
 
 
@@ -48,18 +48,11 @@ def as_html(report: Report) -> str:
 
 
 def _first_screen(report: Report, summary: Summary, plots: Sequence[Plot]) -> str:
-    chosen = winner(report)
     tiles = "".join(
         f'<div class="tile"><span>{escape(tile.title)}</span><b>{escape(tile.value)}</b>'
         f"<span>{escape(tile.note)}</span></div>"
         for tile in summary.tiles
     )
-    if chosen is not None:
-        kind = "winner" if ranked(report) else "fastest"
-        tiles = (
-            f'<div class="tile"><span>{kind}</span><b>{escape(chosen.label)}</b>'
-            f"<span>against {escape(report.baseline)}</span></div>{tiles}"
-        )
     points = "".join(f"<li>{escape(point)}</li>" for point in summary.points)
     caveats = "".join(f"<li>{escape(caveat)}</li>" for caveat in summary.caveats)
     words = (f"<ul>{points}</ul>" if points else "") + (

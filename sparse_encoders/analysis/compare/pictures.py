@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import random
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -31,8 +30,6 @@ def draw_strategies(
     Returns:
         Title to PNG file.
     """
-    # MMDetection's, not the user's
-    warnings.filterwarnings("ignore", message="torch.meshgrid")
     drawn = {}
     for image in choose_images(data, count):
         records = {}

@@ -18,6 +18,7 @@ from sparse_encoders.analysis.compare.configs import (
     use_our_detector,
     with_encoder,
 )
+from sparse_encoders.analysis.compare.quiet import quiet
 from sparse_encoders.analysis.compare.settings import OF_CONFIG, SHAPES, Comparison
 from sparse_encoders.analysis.compare.store import file_digest
 from sparse_encoders.analysis.inspection import check_fit, read_checkpoint
@@ -123,14 +124,16 @@ def check_checkpoint(
     where = f"--checkpoints {name}={path}"
     if not path.is_file():
         raise ValueError(f"{where}: there is no such file; train it with --train EPOCHS")
-    weights, classes = read_checkpoint(path)
+    with quiet():
+        weights, classes = read_checkpoint(path)
 
     def fits(encoder: str) -> str:
         config = with_encoder(base, encoder, ratio)
         if classes is not None:
             config.model.bbox_head.num_classes = len(classes)
         try:
-            check_fit(config, weights, path)
+            with quiet():
+                check_fit(config, weights, path)
         except ValueError as error:
             return str(error)
         return ""

@@ -101,7 +101,8 @@ class Report:
         data: name, classes, counts; None where no accuracy was measured.
         rows: the variants.
         pictures: title and PNG in base64.
-        seconds: that the whole run took.
+        seconds: that the run took.
+        reused: results taken over from earlier runs.
     """
 
     command: str
@@ -119,6 +120,7 @@ class Report:
     rows: list[Row]
     pictures: list[dict[str, str]] = field(default_factory=list)
     seconds: float = 0.0
+    reused: int = 0
 
     @property
     def reference(self) -> Row | None:
@@ -144,7 +146,7 @@ class Report:
     def ap_gain(self, row: Row, other: Row | None = None) -> float | None:
         """AP of a row less that of another, or of the reference."""
         other = other or self.reference
-        if other is None or row.ap is None or other.ap is None:
+        if other is None or other is row or row.ap is None or other.ap is None:
             return None
         return row.ap - other.ap
 
@@ -170,6 +172,12 @@ class Report:
             return "equal"
         return "higher" if gain > 0 else "lower"
 
+    def work_share(self, row: Row) -> float | None:
+        """Multiply-adds of all parts over the reference's."""
+        theirs = None if self.reference is None else self.reference.madds("total")
+        mine = row.madds("total")
+        return None if mine is None or not theirs else mine / theirs
+
     def time_share(self, row: Row) -> float | None:
         """Latency over the reference's, in the same round; median over rounds."""
         reference = self.reference
@@ -191,6 +199,10 @@ class Report:
         if abs(share - 1) < SAME_SPEED or middle[0] <= 1 <= middle[-1]:
             return "equal"
         return "faster" if share < 1 else "slower"
+
+    def as_accurate(self) -> list[Row]:
+        """The rows besides the reference whose AP is equal to its or higher."""
+        return [row for row in self.good if self.ap_verdict(row) in ("equal", "higher")]
 
     def as_record(self) -> dict[str, Any]:
         """For JSON, without the pictures."""

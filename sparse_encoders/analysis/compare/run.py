@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import time
 import traceback
+import warnings
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -45,6 +46,7 @@ def compare(settings: Comparison, say: Say = lambda line: print(line, flush=True
     from sparse_encoders.analysis.compare.report import write_report
 
     start = time.perf_counter()
+    warnings.filterwarnings("ignore", message="torch.meshgrid")  # MMDetection's, not the user's
     settings.out.mkdir(parents=True, exist_ok=True)
     say("checking config, data and checkpoints")
     plan = make_plan(settings)
@@ -73,6 +75,7 @@ class _Run:
             self._get_model(name)
         for row in self.rows:
             self._measure(row)
+        self.judge = None  # its workers end before anything is timed
         self._time_all()
         pictures = self._draw()
         plan, settings = self.plan, self.settings
@@ -91,6 +94,7 @@ class _Run:
             data=None if plan.data is None else plan.data.as_record(),
             rows=self.rows,
             pictures=pictures,
+            reused=self.store.reused,
         )
 
     def _get_model(self, name: str) -> None:

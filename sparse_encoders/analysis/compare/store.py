@@ -28,6 +28,8 @@ class Store:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        #: results taken from an earlier run
+        self.reused = 0
 
     def keep(
         self,
@@ -51,9 +53,11 @@ class Store:
         path = self.folder / f"{name}_{digest(settings)}.json"
         try:
             found: dict[str, Any] = json.loads(path.read_text())
-            return found, True
         except (OSError, ValueError):  # none, or cut off while it was written
             pass
+        else:
+            self.reused += 1
+            return found, True
         made = make()
         self.folder.mkdir(parents=True, exist_ok=True)
         partial = path.with_suffix(".partial")

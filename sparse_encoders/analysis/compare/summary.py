@@ -40,9 +40,10 @@ class Summary:
 def summarise(report: Report) -> Summary:
     """Say what a report's numbers say."""
     chosen = winner(report)
+    shown = chosen or cheapest(report)
     return Summary(
         headline=_headline(report, chosen),
-        tiles=() if chosen is None else _tiles(report, chosen),
+        tiles=() if shown is None else _tiles(report, shown),
         points=tuple(_points(report, chosen)),
         caveats=tuple(_caveats(report)),
     )
@@ -56,10 +57,19 @@ def winner(report: Report) -> Row | None:
     reference = report.reference
     if reference is None:
         return None
-    faster = [row for row in report.good if report.speed_verdict(row) == "faster"]
-    if ranked(report):
-        faster = [row for row in faster if report.ap_verdict(row) in ("equal", "higher")]
+    rows = report.as_accurate() if ranked(report) else report.good
+    faster = [row for row in rows if report.speed_verdict(row) == "faster"]
     return min(faster, key=lambda row: report.time_share(row) or 1.0, default=None)
+
+
+def cheapest(report: Report) -> Row | None:
+    """The row of fewest multiply-adds among those as accurate as the reference.
+
+    None where none has fewer; where no AP is worth ranking, of all rows.
+    """
+    rows = report.as_accurate() if ranked(report) else report.good
+    less = [row for row in rows if (report.work_share(row) or 1.0) < 1.0]
+    return min(less, key=lambda row: report.work_share(row) or 1.0, default=None)
 
 
 def ranked(report: Report) -> bool:
@@ -99,7 +109,10 @@ def _tiles(report: Report, row: Row) -> tuple[Tile, ...]:
     reference = report.reference
     assert reference is not None
     name = reference.label
-    found = []
+    title = "winner" if ranked(report) else "fastest"
+    if row is not winner(report):
+        title = "fewest multiply-adds"
+    found = [Tile(title, row.label, f"against {name}")]
     if row.milliseconds is not None and reference.milliseconds is not None:
         times = f"{row.milliseconds:.0f} ms, {name} {reference.milliseconds:.0f} ms"
         found.append(Tile("speed", f"{1 / (report.time_share(row) or 1):.2f} x", times))
@@ -136,6 +149,14 @@ def _points(report: Report, chosen: Row | None) -> list[str]:
         found.append(
             f"Fastest of all: {fastest.label}, {_times(report, fastest)} as fast as "
             f"{reference.label}{lost}."
+        )
+    light = cheapest(report)
+    if ranked(report) and light is not None and light is not chosen:
+        change = _percent(report.work_share(light) or 1.0)
+        found.append(
+            f"Fewest multiply-adds of those as accurate: {light.label}, {change} "
+            f"({light.madds('total') or 0:.2f} G), at AP {light.ap:.3f} "
+            f"({_compared(report, light)}) and {_times(report, light)} the speed."
         )
     if ranked(report):
         for name in report.encoders:

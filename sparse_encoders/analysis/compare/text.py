@@ -71,7 +71,7 @@ def conditions(report: Report) -> list[tuple[str, str]]:
         ),
         ("versions", f"Python {machine['python']}, {versions}"),
         ("seed", str(report.seed)),
-        ("made", f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC in {report.seconds / 60:.1f} minutes"),
+        ("made", _made(report)),
     ]
     if report.data is not None:
         data = report.data
@@ -85,6 +85,11 @@ def conditions(report: Report) -> list[tuple[str, str]]:
             ),
         )
     return found
+
+
+def _made(report: Report) -> str:
+    text = f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC in {report.seconds / 60:.1f} minutes"
+    return f"{text}, {report.reused} results from earlier runs" if report.reused else text
 
 
 def as_markdown(report: Report) -> str:

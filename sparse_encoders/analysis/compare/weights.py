@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import json
-import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
@@ -18,6 +15,7 @@ from mmengine.config import Config
 
 from sparse_encoders.analysis.compare.configs import for_training
 from sparse_encoders.analysis.compare.plan import Plan
+from sparse_encoders.analysis.compare.quiet import quiet
 from sparse_encoders.analysis.compare.store import digest, file_digest
 from sparse_encoders.analysis.demo import check_command, run_mim
 from sparse_encoders.analysis.inspection import load_detector
@@ -109,7 +107,7 @@ def logged_losses(work_dir: Path) -> list[float]:
 
 def load(config: Config, weights: Weights, device: str, seed: int) -> Any:
     """The detector with its weights, in evaluation mode."""
-    with quiet_log(), contextlib.redirect_stdout(io.StringIO()):
+    with quiet():
         if weights.file is not None:
             return load_detector(config, weights.file, device)
         from mmdet.registry import MODELS
@@ -129,13 +127,3 @@ def trained_ratio(model: Any) -> float | None:
     selector = getattr(model.encoder, "selector", None)
     ratios = None if selector is None else selector.trained_keep_ratio
     return None if ratios is None else sum(ratios) / len(ratios)
-
-
-@contextlib.contextmanager
-def quiet_log() -> Iterator[None]:
-    """Without MMEngine's paragraph for each parameter that is initialised."""
-    logging.disable(logging.INFO)
-    try:
-        yield
-    finally:
-        logging.disable(logging.NOTSET)

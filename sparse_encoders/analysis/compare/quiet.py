@@ -1,0 +1,19 @@
+"""Without what the stack prints on its own, which would drown the comparison's progress."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+from collections.abc import Iterator
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Drop MMEngine's log up to INFO and what is printed, such as pycocotools' tables."""
+    logging.disable(logging.INFO)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        logging.disable(logging.NOTSET)
