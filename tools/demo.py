@@ -22,7 +22,7 @@ from sparse_encoders.analysis.demo import DemoSettings, run_demo
 from sparse_encoders.datasets import CocoFolder, ShapesSettings
 
 # Enough on the drawn set for box AP50 well above one half.
-SHAPES_EPOCHS = 7
+SHAPES_EPOCHS = 5
 CONFIGS = Path(__file__).resolve().parents[1] / "mmdet_configs" / "dino"
 
 
@@ -39,7 +39,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--val-images", type=Path, help="of the validation ones, if another")
     parser.add_argument("--classes", nargs="+", help="classes to learn; all by default")
     parser.add_argument("--seed", type=int, default=0, help="of the drawn set and the training")
-    parser.add_argument("--epochs", type=int, help="length of the training (6 for the drawn set)")
+    parser.add_argument(
+        "--epochs", type=int, help=f"length of the training ({SHAPES_EPOCHS} for the drawn set)"
+    )
     parser.add_argument("--pictures", type=int, default=8, help="held-out images to draw")
     parser.add_argument("--gpus", type=int, default=0, choices=(0, 1))
     parser.add_argument("--resume", action="store_true", help="go on after an interrupted run")
