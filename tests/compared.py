@@ -76,7 +76,6 @@ def report(rows: list[Row] | None = None, pictures: int = 1) -> Report:
         detector="sparse_encoders.DINO",
         size=(240, 320),
         device="cpu",
-        repeats=5,
         warmup=1,
         seed=0,
         noise=0.005,

@@ -42,7 +42,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--train-ratio", type=float, help="keep ratio in training (the config's, or 0.3)")
     add("--size", type=int, nargs=2, metavar=("H", "W"), help="of the image that is timed")
     add("--device", default="cpu", help="cpu, or such as cuda:0")
-    add("--repeats", type=int, default=Comparison.repeats, help="timed rounds")
+    add("--repeats", type=int, help="timed rounds (as many as a minute has, 5 to 30)")
     add("--warmup", type=int, default=Comparison.warmup, help="rounds before them")
     add("--baseline", help="encoder that the others are compared to (dense, or the first)")
     add("--ap-noise", type=float, default=Comparison.noise, help="smaller AP gains count as equal")

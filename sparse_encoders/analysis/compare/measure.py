@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -17,6 +18,9 @@ from sparse_encoders.analysis.latency import (
     interleaved_stages,
 )
 from sparse_encoders.analysis.memory import MIB, peak_memory
+
+#: rounds where no one says how many, and seconds that are enough for more than the fewest
+FEWEST, MOST, ENOUGH = 5, 30, 60.0
 
 
 def image_call(model: Any, size: tuple[int, int], device: str, boxes: int = 8) -> Any:
@@ -67,7 +71,7 @@ def measure_latency(
     models: Mapping[str, tuple[Any, float | None]],
     size: tuple[int, int],
     device: str,
-    repeats: int,
+    repeats: int | None,
     warmup: int,
     say: Callable[[str], None],
 ) -> dict[str, Any]:
@@ -77,7 +81,7 @@ def measure_latency(
         models: label to (detector, keep ratio); variants may share a detector.
         size: (height, width) in pixels of the one image.
         device: where the models are.
-        repeats: timed rounds.
+        repeats: timed rounds; None: as many as a minute has, 5 to 30.
         warmup: rounds before them.
         say: is told how it goes.
 
@@ -89,9 +93,13 @@ def measure_latency(
         for label, (model, ratio) in models.items()
     }
     timings: dict[str, StageTiming] = {}
-    for number, timings in interleaved_stages(candidates, repeats, warmup, device):
-        whole = sum(t.total.seconds[-1] for t in timings.values())
-        say(f"round {number} of {repeats}: {whole:.2f} s for all {len(candidates)}")
+    start = time.perf_counter()
+    for number, timings in interleaved_stages(candidates, repeats or MOST, warmup, device):
+        if number == 1 or number % 5 == 0:
+            whole = sum(t.total.seconds[-1] for t in timings.values())
+            say(f"round {number}: {whole:.2f} s for all {len(candidates)}")
+        if repeats is None and number >= FEWEST and time.perf_counter() - start > ENOUGH:
+            break
     return {
         "stages": list(STAGES),
         "rounds": {label: [list(r) for r in timing.rounds] for label, timing in timings.items()},

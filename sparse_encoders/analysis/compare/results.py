@@ -93,7 +93,7 @@ class Report:
         detector: type of the detector.
         size: (height, width) in pixels of the measured image.
         device: as the command has it.
-        repeats, warmup: rounds of the latency.
+        warmup: rounds before the latency's.
         seed: of training.
         noise: differences in AP up to this are called equal, at least.
         baseline: label of the row that the others are compared to.
@@ -110,7 +110,6 @@ class Report:
     detector: str
     size: tuple[int, int]
     device: str
-    repeats: int
     warmup: int
     seed: int
     noise: float
@@ -137,6 +136,20 @@ class Report:
     def failed(self) -> list[Row]:
         """The rows with one."""
         return [row for row in self.rows if row.error is not None]
+
+    @property
+    def repeats(self) -> int:
+        """Timed rounds of the latency."""
+        return max((len(row.rounds) for row in self.rows if row.rounds), default=0)
+
+    @property
+    def unsteadiness(self) -> float:
+        """How much longer the slow quarter of the reference's rounds took than the fast one."""
+        if self.reference is None or self.reference.timing is None:
+            return 0.0
+        seconds = sorted(self.reference.timing.total.seconds)
+        quarter = len(seconds) // 4
+        return seconds[-1 - quarter] / seconds[quarter] - 1
 
     @property
     def encoders(self) -> list[str]:

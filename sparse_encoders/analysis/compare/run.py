@@ -85,7 +85,6 @@ class _Run:
             detector=plan.detector,
             size=plan.size,
             device=settings.device,
-            repeats=settings.repeats,
             warmup=settings.warmup,
             seed=settings.seed,
             noise=settings.noise,

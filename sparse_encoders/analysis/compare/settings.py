@@ -51,7 +51,7 @@ class Comparison:
         size: (height, width) in pixels of the image that speed and size are
             measured on; None: the config's scale.
         device: 'cpu' or a CUDA device.
-        repeats: timed rounds.
+        repeats: timed rounds; None: as many as a minute has, 5 to 30.
         warmup: rounds before them.
         seed: of training and of untrained weights.
         pictures: validation images to draw kept tokens on.
@@ -77,7 +77,7 @@ class Comparison:
     train_ratio: float | None = None
     size: tuple[int, int] | None = None
     device: str = "cpu"
-    repeats: int = 7
+    repeats: int | None = None
     warmup: int = 1
     seed: int = 0
     pictures: int = 2

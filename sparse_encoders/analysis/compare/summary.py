@@ -9,6 +9,8 @@ from sparse_encoders.analysis.compare.results import Report, Row, threads_of
 
 #: below this AP nothing has been learned that could be ranked
 LEARNED = 0.05
+#: more between the quarters of the rounds, and something else was running
+UNSTEADY = 0.2
 
 
 @dataclass(frozen=True)
@@ -235,6 +237,11 @@ def _caveats(report: Report) -> list[str]:
         found.append(
             "Nothing was trained or loaded: speed and size are of random weights "
             "(--train or --checkpoints, with --data, add accuracy)."
+        )
+    if report.unsteadiness > UNSTEADY:
+        found.append(
+            f"The machine was busy: the same pass took {report.unsteadiness:.0%} longer in some "
+            "rounds than in others. Measure speed again when it is quiet."
         )
     height, width = report.size
     found.append(
