@@ -7,16 +7,20 @@ FFNs in lists) and that of Deformable DETR's repository (torchvision's ResNet,
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
 
-from torch import Tensor
-
+from sparse_encoders.checkpoints.families import FAMILIES
 from sparse_encoders.checkpoints.names import (
     FOCUS_ENCODER,
     LITE_ENCODER,
     SPARSE_ENCODER,
     Renaming,
-    rename,
+)
+from sparse_encoders.checkpoints.names_backbones import (
+    DETECTRON_RESNET,
+    DETREX_NECK,
+    TORCHVISION_RESNET,
+    official_neck,
 )
 
 
@@ -42,7 +46,7 @@ _TWO_STAGE: Renaming = (
 )
 _QUERIES: Renaming = (
     (r"(?:transformer\.)?tgt_embed\.", r"query_embedding."),
-    (r"query_embedding\.", r"query_embedding."),
+    (r"query_embed(?:ding)?\.", r"query_embedding."),
     (r"refpoint_embed\.", r"anchor_embedding."),
     (
         r"(?:label_enc|denoising_generator\.label_encoder|label_encoder)\.",
@@ -54,25 +58,9 @@ _QUERIES: Renaming = (
     ),
 )
 
-# detectron2's stages are called res2 to res5, MMDetection's layer1 to layer4
-_DETECTRON_BACKBONE: Renaming = (
-    (r"backbone\.stem\.conv1\.norm\.", r"backbone.bn1."),
-    (r"backbone\.stem\.conv1\.", r"backbone.conv1."),
-    *(
-        (rf"backbone\.res{stage}\.(\d+)\.{old}\.", rf"backbone.layer{stage - 1}.\1.{new}.")
-        for stage in range(2, 6)
-        for old, new in (
-            ("shortcut.norm", "downsample.1"),
-            ("shortcut", "downsample.0"),
-            (r"conv(\d)\.norm", r"bn\2"),
-            (r"conv(\d)", r"conv\2"),
-        )
-    ),
-    (r"neck\.(convs|extra_convs)\.(\d+)\.norm\.", r"neck.\1.\2.gn."),
-    (r"neck\.", r"neck."),
-)
 DETREX: Renaming = (
-    *_DETECTRON_BACKBONE,
+    *DETECTRON_RESNET,
+    *DETREX_NECK,
     (r"transformer\.level_embeds", r"level_embed"),
     (r"transformer\.encoder\.layers\.(\d+)\.attentions\.0\.", r"encoder.layers.\1.self_attn."),
     (r"transformer\.(encoder|decoder)\.layers\.(\d+)\.ffns\.0\.", r"\1.layers.\2.ffn."),
@@ -83,13 +71,6 @@ DETREX: Renaming = (
     *_QUERIES,
 )
 
-_TORCHVISION_BACKBONE: Renaming = (
-    (r"backbone\.0\.body\.", r"backbone."),
-    *((rf"input_proj\.{i}\.0\.", rf"neck.convs.{i}.conv.") for i in range(3)),
-    *((rf"input_proj\.{i}\.1\.", rf"neck.convs.{i}.gn.") for i in range(3)),
-    (r"input_proj\.3\.0\.", r"neck.extra_convs.0.conv."),
-    (r"input_proj\.3\.1\.", r"neck.extra_convs.0.gn."),
-)
 # cross-attention was written first there: its norm is norm1, self-attention's norm2
 _OFFICIAL_DECODER: Renaming = tuple(
     (rf"transformer\.decoder\.layers\.(\d+)\.{old}", rf"decoder.layers.\1.{new}")
@@ -105,16 +86,19 @@ _OFFICIAL_DECODER: Renaming = tuple(
 )
 
 
-def official(encoder: Renaming, decoder_layers: int) -> Renaming:
+def official(encoder: Renaming, decoder_layers: int, outputs: int = 3, levels: int = 4) -> Renaming:
     """The convention of Deformable DETR's repository around an encoder's own names.
 
     Args:
         encoder: rules of the encoder.
         decoder_layers: decoder layers; the first stage's head stands after theirs.
+        outputs: feature maps of the backbone.
+        levels: feature levels.
     """
     stage = decoder_layers
     return (
-        *_TORCHVISION_BACKBONE,
+        *TORCHVISION_RESNET,
+        *official_neck(outputs, levels),
         *encoder,
         *_OFFICIAL_DECODER,
         *_TWO_STAGE,
@@ -125,47 +109,67 @@ def official(encoder: Renaming, decoder_layers: int) -> Renaming:
     )
 
 
-def released_names(family: str, decoder_layers: int) -> Renaming:
+def released_names(
+    family: str,
+    decoder_layers: int,
+    convention: str | None = None,
+    outputs: int = 3,
+    levels: int = 4,
+) -> Renaming:
     """The rules of a released model family.
 
+    Args:
+        family: one of :data:`FAMILIES`.
+        decoder_layers: decoder layers.
+        convention: 'detrex' or 'official'; None is that of the family's own release.
+        outputs: feature maps of the backbone.
+        levels: feature levels.
+
     Raises:
-        ValueError: an unknown family.
+        ValueError: an unknown family, or a convention that it was not released in.
     """
-    if family in ("dino", "dn_deformable_detr", "h_deformable_detr"):
-        return (*DETREX, *_head(decoder_layers))
-    if family == "focus_dino":
-        return (*FOCUS_ENCODER, *DETREX, *_head(decoder_layers))
-    if family == "lite_dino":
-        return official(LITE_ENCODER, decoder_layers)
-    if family == "sparse_deformable_detr":
-        return official(SPARSE_ENCODER, decoder_layers)
-    raise ValueError(f"no names are known of family {family!r}; accepted: {', '.join(FAMILIES)}")
+    if family not in RELEASED_IN:
+        raise ValueError(
+            f"no names are known of family {family!r}; accepted: {', '.join(FAMILIES)}"
+        )
+    known = RELEASED_IN[family]
+    convention = convention or known[0]
+    if convention not in known:
+        raise ValueError(f"{family} has {' or '.join(known)} names, not {convention} ones")
+    if convention == "detrex":
+        own = FOCUS_ENCODER if family == "focus_dino" else ()
+        return (*own, *DETREX, *_head(decoder_layers))
+    encoder = SPARSE_ENCODER if family == "sparse_deformable_detr" else LITE_ENCODER
+    return official(encoder, decoder_layers, outputs, levels)
 
 
-FAMILIES = (
-    "dino",
-    "dn_deformable_detr",
-    "focus_dino",
-    "h_deformable_detr",
-    "lite_dino",
-    "sparse_deformable_detr",
-)
+# Whose names a family's files have, its best known release first.
+RELEASED_IN = {
+    "dino": ("detrex", "official"),
+    "dn_deformable_detr": ("detrex", "official"),
+    "focus_dino": ("detrex",),
+    "h_deformable_detr": ("detrex", "official"),
+    "lite_dino": ("official",),
+    "sparse_deformable_detr": ("official",),
+}
 
 
-def convert(
-    state: Mapping[str, Tensor], family: str, decoder_layers: int, num_classes: int
-) -> tuple[dict[str, Tensor], list[str]]:
-    """A released state dict in this package's names.
+def used_name(name: str, decoder_layers: int) -> str:
+    """The name under which a released tensor is read here: its own, or that of its twin.
 
-    Label embeddings keep the rows of real classes: the released ones have a last
-    one or two that nothing reads.
-
-    Returns:
-        The state dict, and the released names that were left out: shared
-        parameters under a second name, and what the model never uses.
+    Heads that encoder or decoder share with the detector stand in a state dict under
+    both owners' names.
     """
-    new, left_out = rename(state, released_names(family, decoder_layers))
-    labels = "dn_query_generator.label_embedding.weight"
-    if labels in new:
-        new[labels] = new[labels][:num_classes]
-    return new, left_out
+    stage = decoder_layers
+    name = re.sub(r"^transformer\.decoder\.(class|bbox)_embed\.", r"\1_embed.", name)
+    name = re.sub(
+        r"^(?:transformer\.encoder\.enhance_MCSP|enhance_MCSP_layerlist)\.\d+\.",
+        f"class_embed.{stage}.",
+        name,
+    )
+    # Sparse DETR's encoder heads stand in the detector's list after the first stage's
+    match = re.match(r"^(class|bbox)_embed\.(\d+)\.", name)
+    if match and int(match[2]) > stage:
+        own = f"transformer.encoder.{match[1]}_embed.{int(match[2]) - stage - 1}."
+        return own + name[match.end() :]
+    return name

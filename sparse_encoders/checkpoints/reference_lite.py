@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sparse_encoders.checkpoints.conversion import one_set_per_level
 from sparse_encoders.checkpoints.names import LITE_ENCODER, rename, under
 from sparse_encoders.checkpoints.reference import Check, Fixture, checks, close
 from sparse_encoders.checkpoints.reference_focus import fixture_tokens
@@ -50,8 +51,8 @@ def build_encoder(config: dict[str, Any]) -> LiteDETREncoder:
 def lite_state(released: dict[str, Tensor], config: dict[str, Any]) -> dict[str, Tensor]:
     """An interleaved encoder's state dict of the released names and values.
 
-    A released plain attention may share its places between the levels; ours has
-    a set for each level, which then hold the same.
+    A plain attention gets a set of offsets for each level, see
+    :func:`one_set_per_level`.
     """
     state, _ = rename(released, LITE_ENCODER)
     encoder = under(state, "encoder.")
@@ -59,11 +60,9 @@ def lite_state(released: dict[str, Tensor], config: dict[str, Any]) -> dict[str,
         return encoder
     encoder = {k: v for k, v in encoder.items() if not any(unused in k for unused in UNUSED)}
     levels, points = len(config["spatial_shapes"]), config["num_points"]
-    per_level = config["num_heads"] * levels * points * 2
     for name, value in encoder.items():
-        if ".sampling_offsets." in name and value.shape[0] != per_level:
-            sets = value.unflatten(0, (config["num_heads"], 1, points, 2))
-            encoder[name] = sets.expand(-1, levels, *sets.shape[2:]).flatten(0, 3)
+        if ".sampling_offsets." in name:
+            encoder[name] = one_set_per_level(value, levels, config["num_heads"], points)
     return encoder
 
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
-Shapes = Mapping[str, Sequence[int]]
+from sparse_encoders.checkpoints.names_backbones import Shapes, backbone_config, neck_channels
 
 HOSTS = {
     "dino": "DINO",
@@ -29,20 +29,26 @@ POSITION_OFFSETS = {"sparse_deformable_detr": -0.5}
 
 
 def model_config(family: str, config: Mapping[str, Any], shapes: Shapes) -> dict[str, Any]:
-    """MMDetection config of a released ResNet-50 model.
+    """MMDetection config of a released model.
 
     Args:
         family: a key of :data:`HOSTS`.
         config: ``num_classes``, ``num_queries``, ``position_temperature``,
-            ``position_offset``, ``max_per_img`` and what the family's encoder takes.
+            ``position_offset``, ``max_per_img`` and what the family's encoder
+            takes.
         shapes: released parameter name to shape; layers and hidden channels follow.
 
     Raises:
-        ValueError: an unknown family.
+        ValueError: an unknown family, another class count than the heads have, a
+            backbone that is neither a ResNet nor a Swin Transformer.
     """
     if family not in HOSTS:
         raise ValueError(f"no config is known of family {family!r}; accepted: {sorted(HOSTS)}")
     host = HOSTS[family]
+    if (found := released_classes(shapes)) != config["num_classes"]:
+        raise ValueError(
+            f"num_classes is {config['num_classes']}, but the released heads have {found} classes"
+        )
     dims, levels = _dims_and_levels(shapes)
     ffn = dict(embed_dims=dims, ffn_drop=0.0)
     model: dict[str, Any] = dict(
@@ -51,19 +57,10 @@ def model_config(family: str, config: Mapping[str, Any], shapes: Shapes) -> dict
         with_box_refine=True,
         as_two_stage=host != "DNDETR",
         num_feature_levels=levels,
-        backbone=dict(
-            type="ResNet",
-            depth=50,
-            num_stages=4,
-            out_indices=(1, 2, 3),
-            frozen_stages=1,
-            norm_cfg=dict(type="BN", requires_grad=False),
-            norm_eval=True,
-            style="pytorch",
-        ),
+        backbone=backbone_config(shapes),
         neck=dict(
             type="ChannelMapper",
-            in_channels=[512, 1024, 2048],
+            in_channels=neck_channels(shapes),
             kernel_size=1,
             out_channels=dims,
             bias=True,  # the released necks keep it before their norm
@@ -72,14 +69,14 @@ def model_config(family: str, config: Mapping[str, Any], shapes: Shapes) -> dict
             num_outs=levels,
         ),
         encoder=dict(
-            num_layers=_layers(shapes, "encoder"),
+            num_layers=count_layers(shapes, "encoder"),
             layer_cfg=dict(
                 self_attn_cfg=dict(embed_dims=dims, num_levels=levels, dropout=0.0),
                 ffn_cfg=dict(ffn, feedforward_channels=_hidden(shapes, "encoder")),
             ),
         ),
         decoder=dict(
-            num_layers=_layers(shapes, "decoder"),
+            num_layers=count_layers(shapes, "decoder"),
             return_intermediate=True,
             layer_cfg=dict(
                 self_attn_cfg=dict(embed_dims=dims, num_heads=8, dropout=0.0),
@@ -106,18 +103,50 @@ def model_config(family: str, config: Mapping[str, Any], shapes: Shapes) -> dict
         ),
         test_cfg=dict(max_per_img=config["max_per_img"]),
     )
-    if host == "DINO":
-        model["dn_cfg"] = dict(group_cfg=dict(dynamic=True, num_dn_queries=100))
-    if family == "sparse_deformable_detr":
-        model.update(efficient_query_init=True, class_specific_first_stage=True)
-    if host == "HDETR":
-        total = shapes["query_embedding.weight"][0]
-        model["num_queries_one2many"] = total - config["num_queries"]
     model["encoder"].update(_encoder(family, config, shapes))
-    if family == "lite_dino" and config["key_aware"]:
-        model["decoder_attention"] = "key_aware"
-        model["decoder_key_aware"] = _key_aware(shapes, "decoder.layers.0.cross_attn", levels)
+    model.update(_host_settings(family, config, shapes))
     return model
+
+
+def _host_settings(family: str, config: Mapping[str, Any], shapes: Shapes) -> dict[str, Any]:
+    """What is special about a family's detector."""
+    if HOSTS[family] == "DINO":
+        settings: dict[str, Any] = dict(
+            dn_cfg=dict(group_cfg=dict(dynamic=True, num_dn_queries=100))
+        )
+        cross_attention = "decoder.layers.0.cross_attn"
+        if _is_key_aware(shapes, cross_attention):
+            settings["decoder_attention"] = "key_aware"
+            settings["decoder_key_aware"] = _key_aware(shapes, cross_attention)
+        return settings
+    if family == "sparse_deformable_detr":
+        efficient = shapes["transformer.pos_trans.weight"][0] == _dims_and_levels(shapes)[0]
+        return dict(
+            efficient_query_init=efficient,
+            class_specific_first_stage=config.get("class_specific_first_stage", efficient),
+        )
+    if family == "h_deformable_detr":
+        return dict(num_queries_one2many=learned_queries(shapes) - config["num_queries"])
+    return {}
+
+
+def learned_queries(shapes: Shapes) -> int | None:
+    """How many content queries a released model learned; None where it learned none."""
+    names = ("query_embedding", "query_embed", "transformer.tgt_embed", "tgt_embed")
+    return next((shapes[f"{n}.weight"][0] for n in names if f"{n}.weight" in shapes), None)
+
+
+def released_classes(shapes: Shapes) -> int:
+    """Outputs of the classification heads.
+
+    Raises:
+        ValueError: there are none, or they differ.
+    """
+    found = {s[0] for n, s in shapes.items() if re.search(r"class_embed(\.\d+)?\.weight$", n)}
+    if len(found) != 1:
+        said = f"heads of {sorted(found)} classes" if found else "no classification head"
+        raise ValueError(f"the file has {said}; wanted: heads that all have the same classes")
+    return found.pop()
 
 
 def _encoder(family: str, config: Mapping[str, Any], shapes: Shapes) -> dict[str, Any]:
@@ -134,28 +163,35 @@ def _encoder(family: str, config: Mapping[str, Any], shapes: Shapes) -> dict[str
     if family == "sparse_deformable_detr":
         return dict(
             type="SparseDETREncoder",
+            auxiliary_heads=any("transformer.encoder.class_embed." in name for name in shapes),
             selector=dict(type="DecoderAttentionSelector", keep_ratio=config["keep_ratio"]),
         )
     if family == "lite_dino":
-        key_aware = config["key_aware"]
-        levels = _dims_and_levels(shapes)[1]
+        attention = "encoder.layers.0.self_attn"
+        key_aware = _is_key_aware(shapes, attention)
         return dict(
             type="LiteDETREncoder",
             blocks=config["blocks"],
             high_levels=config["high_levels"],
             small_low_level_ffn=any(".linear12." in name for name in shapes),
             attention="key_aware" if key_aware else "plain",
-            key_aware=_key_aware(shapes, "encoder.layers.0.self_attn", levels)
-            if key_aware
-            else None,
+            key_aware=_key_aware(shapes, attention) if key_aware else None,
         )
     return dict(type="DenseEncoder")
 
 
-def _key_aware(shapes: Shapes, attention: str, levels: int, heads: int = 8) -> dict[str, Any]:
+def _is_key_aware(shapes: Shapes, attention: str) -> bool:
+    """Whether an attention has queries instead of learned weights."""
+    name = f"transformer.{attention}"
+    return (
+        f"{name}.query_proj.weight" in shapes and f"{name}.attention_weights.weight" not in shapes
+    )
+
+
+def _key_aware(shapes: Shapes, attention: str, heads: int = 8, points: int = 4) -> dict[str, Any]:
     """Settings of a released key-aware attention."""
     offsets = shapes[f"transformer.{attention}.sampling_offsets.weight"][0]
-    points = 4
+    levels = _dims_and_levels(shapes)[1]
     return dict(
         same_locations_on_every_level=offsets != heads * levels * points * 2,
         separate_key_projection=f"transformer.{attention}.key_proj.weight" in shapes,
@@ -168,7 +204,8 @@ def _dims_and_levels(shapes: Shapes) -> tuple[int, int]:
     return dims, levels
 
 
-def _layers(shapes: Shapes, part: str) -> int:
+def count_layers(shapes: Shapes, part: str) -> int:
+    """Layers of the released 'encoder' or 'decoder'."""
     numbers = re.findall(rf"transformer\.{part}\.layers\.(\d+)\.", " ".join(shapes))
     return max(int(n) for n in numbers) + 1
 

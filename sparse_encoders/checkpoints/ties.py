@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 # gap of two scores over the range of all, below which their order means nothing
-TIE = 3e-6
+TIE = 1e-5
 
 
 class FirstStageScores:

@@ -22,9 +22,9 @@ all_checks()
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("path", sorted(MODELS.glob("*.npz")), ids=lambda p: p.stem)
-def test_released_models_agree(path: Path) -> None:
-    results = verify(path)
+def test_a_released_model_agrees() -> None:
+    """The others go by way of a file, in test_converting."""
+    results = verify(MODELS / "h_deformable_detr_r50.npz")
     assert results
     assert [c for c in results if not c.passed] == []
 

@@ -1,0 +1,201 @@
+"""A released state dict in this package's names, with nothing lost on the way."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from mmdet.registry import MODELS
+from torch import Tensor, nn
+
+from sparse_encoders.checkpoints.families import convention_of
+from sparse_encoders.checkpoints.names import Renaming, rename
+from sparse_encoders.checkpoints.names_backbones import rename_swin, swin_prefix
+from sparse_encoders.checkpoints.names_detectors import released_names, used_name
+
+LABELS = "dn_query_generator.label_embedding.weight"
+COUNTERS = "num_batches_tracked"
+
+# what released files carry beside the model, and why nothing here reads it
+_NOT_THE_MODEL = (
+    (r"(.*\.)?total_(ops|params)$", "a counter of the tool that counted its operations"),
+    (r"pixel_(mean|std)$", "the data preprocessor normalises; its config says how"),
+    (r"criterion\.", "of the training loss, not of the model"),
+    (rf".*\.{COUNTERS}$", "frozen batch norms count nothing"),
+    (r"backbone\.(0\.body\.)?fc\.", "the backbone's ImageNet classes"),
+    (r"backbone\..*\.attn_mask$", "computed from the image's size"),
+)
+# a released plain attention has the projections of the key-aware one, unused
+_KEY_AWARE_ONLY = re.compile(r"(encoder|decoder)\.layers\.\d+\.\w+_attn\.(query|key)_proj\.")
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """What became of a released state dict.
+
+    Attributes:
+        state: this package's names to tensors.
+        sources: this package's names to the released ones.
+        left_out: released names of what is not in ``state``, to the reason.
+        shortened: released names of which ``state`` has a part, to what is missing.
+    """
+
+    state: dict[str, Tensor] = field(default_factory=dict)
+    sources: dict[str, str] = field(default_factory=dict)
+    left_out: dict[str, str] = field(default_factory=dict)
+    shortened: dict[str, str] = field(default_factory=dict)
+
+
+def convert(released: Mapping[str, Tensor], family: str, model: Mapping[str, Any]) -> Conversion:
+    """A released state dict in this package's names.
+
+    Args:
+        released: the file's own names to tensors.
+        family: its family.
+        model: its config, as :func:`sparse_encoders.checkpoints.released.model_config`
+            reads it off the shapes.
+
+    Raises:
+        ValueError: an unknown family, tensors that no rule knows, or a parameter whose
+            two names hold different values.
+    """
+    done = Conversion()
+    stage = model["decoder"]["num_layers"]
+    kept: dict[str, Tensor] = {}
+    for name, value in released.items():
+        reason = next((why for rule, why in _NOT_THE_MODEL if re.match(rule, name)), None)
+        if reason is not None:
+            done.left_out[name] = reason
+        else:
+            _keep(name, value, used_name(name, stage), kept, done.left_out)
+    rules = released_names(
+        family,
+        stage,
+        convention_of(released),
+        len(model["neck"]["in_channels"]),
+        model["num_feature_levels"],
+    )
+    unknown = []
+    prefix = swin_prefix({name: value.shape for name, value in kept.items()})
+    for name, value in kept.items():
+        new = _rename_one(name, value, rules, prefix)
+        if not new:
+            unknown.append(name)
+        for ours, converted in new.items():
+            done.state[ours] = converted
+            done.sources[ours] = name
+    if unknown:
+        raise ValueError(
+            f"{len(unknown)} tensors have names that no {family} model is known to have, such as "
+            f"{', '.join(unknown[:8])}; nothing was converted"
+        )
+    _fit(done, model)
+    return done
+
+
+def _keep(
+    name: str, value: Tensor, used: str, kept: dict[str, Tensor], left_out: dict[str, str]
+) -> None:
+    """Keep a tensor under the name that is read here, once."""
+    if used not in kept:
+        kept[used] = value
+        if used == name:
+            return
+    elif kept[used].shape != value.shape or not torch.equal(kept[used], value):
+        raise ValueError(
+            f"{name} and {used} are one parameter in the released model, but hold different "
+            "values: the file was altered, or saved by other code"
+        )
+    if used != name:
+        left_out[name] = f"a second name of {used}"
+
+
+def _rename_one(name: str, value: Tensor, rules: Renaming, swin: str | None) -> dict[str, Tensor]:
+    """Our name and layout of one tensor; nothing where no rule knows it."""
+    if swin is not None and name.startswith(swin):
+        return rename_swin(name, value, swin)
+    return rename({name: value}, rules)[0]
+
+
+def _fit(done: Conversion, model: Mapping[str, Any]) -> None:
+    """Bring to our shapes what has the released ones."""
+    classes = model["bbox_head"]["num_classes"]
+    if LABELS in done.state:
+        rows = done.state[LABELS].shape[0]
+        if rows < classes:
+            raise ValueError(
+                f"{done.sources[LABELS]} has {rows} rows for {classes} classes: "
+                "the file's class counts do not fit each other"
+            )
+        if rows > classes:
+            done.state[LABELS] = done.state[LABELS][:classes]
+            done.shortened[done.sources[LABELS]] = (
+                f"rows {classes} to {rows - 1}: no class reads them"
+            )
+    plain = {
+        "encoder": model["encoder"].get("attention", "plain") == "plain",
+        "decoder": model.get("decoder_attention", "plain") == "plain",
+    }
+    for name in list(done.state):
+        match = _KEY_AWARE_ONLY.match(name)
+        if match and plain[match[1]]:
+            del done.state[name]
+            done.left_out[done.sources.pop(name)] = "plain attention does not use it"
+        elif ".sampling_offsets." in name and plain[name.split(".", 1)[0]]:
+            done.state[name] = one_set_per_level(done.state[name], model["num_feature_levels"])
+
+
+def one_set_per_level(offsets: Tensor, levels: int, heads: int = 8, points: int = 4) -> Tensor:
+    """Sampling offsets of a plain attention with a set for each level.
+
+    A released one may share its places between the levels; ours has a set for each
+    level, which then hold the same.
+
+    Args:
+        offsets: (heads * points * 2, ...) or (heads * levels * points * 2, ...).
+        levels: feature levels.
+        heads: attention heads.
+        points: sampling points.
+    """
+    if offsets.shape[0] == heads * levels * points * 2:
+        return offsets
+    sets = offsets.unflatten(0, (heads, 1, points, 2))
+    return sets.expand(-1, levels, *sets.shape[2:]).flatten(0, 3)
+
+
+def load_converted(model_config: Mapping[str, Any], state: Mapping[str, Tensor]) -> Any:
+    """A detector that holds exactly ``state``, in eval mode.
+
+    Raises:
+        ValueError: a tensor too few, too many, or of another shape.
+    """
+    model: Any = MODELS.build(dict(model_config))
+    check_fit(model, state)
+    model.load_state_dict(state, strict=False)
+    model.eval()
+    return model
+
+
+def check_fit(model: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Whether ``state`` fills a model, all of it and nothing else.
+
+    Raises:
+        ValueError: a tensor too few, too many, or of another shape.
+    """
+    wanted = {k: tuple(v.shape) for k, v in model.state_dict().items() if COUNTERS not in k}
+    found = {k: tuple(v.shape) for k, v in state.items() if COUNTERS not in k}
+    missing = sorted(wanted.keys() - found.keys())
+    unexpected = sorted(found.keys() - wanted.keys())
+    wrong = [
+        f"{k} is {found[k]}, wanted {wanted[k]}"
+        for k in sorted(wanted.keys() & found.keys())
+        if wanted[k] != found[k]
+    ]
+    if missing or unexpected or wrong:
+        raise ValueError(
+            "the released tensors do not fill the model: "
+            f"missing {missing[:8]}, unexpected {unexpected[:8]}, of another shape {wrong[:8]}"
+        )

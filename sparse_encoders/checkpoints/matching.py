@@ -1,0 +1,135 @@
+"""The config of the zoo that a released model is, and what differs from it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from sparse_encoders.encoders.dual_attention import DualAttentionEncoder
+from sparse_encoders.encoders.interleaved import LiteDETREncoder
+from sparse_encoders.zoo.names import ZooConfig, zoo
+
+_WINDOWS = {7: "224", 12: "384"}
+_SCHEDULES = {(3, 3): "", (2, 3): "-3p1x2", (1, 3): "-6p1x1", (3, 2): "-h2l2"}
+
+
+def matching_config(
+    family: str, model: Mapping[str, Any], args: Mapping[str, Any] | None = None
+) -> ZooConfig:
+    """The zoo's config that is nearest to a released model.
+
+    Of several schedules it is the one that the file's ``args`` name, else the longest.
+
+    Args:
+        family: the model's family.
+        model: its config.
+        args: the training's settings in the file.
+    """
+    detector = _detector_word(family, model)
+    backbone, encoder = _backbone_word(model["backbone"]), _encoder_word(model)
+    known = [c for c in zoo() if c.detector == detector]
+    for wanted in (
+        (backbone, encoder),
+        ("r50", encoder),
+        (backbone, encoder.split("-k")[0]),
+        ("r50", "dense"),
+    ):
+        found = {c.epochs: c for c in known if (c.backbone, c.encoder) == wanted}
+        if found:
+            return found.get((args or {}).get("epochs", 0), found[max(found)])
+    raise ValueError(f"the zoo has no config of {detector}")
+
+
+def _detector_word(family: str, model: Mapping[str, Any]) -> str:
+    if family == "sparse_deformable_detr":
+        return "sparse-detr" if model["efficient_query_init"] else "deformable-detr-refine-twostage"
+    words = {"DNDETR": "dn-deformable-detr", "HDETR": "h-deformable-detr", "DINO": "dino-4scale"}
+    return words[model["type"].rpartition(".")[2]]
+
+
+def _backbone_word(backbone: Mapping[str, Any]) -> str:
+    if backbone["type"] == "ResNet":
+        return f"r{backbone['depth']}"
+    if backbone["embed_dims"] == 128:
+        return f"swin-b-{_WINDOWS.get(backbone['window_size'], '')}-22k"
+    return "swin-t" if (backbone["embed_dims"], backbone["depths"][2]) == (96, 6) else "swin"
+
+
+def _encoder_word(model: Mapping[str, Any]) -> str:
+    encoder = model["encoder"]
+    if encoder["type"] == "LiteDETREncoder":
+        word = "lite-key-aware" if encoder["attention"] == "key_aware" else "lite"
+        return word + _SCHEDULES.get((encoder["blocks"], encoder["high_levels"]), "-other")
+    if encoder["type"] == "DenseEncoder":
+        return "dense"
+    word = "focus" if encoder["type"] == "DualAttentionEncoder" else "sparse"
+    ratios = encoder["selector"]["keep_ratio"]
+    ratio = ratios if isinstance(ratios, float) else sum(ratios) / len(ratios)
+    percent = round(100 * ratio)
+    return word if percent == 30 else f"{word}-k{percent}"
+
+
+def facts(model: Any) -> dict[str, Any]:
+    """What decides a built detector's predictions beside its weights, by setting."""
+    encoder, neck, position = model.encoder, model.neck, model.positional_encoding
+    found = {
+        "type": type(model).__name__,
+        "backbone": type(model.backbone).__name__,
+        "backbone.out_indices": tuple(model.backbone.out_indices),
+        "neck.bias": neck.convs[0].conv.bias is not None,
+        "num_queries": model.num_queries,
+        "num_feature_levels": model.num_feature_levels,
+        "bbox_head.num_classes": model.bbox_head.num_classes,
+        "positional_encoding.offset": float(position.offset),
+        "positional_encoding.temperature": position.temperature,
+        "encoder.type": type(encoder).__name__,
+        "encoder.num_layers": encoder.num_layers,
+        "encoder hidden channels": encoder.layer_cfg["ffn_cfg"]["feedforward_channels"],
+        "decoder.num_layers": model.decoder.num_layers,
+        "decoder hidden channels": model.decoder.layers[0].ffn.feedforward_channels,
+        "test_cfg.max_per_img": (model.test_cfg or {}).get("max_per_img", 100),
+    }
+    for name in ("depth", "embed_dims", "depths", "window_size"):
+        if hasattr(model.backbone, name):
+            found[f"backbone.{name}"] = getattr(model.backbone, name)
+    for name in ("efficient_query_init", "class_specific_first_stage", "num_queries_one2many"):
+        if hasattr(model, name):
+            found[name] = getattr(model, name)
+    if encoder.selector is not None:
+        ratios = encoder.selector.schedule.per_layer
+        found["encoder.selector.type"] = type(encoder.selector).__name__
+        found["encoder.selector.keep_ratio"] = tuple(round(ratio, 6) for ratio in ratios)
+        found["encoder.selector.count"] = encoder.selector.count
+    if isinstance(encoder, DualAttentionEncoder):
+        found["encoder.values"] = encoder.values
+        found["encoder.object_score"] = encoder.object_score
+        found["encoder.num_object_tokens"] = encoder.layers[0].object_attention.num_tokens
+    if isinstance(encoder, LiteDETREncoder):
+        found["encoder.blocks"] = encoder.schedule.blocks
+        found["encoder.high_levels"] = encoder.schedule.high_levels
+    shapes = {n: tuple(p.shape) for n, p in model.named_parameters()}
+    for part in ("backbone", "neck", "encoder", "decoder", "bbox_head"):
+        own = {n: s for n, s in shapes.items() if n.startswith(f"{part}.")}
+        found[f"{part} parameters"] = sum(_size(s) for s in own.values())
+    return found
+
+
+def _size(shape: tuple[int, ...]) -> int:
+    total = 1
+    for side in shape:
+        total *= side
+    return total
+
+
+def differences(ours: Mapping[str, Any], named: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Settings that differ, to the released model's value and the config's.
+
+    Parameter counts are among them only where no setting explains them.
+    """
+    found = {
+        name: (ours.get(name), named.get(name))
+        for name in sorted(ours.keys() | named.keys())
+        if ours.get(name) != named.get(name)
+    }
+    explained = {k: v for k, v in found.items() if not k.endswith(" parameters")}
+    return explained or found

@@ -1,0 +1,139 @@
+"""Released backbones: what they are, read off their shapes, and their names here."""
+
+from __future__ import annotations
+
+import re
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from mmdet.models.backbones.swin import swin_converter
+from torch import Tensor
+
+from sparse_encoders.checkpoints.names import Renaming
+
+Shapes = Mapping[str, Sequence[int]]
+
+# blocks of a ResNet's third stage to its depth
+RESNET_DEPTHS = {6: 50, 23: 101, 36: 152}
+RESNET_CHANNELS = (256, 512, 1024, 2048)
+SWIN_SIGN = "patch_embed.proj.weight"
+
+# detectron2's stages are called res2 to res5, MMDetection's layer1 to layer4
+DETECTRON_RESNET: Renaming = (
+    (r"backbone\.stem\.conv1\.norm\.", r"backbone.bn1."),
+    (r"backbone\.stem\.conv1\.", r"backbone.conv1."),
+    *(
+        (rf"backbone\.res{stage}\.(\d+)\.{old}\.", rf"backbone.layer{stage - 1}.\1.{new}.")
+        for stage in range(2, 6)
+        for old, new in (
+            ("shortcut.norm", "downsample.1"),
+            ("shortcut", "downsample.0"),
+            (r"conv(\d)\.norm", r"bn\2"),
+            (r"conv(\d)", r"conv\2"),
+        )
+    ),
+)
+TORCHVISION_RESNET: Renaming = ((r"backbone\.0\.body\.", r"backbone."),)
+DETREX_NECK: Renaming = (
+    (r"neck\.(convs|extra_convs)\.(\d+)\.norm\.", r"neck.\1.\2.gn."),
+    (r"neck\.", r"neck."),
+)
+
+
+def official_neck(outputs: int, levels: int) -> Renaming:
+    """Deformable DETR's ``input_proj``: one for each backbone output, then strided ones.
+
+    Args:
+        outputs: feature maps of the backbone.
+        levels: feature levels.
+    """
+    rules = []
+    for index in range(levels):
+        place = f"convs.{index}" if index < outputs else f"extra_convs.{index - outputs}"
+        for part, name in (("0", "conv"), ("1", "gn")):
+            rules.append((rf"input_proj\.{index}\.{part}\.", rf"neck.{place}.{name}."))
+    return tuple(rules)
+
+
+def neck_channels(shapes: Shapes) -> list[int]:
+    """Channels of the backbone's outputs, finest first: what the 1 x 1 projections read.
+
+    Raises:
+        ValueError: no projection is there.
+    """
+    found: dict[int, int] = {}
+    for name, shape in shapes.items():
+        match = re.fullmatch(r"(?:input_proj\.(\d+)\.0|neck\.convs\.(\d+)\.conv)\.weight", name)
+        if match and tuple(shape[2:]) == (1, 1):
+            found[int(match[1] or match[2])] = shape[1]
+    if not found:
+        raise ValueError("no 1 x 1 projection (input_proj.N.0 or neck.convs.N.conv) is there")
+    return [found[index] for index in sorted(found)]
+
+
+def swin_prefix(shapes: Shapes) -> str | None:
+    """What stands before a Swin Transformer's own names; None where there is none."""
+    return next((n.removesuffix(SWIN_SIGN) for n in shapes if n.endswith(SWIN_SIGN)), None)
+
+
+def rename_swin(name: str, value: Tensor, prefix: str) -> dict[str, Tensor]:
+    """MMDetection's name and layout of one tensor of Microsoft's Swin Transformer."""
+    return dict(swin_converter(OrderedDict({name.removeprefix(prefix): value})))
+
+
+def backbone_config(shapes: Shapes) -> dict[str, Any]:
+    """MMDetection's backbone of released shapes.
+
+    Raises:
+        ValueError: neither a ResNet of 50, 101 or 152 layers nor a Swin Transformer.
+    """
+    channels = neck_channels(shapes)
+    prefix = swin_prefix(shapes)
+    if prefix is not None:
+        return _swin_config({k.removeprefix(prefix): v for k, v in shapes.items()}, channels)
+    blocks = {
+        int(match[1])
+        for name in shapes
+        if (match := re.match(r"backbone\.(?:0\.body\.layer3|res4)\.(\d+)\.", name))
+    }
+    depth = RESNET_DEPTHS.get(len(blocks))
+    if depth is None or any(c not in RESNET_CHANNELS for c in channels):
+        raise ValueError(
+            f"the backbone is no ResNet of {sorted(RESNET_DEPTHS.values())} layers and no Swin "
+            f"Transformer: {len(blocks)} blocks in its third stage, outputs of {channels} channels"
+        )
+    return dict(
+        type="ResNet",
+        depth=depth,
+        num_stages=4,
+        out_indices=tuple(RESNET_CHANNELS.index(c) for c in channels),
+        frozen_stages=1,
+        norm_cfg=dict(type="BN", requires_grad=False),
+        norm_eval=True,
+        style="pytorch",
+    )
+
+
+def _swin_config(shapes: Shapes, channels: Sequence[int]) -> dict[str, Any]:
+    """Of a Swin Transformer under its own names."""
+    dims = shapes[SWIN_SIGN][0]
+    table = "attn.relative_position_bias_table"
+    blocks = re.findall(r"layers\.(\d+)\.blocks\.(\d+)\.norm1\.weight", " ".join(shapes))
+    stages = sorted({int(stage) for stage, _ in blocks})
+    side = round(shapes[f"layers.0.blocks.0.{table}"][0] ** 0.5)
+    widths = [dims * 2**stage for stage in stages]
+    if any(c not in widths for c in channels):
+        raise ValueError(
+            f"a Swin Transformer of {widths} channels cannot give outputs of {channels}"
+        )
+    return dict(
+        type="SwinTransformer",
+        embed_dims=dims,
+        depths=[len({b for s, b in blocks if int(s) == stage}) for stage in stages],
+        num_heads=[shapes[f"layers.{stage}.blocks.0.{table}"][1] for stage in stages],
+        window_size=(side + 1) // 2,
+        patch_norm="patch_embed.norm.weight" in shapes,
+        out_indices=tuple(widths.index(c) for c in channels),
+        drop_path_rate=0.2,
+    )

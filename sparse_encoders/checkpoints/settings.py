@@ -1,0 +1,136 @@
+"""What a released model's tensors do not tell: keep ratios, schedules, temperatures."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sparse_encoders.checkpoints.names_backbones import Shapes
+from sparse_encoders.checkpoints.released import count_layers, learned_queries, released_classes
+from sparse_encoders.encoders.schedule import InterleavedSchedule
+from sparse_encoders.selectors.keep import KeepSchedule
+
+TENSORS, FILE, RELEASE, ASKED = "its tensors", "its args", "the release's default", "the options"
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A setting of a released model.
+
+    Attributes:
+        value: what it is.
+        source: where that comes from.
+    """
+
+    value: Any
+    source: str
+
+
+_DINO = dict(position_temperature=20, position_offset=0.0, max_per_img=300)
+_DEFORMABLE = dict(position_temperature=10000, position_offset=-0.5, max_per_img=300)
+DEFAULTS: dict[str, dict[str, Any]] = {
+    "dino": _DINO,
+    "focus_dino": dict(
+        _DINO, keep_ratio=0.5, cascade=[1.0, 0.8, 0.6, 0.6, 0.4, 0.2], topk_self_attention=300
+    ),
+    "lite_dino": dict(_DINO, blocks=3, high_levels=3),
+    "dn_deformable_detr": _DEFORMABLE,
+    "h_deformable_detr": _DEFORMABLE,
+    "sparse_deformable_detr": dict(_DEFORMABLE, max_per_img=100, keep_ratio=0.3, num_queries=300),
+}
+"""Settings that the released code sets where its files do not say them."""
+
+_DINO_ARGS = dict(pe_temperatureH="position_temperature", num_select="max_per_img")
+ARGS: dict[str, dict[str, str]] = {
+    "dino": _DINO_ARGS,
+    "lite_dino": dict(_DINO_ARGS, num_expansion="blocks", enc_scale="high_levels"),
+    "dn_deformable_detr": dict(num_select="max_per_img"),
+    "h_deformable_detr": dict(num_queries_one2one="num_queries", topk="max_per_img"),
+    "sparse_deformable_detr": dict(
+        rho="keep_ratio",
+        num_queries="num_queries",
+        eff_specific_head="class_specific_first_stage",
+    ),
+}
+"""Names of the settings in the ``args`` of the files of Deformable DETR's repository's kind."""
+
+# H-DETR's one-to-many queries, which its files do not tell from the one-to-one ones
+_ONE_TO_MANY = 1500
+
+
+def release_settings(
+    family: str,
+    shapes: Shapes,
+    args: Mapping[str, Any] | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> dict[str, Setting]:
+    """All settings that :func:`model_config` takes, and where each comes from.
+
+    Args:
+        family: the file's family.
+        shapes: released parameter name to shape.
+        args: the training's settings in the file.
+        options: what the caller sets; None stands for nothing. ``schedule`` is a name
+            such as 'H3L1-(2+1)x3', the others are :func:`model_config`'s.
+
+    Raises:
+        ValueError: an option that the family does not have, or one against the tensors.
+    """
+    settings = {name: Setting(value, RELEASE) for name, value in DEFAULTS[family].items()}
+    for theirs, ours in ARGS.get(family, {}).items():
+        if (args or {}).get(theirs) is not None:
+            settings[ours] = Setting((args or {})[theirs], FILE)
+    settings |= _from_tensors(family, shapes, settings)
+    given = {name: value for name, value in (options or {}).items() if value is not None}
+    if "schedule" in given and family == "lite_dino":
+        levels = next(s[0] for n, s in shapes.items() if "level_embed" in n)
+        named = InterleavedSchedule.from_name(given.pop("schedule"), levels)
+        given |= dict(blocks=named.blocks, high_levels=named.high_levels)
+    for name, value in given.items():
+        if name not in settings:
+            raise ValueError(f"{name} is no setting of {family}; accepted: {sorted(settings)}")
+        old = settings[name]
+        if old.source == TENSORS and old.value != value:
+            raise ValueError(f"{name} is {old.value} by the file's tensors, {value} was asked for")
+        settings[name] = Setting(value, ASKED)
+    if family == "focus_dino" and settings["keep_ratio"].source == ASKED:
+        settings |= _per_layer(settings["keep_ratio"], shapes)
+    return settings
+
+
+def _from_tensors(
+    family: str, shapes: Shapes, settings: Mapping[str, Setting]
+) -> dict[str, Setting]:
+    """What the shapes tell."""
+    found = {"num_classes": Setting(released_classes(shapes), TENSORS)}
+    learned = learned_queries(shapes)
+    if family == "h_deformable_detr":
+        if "num_queries" not in settings:
+            assert learned is not None
+            one_to_one = learned - _ONE_TO_MANY if learned > _ONE_TO_MANY else learned // 2
+            found["num_queries"] = Setting(one_to_one, RELEASE)
+    elif learned is not None:
+        found["num_queries"] = Setting(learned, TENSORS)
+    small = {
+        int(match[1])
+        for name in shapes
+        if (match := re.search(r"encoder\.layers\.(\d+)\.linear12\.", name))
+    }
+    if small:
+        # the last layer of each block has an FFN of its own for the low levels
+        found["blocks"] = Setting(len(small), TENSORS)
+    return found
+
+
+def _per_layer(ratios: Setting, shapes: Shapes) -> dict[str, Setting]:
+    """Focus-DETR's foreground share and cascade from an average or a ratio for each layer."""
+    given = ratios.value if isinstance(ratios.value, Sequence) else [ratios.value]
+    schedule = KeepSchedule.from_config(
+        given[0] if len(given) == 1 else given, count_layers(shapes, "encoder"), cascade=True
+    )
+    return {
+        "keep_ratio": Setting(schedule.ratio, ratios.source),
+        "cascade": Setting(list(schedule.factors), ratios.source),
+    }
