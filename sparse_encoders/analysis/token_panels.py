@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from io import BytesIO
 from pathlib import Path
 from textwrap import fill
 from typing import TYPE_CHECKING
@@ -178,19 +179,25 @@ def draw_detections(
 
 
 def save_picture(figure: Figure, path: str | Path, dpi: int = 130) -> Path:
-    """Write a figure as PNG of 256 colours (a third of the size); makes missing folders."""
-    from PIL import Image
-
+    """Write a figure as PNG, see :func:`picture_bytes`; makes missing folders."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(picture_bytes(figure, dpi))
+    return path
+
+
+def picture_bytes(figure: Figure, dpi: int = 130) -> bytes:
+    """A figure as a PNG file of 256 colours, which is a third of the size."""
+    from PIL import Image
+
     picture = Image.fromarray(picture_array(figure, dpi))
     # thin outlines are few pixels: their colours would not make it into 256 by themselves
     fixed = [int(c[i : i + 2], 16) for c in (*LEVEL_COLOURS, *COLOURS) for i in (1, 3, 5)]
     most = picture.quantize(256 - len(fixed) // 3, dither=Image.Dither.NONE).getpalette() or []
-    palette = Image.new("P", (1, 1))
+    palette, file = Image.new("P", (1, 1)), BytesIO()
     palette.putpalette(fixed + most)
-    picture.quantize(palette=palette, dither=Image.Dither.NONE).save(path, optimize=True)
-    return path
+    picture.quantize(palette=palette, dither=Image.Dither.NONE).save(file, "PNG", optimize=True)
+    return file.getvalue()
 
 
 def picture_array(figure: Figure, dpi: int = 100) -> ImageArray:

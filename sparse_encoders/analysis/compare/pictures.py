@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import random
 from collections.abc import Mapping
@@ -11,7 +10,11 @@ from typing import Any
 
 from sparse_encoders.analysis.compare.plan import Data
 from sparse_encoders.analysis.compare.settings import Variant
-from sparse_encoders.analysis.token_pictures import draw_side_by_side, record_tokens
+from sparse_encoders.analysis.token_pictures import (
+    draw_side_by_side,
+    picture_bytes,
+    record_tokens,
+)
 
 #: dots per inch: enough to see a token, small enough to travel in the page
 DPI = 110
@@ -39,7 +42,7 @@ def draw_strategies(
             if not getattr(model.encoder, "needs_boxes", False):  # an image file has none
                 records[Variant(name, ratio).label] = record_tokens(model, image)
         if records:
-            drawn[image.name] = as_png(draw_side_by_side(records))
+            drawn[image.name] = picture_bytes(draw_side_by_side(records), DPI)
     return drawn
 
 
@@ -49,18 +52,3 @@ def choose_images(data: Data, count: int) -> list[Path]:
     full = {a["image_id"] for a in content["annotations"]}
     names = [i["file_name"] for i in content["images"] if i["id"] in full]
     return [data.images / name for name in random.Random(0).sample(names, min(count, len(names)))]
-
-
-def as_png(figure: Any) -> bytes:
-    """A matplotlib figure as a PNG file with a palette of 256 colours."""
-    import numpy as np
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from PIL import Image
-
-    canvas = FigureCanvasAgg(figure)
-    figure.set_dpi(DPI)
-    canvas.draw()
-    pixels = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
-    buffer = io.BytesIO()
-    pixels.quantize(256).save(buffer, "PNG", optimize=True)
-    return buffer.getvalue()
