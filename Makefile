@@ -1,5 +1,6 @@
 # make demo    set up, train and evaluate a small detector on drawn shapes, write pictures
 # make test    set up, run the tests
+# make compare set up, train and compare five encoders on the demo's detector, write a report
 # make docs    set up, write the documentation to build/site, warnings as errors
 # STACK=onedl does the same on the maintained fork of the OpenMMLab stack, in .venv-onedl.
 # The set-up's own variables (TORCH, MAX_JOBS, ...): tools/setup_environment.py
@@ -9,12 +10,18 @@ export STACK
 VENV := $(abspath $(or $(SPARSE_ENCODERS_VENV),.venv$(if $(filter-out openmmlab,$(STACK)),-$(STACK))))
 ARGS ?=
 
-.PHONY: environment demo test lint docs
+.PHONY: environment demo compare test lint docs
 environment:
 	@$(PYTHON) tools/setup_environment.py --venv "$(VENV)"
 
 demo: environment
 	PATH="$(VENV)/bin:$$PATH" python tools/demo.py $(ARGS)
+
+compare: environment
+	PATH="$(VENV)/bin:$$PATH" python tools/compare.py \
+	  mmdet_configs/dino/dino_lite0_focus_shapes.py --data shapes --train 2 \
+	  --encoders dense sparse focus lite lite-focus --keep-ratios 0.1 0.3 0.5 \
+	  --out work_dirs/compare $(ARGS)
 
 test: environment
 	PATH="$(VENV)/bin:$$PATH" python -m pytest $(ARGS)
