@@ -30,6 +30,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "lite-h2l2": dict(_LITE, schedule="H2L2-(2+1)x3"),
     "lite-key-aware": dict(_LITE, attention="key_aware"),
 }
+#: floor and ceiling, which no one would use: they win nothing
+REFERENCES = ("random", "oracle")
 # What an encoder or selector gets where the config says nothing about it.
 _DEFAULTS: dict[str, dict[str, Any]] = {
     # the released models' smaller FFN of low-level tokens

@@ -9,6 +9,7 @@ from typing import Any
 
 from sparse_encoders.analysis.compare.settings import Variant
 from sparse_encoders.analysis.latency import StageTiming
+from sparse_encoders.analysis.variants import REFERENCES
 
 AP = "coco/bbox_mAP"
 #: faster or slower by less than this share is called equal
@@ -133,6 +134,11 @@ class Report:
         return [row for row in self.rows if row.error is None]
 
     @property
+    def contenders(self) -> list[Row]:
+        """The rows without an error, floor and ceiling left out."""
+        return [row for row in self.good if row.encoder not in REFERENCES]
+
+    @property
     def failed(self) -> list[Row]:
         """The rows with one."""
         return [row for row in self.rows if row.error is not None]
@@ -214,8 +220,8 @@ class Report:
         return "faster" if share < 1 else "slower"
 
     def as_accurate(self) -> list[Row]:
-        """The rows besides the reference whose AP is equal to its or higher."""
-        return [row for row in self.good if self.ap_verdict(row) in ("equal", "higher")]
+        """The contenders besides the reference whose AP is equal to its or higher."""
+        return [row for row in self.contenders if self.ap_verdict(row) in ("equal", "higher")]
 
     def as_record(self) -> dict[str, Any]:
         """For JSON, without the pictures."""

@@ -6,11 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sparse_encoders.analysis.compare.results import Report, Row, threads_of
+from sparse_encoders.analysis.variants import REFERENCES
 
 #: below this AP nothing has been learned that could be ranked
 LEARNED = 0.05
 #: more between the quarters of the rounds, and something else was running
 UNSTEADY = 0.2
+
+_MEANING = {"random": "Tokens at random", "oracle": "Tokens of the annotated objects"}
 
 
 @dataclass(frozen=True)
@@ -59,7 +62,7 @@ def winner(report: Report) -> Row | None:
     reference = report.reference
     if reference is None:
         return None
-    rows = report.as_accurate() if ranked(report) else report.good
+    rows = report.as_accurate() if ranked(report) else report.contenders
     faster = [row for row in rows if report.speed_verdict(row) == "faster"]
     return min(faster, key=lambda row: report.time_share(row) or 1.0, default=None)
 
@@ -69,7 +72,7 @@ def cheapest(report: Report) -> Row | None:
 
     None where none has fewer; where no AP is worth ranking, of all rows.
     """
-    rows = report.as_accurate() if ranked(report) else report.good
+    rows = report.as_accurate() if ranked(report) else report.contenders
     less = [row for row in rows if (report.work_share(row) or 1.0) < 1.0]
     return min(less, key=lambda row: report.work_share(row) or 1.0, default=None)
 
@@ -139,7 +142,7 @@ def _points(report: Report, chosen: Row | None) -> list[str]:
     if ranked(report):
         found += [_most_accurate(report)]
     fastest = min(
-        (row for row in report.good if report.time_share(row) is not None),
+        (row for row in report.contenders if report.time_share(row) is not None),
         key=lambda row: report.time_share(row) or 1.0,
         default=None,
     )
@@ -163,6 +166,10 @@ def _points(report: Report, chosen: Row | None) -> list[str]:
     if ranked(report):
         for name in report.encoders:
             found += _dial(report, name)
+    if ranked(report):
+        for row in report.good:
+            if row.encoder in REFERENCES and row.ap is not None:
+                found.append(f"{_MEANING[row.encoder]} ({row.label}): AP {row.ap:.3f}.")
     for row in report.failed:
         found.append(f"{row.label} FAILED: {row.error}")
     return found
@@ -170,7 +177,9 @@ def _points(report: Report, chosen: Row | None) -> list[str]:
 
 def _most_accurate(report: Report) -> str:
     judged = sorted(
-        (row for row in report.good if row.ap is not None), key=lambda r: r.ap or 0, reverse=True
+        (row for row in report.contenders if row.ap is not None),
+        key=lambda r: r.ap or 0,
+        reverse=True,
     )
     best, rest = judged[0], judged[1:]
     equal = [row.label for row in rest if report.ap_verdict(row, best) == "equal"]

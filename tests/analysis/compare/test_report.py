@@ -57,6 +57,14 @@ def test_speed_is_compared_round_by_round_and_equal_within_three_percent():
     assert report([dense, lucky]).speed_verdict(lucky) == "equal"  # faster and slower
 
 
+def test_floor_and_ceiling_win_nothing():
+    rows = [row("dense", None, 0.5, 0.06, 2.0), row("oracle", 0.3, 0.7, 0.02, 1.0)]
+    found = summarise(report([*rows, row("random", 0.3, 0.2, 0.01, 1.0)]))
+    assert found.headline == "No strategy is faster than dense here and as accurate."
+    assert "Tokens of the annotated objects (oracle 0.3): AP 0.700." in found.points
+    assert found.points[0].startswith("Highest AP: dense, 0.500")
+
+
 def test_without_accuracy_only_speed_is_claimed():
     rows = [row("dense", None, None, 0.06, 2.0), row("lite", None, None, 0.03, 1.0)]
     for one in rows:
