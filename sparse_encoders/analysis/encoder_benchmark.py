@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from importlib.resources import files
 from typing import Any
 
 import torch
 from mmdet.registry import MODELS
-from mmdet.structures import DetDataSample
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from torch import nn
 
 import sparse_encoders  # noqa: F401  (registers the package)
+from sparse_encoders.analysis.inputs import image_call
 from sparse_encoders.analysis.latency import Timing, interleaved
 from sparse_encoders.analysis.memory import MIB, peak_memory
+from sparse_encoders.analysis.quiet import quiet
 from sparse_encoders.analysis.variants import encoder_config
 from sparse_encoders.tokens import TokenGrid
 
@@ -57,7 +56,7 @@ def detector_with(name: str, keep_ratio: float, backend: str, seed: int = 0) -> 
     model.encoder = encoder_config(name, model.encoder, keep_ratio)
     model.backbone.init_cfg = None
     torch.manual_seed(seed)
-    with _without_init_log():
+    with quiet():
         built = MODELS.build(model)
         built.init_weights()
     return built.eval()
@@ -119,7 +118,7 @@ def benchmark_encoders(
             if part == "encoder":
                 calls[label] = _encode(model, random_tokens(image_hw, batch, device))
             else:
-                calls[label] = _detect(model, image_hw, batch, device)
+                calls[label] = image_call(model, image_hw, device, batch)
     names = list(calls)
     peaks = {}
     for name, call in calls.items():
@@ -167,30 +166,8 @@ def as_records(rows: Sequence[Row]) -> list[dict[str, Any]]:
     return [asdict(row) for row in rows]
 
 
-def _detect(
-    model: Any, image_hw: tuple[int, int], batch: int, device: torch.device | str
-) -> Callable[[], object]:
-    generator = torch.Generator().manual_seed(0)
-    images = torch.randn(batch, 3, *image_hw, generator=generator).to(device)
-    about = dict(
-        img_shape=image_hw, ori_shape=image_hw, batch_input_shape=image_hw, scale_factor=(1.0, 1.0)
-    )
-    samples = [DetDataSample(metainfo=about) for _ in range(batch)]
-    return lambda: model.predict(images, samples)
-
-
 def _encode(model: Any, tokens: TokenGrid) -> Callable[[], object]:
     return lambda: model.encoder(tokens, model.detector_parts()).memory
-
-
-@contextmanager
-def _without_init_log() -> Iterator[None]:
-    """MMEngine logs a paragraph for each parameter that is initialised."""
-    logging.disable(logging.INFO)
-    try:
-        yield
-    finally:
-        logging.disable(logging.NOTSET)
 
 
 def _dino_config() -> Any:

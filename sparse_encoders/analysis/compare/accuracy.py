@@ -18,7 +18,7 @@ from mmengine.runner import Runner
 
 from sparse_encoders.analysis.compare.configs import with_token_metrics
 from sparse_encoders.analysis.compare.plan import Plan
-from sparse_encoders.analysis.compare.quiet import quiet
+from sparse_encoders.analysis.quiet import quiet
 
 #: resampled sets of validation images
 RESAMPLES = 100
@@ -139,5 +139,5 @@ def resampled_ap(
             judged.accumulate()
             precision = judged.eval["precision"]
             known = precision[precision > -1]
-            samples.append(float(known.mean()) if known.size else 0.0)
+            samples.append(round(float(known.mean()), 5) if known.size else 0.0)
     return samples

@@ -6,11 +6,8 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import torch
-from mmdet.structures import DetDataSample
-from mmengine.structures import InstanceData
-
 from sparse_encoders.analysis.complexity import count_complexity
+from sparse_encoders.analysis.inputs import image_call
 from sparse_encoders.analysis.latency import (
     STAGES,
     StagedCall,
@@ -21,36 +18,6 @@ from sparse_encoders.analysis.memory import MIB, peak_memory
 
 #: rounds where no one says how many, and seconds that are enough for more than the fewest
 FEWEST, MOST, ENOUGH = 5, 30, 60.0
-
-
-def image_call(model: Any, size: tuple[int, int], device: str, boxes: int = 8) -> Any:
-    """A call that detects on one image of random pixels and as many random boxes.
-
-    The boxes are for selectors that read annotations; no other looks at them.
-
-    Args:
-        model: a detector of this package in evaluation mode.
-        size: (height, width) in pixels.
-        device: where the model is.
-        boxes: on the image.
-    """
-    generator = torch.Generator().manual_seed(0)
-    image = torch.randn(1, 3, *size, generator=generator).to(device)
-    about = dict(
-        img_shape=size, ori_shape=size, batch_input_shape=size, scale_factor=(1.0, 1.0), img_id=0
-    )
-    extent = torch.tensor([size[1], size[0]], dtype=torch.float32)
-    corners = torch.rand(2, boxes, 2, generator=generator) * extent
-    found = torch.cat([corners.amin(0), corners.amax(0)], 1).to(device)
-    labels = torch.zeros(boxes, dtype=torch.long, device=device)
-
-    @torch.no_grad()
-    def call() -> object:
-        sample = DetDataSample(metainfo=about)
-        sample.gt_instances = InstanceData(bboxes=found, labels=labels)
-        return model.predict(image, [sample])
-
-    return call
 
 
 def measure_complexity(model: Any, size: tuple[int, int]) -> dict[str, Any]:
@@ -102,7 +69,10 @@ def measure_latency(
             break
     return {
         "stages": list(STAGES),
-        "rounds": {label: [list(r) for r in timing.rounds] for label, timing in timings.items()},
+        "rounds": {
+            label: [[round(s, 7) for s in stages] for stages in timing.rounds]
+            for label, timing in timings.items()
+        },
     }
 
 

@@ -18,10 +18,10 @@ from sparse_encoders.analysis.compare.configs import (
     use_our_detector,
     with_encoder,
 )
-from sparse_encoders.analysis.compare.quiet import quiet
 from sparse_encoders.analysis.compare.settings import OF_CONFIG, SHAPES, Comparison
 from sparse_encoders.analysis.compare.store import file_digest
 from sparse_encoders.analysis.inspection import check_fit, read_checkpoint
+from sparse_encoders.analysis.quiet import quiet
 from sparse_encoders.analysis.variants import VARIANTS
 from sparse_encoders.datasets.coco_folder import CocoFolder, apply_coco_folder, apply_scale
 from sparse_encoders.datasets.shapes import make_shapes_dataset

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
@@ -19,6 +20,9 @@ from sparse_encoders.analysis.compare.columns import (
 )
 from sparse_encoders.analysis.compare.results import Report, threads_of
 from sparse_encoders.analysis.compare.summary import summarise
+
+# a list of nothing but numbers, which goes into one line
+_NUMBERS = re.compile(r"\[[\s\d.,e+-]+\]")
 
 
 def sections(report: Report) -> list[tuple[str, str, tuple[Column, ...]]]:
@@ -134,4 +138,5 @@ def as_json(report: Report) -> str:
     """Everything but the pictures."""
     summary = summarise(report)
     record = {"headline": summary.headline, **report.as_record()}
-    return json.dumps(record, indent=1, default=str) + "\n"
+    text = json.dumps(record, indent=1, default=str)
+    return _NUMBERS.sub(lambda found: re.sub(r"\s+", " ", found[0]), text) + "\n"

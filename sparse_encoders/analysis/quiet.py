@@ -1,4 +1,4 @@
-"""Without what the stack prints on its own, which would drown the comparison's progress."""
+"""Without what the stack prints on its own, which would drown a tool's progress."""
 
 from __future__ import annotations
 
