@@ -3,6 +3,7 @@
 ``python setup.py build_ext --inplace`` puts ``sparse_encoders/_C.so`` into the checkout;
 ``pip install --no-build-isolation .`` builds it for an installation. The package works without it,
 only slower, so whatever keeps it from being built is printed and the package is installed pure.
+The configs of ``mmdet_configs`` go into the package's ``.mim`` folder, where MMEngine and mim look.
 
 Environment:
     SPARSE_ENCODERS_NO_EXTENSION=1: do not build it.
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from setuptools import setup
+from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).resolve().parent
 SOURCES = Path("csrc")
@@ -101,6 +103,34 @@ def build_command() -> Any:
     return Build.with_options(no_python_abi_suffix=True)
 
 
+class BuildWithConfigs(build_py):
+    """Copies what a checkout has links to: the configs, their index and the scripts for mim."""
+
+    def run(self) -> None:
+        super().run()
+        if self.editable_mode:
+            return  # the links of the checkout are used
+        package = Path(self.build_lib, "sparse_encoders")
+        for file, place in mim_files():
+            self.mkpath(str((package / place).parent))
+            self.copy_file(str(file), str(package / place))
+
+    def get_outputs(self, include_bytecode: bool = True) -> list[str]:
+        package = Path(self.build_lib, "sparse_encoders")
+        own = [str(package / place) for _, place in mim_files()]
+        return super().get_outputs(include_bytecode) + own
+
+
+def mim_files() -> list[tuple[Path, Path]]:
+    """Files of the ``.mim`` folder: where they are, and their places in the package."""
+    folder = ROOT / "mmdet_configs"
+    found = [(p, Path(".mim/configs") / p.relative_to(folder)) for p in folder.rglob("*")]
+    scripts = (ROOT / "sparse_encoders" / ".mim" / "tools").glob("*.py")
+    found += [(p, Path(".mim/tools") / p.name) for p in scripts]
+    found.append((ROOT / "model-index.yml", Path(".mim/model-index.yml")))
+    return [(p, place) for p, place in found if p.suffix in (".py", ".yml", ".md")]
+
+
 def main() -> None:
     """Set up the package, compiled where that is possible."""
     reason = why_pure()
@@ -108,9 +138,10 @@ def main() -> None:
         if asked("SPARSE_ENCODERS_REQUIRE_EXTENSION"):
             raise SystemExit(f"sparse_encoders: the extension cannot be built: {reason}")
         print(f"sparse_encoders: installing without compiled operators: {reason}")
-        setup()
+        setup(cmdclass={"build_py": BuildWithConfigs})
         return
-    setup(ext_modules=[extension()], cmdclass={"build_ext": build_command()})
+    commands = {"build_py": BuildWithConfigs, "build_ext": build_command()}
+    setup(ext_modules=[extension()], cmdclass=commands)
 
 
 if __name__ == "__main__":

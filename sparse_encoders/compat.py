@@ -100,8 +100,12 @@ def allow_mmengine_checkpoints() -> None:
     multiarray = importlib.import_module(
         "numpy._core.multiarray" if find_spec("numpy._core") else "numpy.core.multiarray"
     )
-    allowed: list[Any] = [HistoryBuffer, np.ndarray, np.dtype, (_statistic, "builtins.getattr")]
-    allowed += [type(np.dtype(kind)) for kind in ("float64", "float32", "int64", "bool")]
+    # With their names: the fork's MMEngine allows some of these types while it loads a file and
+    # takes them back afterwards, but only the entries that have no name.
+    types = [HistoryBuffer, np.ndarray, np.dtype]
+    types += [type(np.dtype(kind)) for kind in ("float64", "float32", "int64", "bool")]
+    allowed: list[Any] = [(kind, f"{kind.__module__}.{kind.__name__}") for kind in types]
+    allowed.append((_statistic, "builtins.getattr"))
     for module in ("numpy._core.multiarray", "numpy.core.multiarray"):  # NumPy 2 and NumPy 1 files
         allowed += [(getattr(multiarray, n), f"{module}.{n}") for n in ("_reconstruct", "scalar")]
     torch.serialization.add_safe_globals(allowed)

@@ -22,7 +22,8 @@ DETECTORS = Registry(
 # MMEngine looks up what a config inherits from 'sparse_encoders::...' in this scope: give it one
 # in every registry of MMDetection's, where what is not found falls back to MMDetection's own.
 SCOPES = [
-    Registry(found.name, parent=found, scope="sparse_encoders", locations=["sparse_encoders"])
+    # the parent's own are not imported when a name is looked up from here
+    Registry(found.name, parent=found, scope="sparse_encoders", locations=[*found._locations])
     for found in vars(mmdet_registry).values()
     if isinstance(found, Registry) and found is not MODELS
 ]

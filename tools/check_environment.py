@@ -25,9 +25,10 @@ EXPECTED_COMPLAINTS = {
         "only `mim download --dataset` needs it, and its openxlab pins a setuptools that torch's "
         "extensions can't be built with"
     ),
-    r"onedl-mmdetection \S+ requires imaug, which is not installed": (
-        "nothing in it imports imaug"
+    r"imaug \S+ requires (opencv-python|imagecorruptions-imaug), which is not installed": (
+        "MMDetection's fork uses nothing of it that needs them"
     ),
+    r"imaug \S+ has requirement opencv-python": "MMDetection's fork works with this one",
     r"onedl-mim \S+ has requirement pandas==": "what it uses of pandas is in newer ones, too",
 }
 """Complaints of `pip check` that the pinned environment has on purpose, and why."""

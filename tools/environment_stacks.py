@@ -10,16 +10,11 @@ import re
 from pathlib import Path
 
 REQUIREMENTS = Path(__file__).resolve().parent.parent / "requirements"
-STACKS: dict[str, dict[str, str]] = {
-    "openmmlab": {},
-    "onedl": {
-        "mmengine": "onedl-mmengine",
-        "mmcv": "onedl-mmcv",
-        "mmdet": "onedl-mmdetection",
-        "openmim": "onedl-mim",
-    },
+STACKS: dict[str, tuple[str, ...]] = {
+    "openmmlab": (),
+    "onedl": ("mmengine", "mmcv", "mmdet", "openmim"),
 }
-"""Of each stack, which distributions take the place of the default's."""
+"""Of each stack, which of the default's distributions it replaces."""
 
 
 def pins(file: str) -> dict[str, str]:
@@ -47,11 +42,9 @@ def pinned(stack: str) -> tuple[dict[str, str], str]:
     if stack == "openmmlab":
         return locked, pins("stack.txt")["mmcv"]
     fork = pins(f"stack-{stack}.txt")
-    for original, replacement in STACKS[stack].items():
-        locked.pop(original, None)
-        if replacement != "onedl-mmcv":
-            locked[replacement] = fork[replacement]
-    return locked, fork["onedl-mmcv"]
+    mmcv = fork.pop("onedl-mmcv")
+    kept = {name: line for name, line in locked.items() if name not in STACKS[stack]}
+    return {**kept, **fork}, mmcv
 
 
 def normal(name: str) -> str:
