@@ -1,0 +1,56 @@
+"""Memory and time of training steps of full-size DINO, with and without gradient checkpointing.
+
+python tools/measure_training.py --size 480 640 --encoders dense focus --num-cp 0 6 --json OUT
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from sparse_encoders.analysis.machine import describe_machine
+from sparse_encoders.analysis.training_memory import as_records, measure_training, table
+from sparse_encoders.analysis.variants import VARIANTS
+
+
+def main() -> int:
+    """Measure, print the table, write JSON; the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--size", nargs=2, type=int, default=(480, 640), metavar=("H", "W"))
+    parser.add_argument("--encoders", nargs="+", default=["dense", "focus"], choices=VARIANTS)
+    parser.add_argument("--num-cp", nargs="+", type=int, default=[0, 6], metavar="LAYERS")
+    parser.add_argument("--keep-ratio", type=float, default=0.3, help="average, where pruned")
+    parser.add_argument("--batch", type=int, default=1)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--json", type=Path, metavar="OUT", help="write everything here too")
+    args = parser.parse_args()
+    try:
+        rows = measure_training(
+            args.encoders,
+            tuple(args.size),
+            num_cps=args.num_cp,
+            keep_ratio=args.keep_ratio,
+            batch=args.batch,
+            repeats=args.repeats,
+            device=args.device,
+            progress=lambda message: print(message, file=sys.stderr, flush=True),
+        )
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print(table(rows))
+    if args.json:
+        report = {
+            "command": " ".join(sys.argv),
+            "machine": describe_machine(args.device),
+            "rows": as_records(rows),
+        }
+        args.json.write_text(json.dumps(report, indent=2) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
