@@ -47,6 +47,8 @@ def compare(settings: Comparison, say: Say = lambda line: print(line, flush=True
 
     start = time.perf_counter()
     warnings.filterwarnings("ignore", message="torch.meshgrid")  # MMDetection's, not the user's
+    if settings.out.exists() and not settings.out.is_dir():
+        raise ValueError(f"--out must be a folder, got the file {settings.out}")
     settings.out.mkdir(parents=True, exist_ok=True)
     say("checking config, data and checkpoints")
     plan = make_plan(settings)
@@ -109,6 +111,8 @@ class _Run:
             self._fail(name, brief(error))
             return
         self.weights[name], self.models[name] = weights, model
+        if weights.source == "none" and self.plan.data is not None:
+            self.say("  random, so no accuracy: name --checkpoints, or --train")
         for row in self.rows:
             if row.encoder == name:
                 row.weights = {**asdict(weights), "trained_keep_ratio": trained_ratio(model)}

@@ -96,11 +96,10 @@ def _headline(report: Report, chosen: Row | None) -> str:
         return f"No strategy is faster than {name} here and as accurate."
     speed = f"{_times(report, chosen)} as fast as {name}"
     if not ranked(report):
-        why = (
-            "accuracy was not measured"
-            if reference.ap is None
-            else "trained too little to rank accuracy"
-        )
+        why = "trained too little to rank accuracy"
+        if reference.ap is None:
+            some = any(row.ap is not None for row in report.good)
+            why = f"accuracy {f'of {name} ' if some else ''}was not measured"
         return f"{chosen.label} is the fastest, {speed}; {why}."
     if report.ap_verdict(chosen) == "higher":
         return f"{chosen.label} wins: {speed}, and AP is higher by {report.ap_gain(chosen):.3f}."
@@ -205,13 +204,11 @@ def _dial(report: Report, name: str) -> list[str]:
     last = rows[-1]
     if held is last:
         return [f"{name} holds its AP down to a keep ratio of {last.keep_ratio:g}."]
-    until = "" if held is full else f"down to a keep ratio of {held.keep_ratio:g}, "
     below = rows[rows.index(held) + 1]
-    return [
-        f"{name} {f'holds its AP {until}then ' if until else ''}loses: {full.ap:.3f} at "
-        f"{full.keep_ratio:g}, {below.ap:.3f} at {below.keep_ratio:g}"
-        + (f", {last.ap:.3f} at {last.keep_ratio:g}." if below is not last else ".")
-    ]
+    shown = list(
+        dict.fromkeys(f"{row.ap:.3f} at {row.keep_ratio:g}" for row in (held, below, last))
+    )
+    return [f"{name} loses AP below a keep ratio of {held.keep_ratio:g}: {', '.join(shown)}."]
 
 
 def _caveats(report: Report) -> list[str]:

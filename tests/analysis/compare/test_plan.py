@@ -153,6 +153,12 @@ def test_bad_configs(tmp_path, capsys):
     assert refused(capsys, "'FasterRCNN'", "sparse_encoders.DNDETR", "DINO and DeformableDETR")
 
 
+def test_out_is_a_folder(tmp_path, capsys):
+    (tmp_path / "out").write_text("")
+    assert run(tmp_path) == 2
+    assert refused(capsys, "--out must be a folder, got the file")
+
+
 def test_bad_data(tmp_path, copied, capsys):
     assert run(tmp_path, "--data", tmp_path / "nowhere") == 2
     assert refused(capsys, "there is no folder", "or say 'shapes'")

@@ -29,6 +29,9 @@ def test_the_fastest_of_the_equally_accurate_wins():
     assert any(
         "lite-focus 0.1, 1.75 times as fast as dense, at AP 0.340" in p for p in found.points
     )
+    assert (
+        "focus loses AP below a keep ratio of 0.5: 0.549 at 0.5, 0.489 at 0.3, 0.309 at 0.1."
+    ) in found.points
     assert any("trained at keep ratio 0.3 and run at the others" in c for c in found.caveats)
     assert any("One training run" in c for c in found.caveats)
 
@@ -77,6 +80,8 @@ def test_without_accuracy_only_speed_is_claimed():
     )
     assert any("random weights" in caveat for caveat in said.caveats)
     assert "AP over" not in as_html(found) and "Kept tokens" not in as_html(found)
+    rows = [row("dense", None, None, 0.06, 2.0), row("lite", None, 0.5, 0.03, 1.0)]
+    assert "accuracy of dense was not measured" in summarise(report(rows)).headline
     low = report([row("dense", None, 0.01, 0.06, 2.0), row("lite", None, 0.02, 0.03, 1.0)])
     assert "trained too little to rank accuracy" in summarise(low).headline
 
