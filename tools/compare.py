@@ -32,7 +32,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("config", metavar="CONFIG", help="config file, or mmdet::PATH of one of MMDetection's")
+    add("config", metavar="CONFIG", help="config file, or a name: sparse_encoders::..., mmdet::...")
     add("--out", type=Path, required=True, help="folder of the report and of what is kept")
     add("--encoders", nargs="+", default=Comparison.encoders, help=", ".join(VARIANTS))
     add("--keep-ratios", nargs="+", type=float, default=Comparison.keep_ratios, metavar="R")

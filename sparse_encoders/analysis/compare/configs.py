@@ -10,6 +10,7 @@ from typing import Any
 from mmengine.config import Config, ConfigDict
 
 from sparse_encoders.analysis.variants import encoder_config, prunes
+from sparse_encoders.publishing import SCOPE, config_path
 from sparse_encoders.registry import DETECTORS
 
 OURS = "sparse_encoders."
@@ -19,7 +20,7 @@ TRAIN_RATIO = 0.3
 
 
 def read_config(name: str) -> Config:
-    """A config from a file, or from MMDetection's own by 'mmdet::dino/...'.
+    """A config from a file, or by name: 'sparse_encoders::dino/...', 'mmdet::dino/...'.
 
     Raises:
         ValueError: there is none, or it cannot be read.
@@ -27,6 +28,8 @@ def read_config(name: str) -> Config:
     path = Path(name)
     if name.startswith("mmdet::"):
         path = Path(str(files("mmdet"))) / ".mim" / "configs" / name.removeprefix("mmdet::")
+    elif name.startswith(f"{SCOPE}::"):
+        path = Path(config_path(name))
     if not path.is_file():
         raise ValueError(
             f"CONFIG: there is no file {name}; name a config of mmdet_configs, of yours, or one of "

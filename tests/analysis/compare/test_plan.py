@@ -130,6 +130,10 @@ def test_the_schedule_is_stretched():
         input_size(config)
 
 
+def test_a_config_by_name():
+    assert read_config("sparse_encoders::dino_lite0_focus_shapes").filename.endswith("_shapes.py")
+
+
 def run(tmp_path, *arguments, config=FOCUS):
     return tool.main([str(config), "--out", str(tmp_path / "out"), *map(str, arguments)])
 
@@ -145,6 +149,8 @@ def refused(capsys, *words):
 def test_bad_configs(tmp_path, capsys):
     assert run(tmp_path, config="none.py") == 2
     assert refused(capsys, "CONFIG: there is no file none.py", "mmdet::")
+    assert run(tmp_path, config="sparse_encoders::dino/dino_lite0_focos_shapes.py") == 2
+    assert refused(capsys, "near: dino/dino_lite0_focus_shapes")
     broken = tmp_path / "broken.py"
     broken.write_text("model = dict(\n")
     assert run(tmp_path, config=broken) == 2
