@@ -15,6 +15,7 @@ from sparse_encoders import (
     encoders,
     evaluation,
     hooks,
+    mixed_precision,
     selectors,
 )
 from sparse_encoders.publishing import register_config_scope
@@ -30,6 +31,7 @@ __all__ = [
     "encoders",
     "evaluation",
     "hooks",
+    "mixed_precision",
     "selectors",
 ]
 

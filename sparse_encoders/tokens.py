@@ -7,9 +7,8 @@ real (not padding) is known on the device only and acts through masks.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from math import floor
 
 import torch
@@ -22,6 +21,25 @@ LevelShapes = tuple[tuple[int, int], ...]
 PROPOSAL_BOUNDS = (0.01, 0.99)
 # Side of a level-0 proposal as a share of the image; doubles with each level.
 PROPOSAL_SIDE = 0.05
+
+
+class _once:
+    """A property that is computed when it is first read.
+
+    ``functools.cached_property`` takes a lock before Python 3.12, which stops
+    ``torch.compile``.
+    """
+
+    def __init__(self, compute: Callable[[TokenGrid], Tensor]) -> None:
+        self.compute = compute
+        self.name = compute.__name__
+        self.__doc__ = compute.__doc__
+
+    def __get__(self, grid: TokenGrid, owner: type[TokenGrid] | None = None) -> Tensor:
+        value = self.compute(grid)
+        # found before this descriptor from now on
+        object.__setattr__(grid, self.name, value)
+        return value
 
 
 @dataclass(frozen=True)
@@ -132,7 +150,7 @@ class TokenGrid:
         """The same grid with other features (B, N, C)."""
         return replace(self, features=features)
 
-    @cached_property
+    @_once
     def reference_points(self) -> Tensor:
         """(B, N, L, 2) centre of each token as (x, y) in [0, 1] of every level's map.
 
@@ -148,7 +166,7 @@ class TokenGrid:
             )
         return torch.cat(points, 1)[:, :, None] * self.valid_ratios[:, None]
 
-    @cached_property
+    @_once
     def unusable(self) -> Tensor:
         """(B, N, 1) bool, True where a token is padding or its proposal is out of range.
 
@@ -161,7 +179,7 @@ class TokenGrid:
             bad = bad | self.padding_mask
         return bad.unsqueeze(-1)
 
-    @cached_property
+    @_once
     def proposals(self) -> Tensor:
         """(B, N, 4) each token's box before the sigmoid, (cx, cy, w, h) of the valid area.
 
@@ -170,7 +188,7 @@ class TokenGrid:
         boxes = self._proposal_boxes
         return (boxes / (1 - boxes)).log().masked_fill(self.unusable, torch.inf)
 
-    @cached_property
+    @_once
     def _proposal_boxes(self) -> Tensor:
         """(B, N, 4) box around each token, its side doubling with the level."""
         boxes = []
@@ -183,7 +201,7 @@ class TokenGrid:
             boxes.append(torch.cat([centre, side], -1))
         return torch.cat(boxes, 1)
 
-    @cached_property
+    @_once
     def broken(self) -> Tensor:
         """(B, N, 1) bool, True where a token has a NaN feature."""
         return self.features.sum(-1, keepdim=True).isnan()

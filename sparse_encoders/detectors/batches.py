@@ -10,6 +10,7 @@ from torch import Tensor
 
 from sparse_encoders.contracts import Targets
 from sparse_encoders.encoders.base import EncoderOutput
+from sparse_encoders.tokens import LevelShapes
 
 
 def targets_of(samples: SampleList) -> Targets:
@@ -46,7 +47,7 @@ def annotations_of(samples: SampleList | None) -> Targets:
 
 def with_enough_tokens(
     encoded: EncoderOutput, num_queries: int
-) -> tuple[Tensor, Tensor | None, Tensor]:
+) -> tuple[Tensor, Tensor | None, LevelShapes]:
     """Memory, padding mask and level shapes with at least ``num_queries`` tokens.
 
     A two-stage detector ranks as many proposals as it has queries, and a small
@@ -54,7 +55,8 @@ def with_enough_tokens(
     padding, which MMDetection's proposals leave out of range by themselves.
 
     Returns:
-        (B, N', C) memory, (B, N') bool mask or None, (L', 2) int64 shapes.
+        (B, N', C) memory, (B, N') bool mask or None, (h, w) of each of the L' levels, on
+        the host.
     """
     memory, mask = encoded.memory, encoded.tokens.padding_mask
     shapes = list(encoded.tokens.shapes)
@@ -66,4 +68,4 @@ def with_enough_tokens(
         memory = torch.cat([memory, memory.new_zeros(batch, missing, memory.shape[-1])], 1)
         mask = torch.cat([mask, mask.new_ones(batch, missing)], 1)
         shapes.append((1, missing))
-    return memory, mask, torch.tensor(shapes, device=memory.device)
+    return memory, mask, tuple(shapes)

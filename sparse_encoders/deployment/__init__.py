@@ -1,0 +1,20 @@
+"""Detectors outside of MMDetection: one function of an image, and ONNX files."""
+
+from sparse_encoders.deployment.module import ImageToDetections, attention_backend
+from sparse_encoders.deployment.onnx_file import (
+    EXPORTERS,
+    OnnxDifference,
+    compare_with_onnx,
+    export_onnx,
+    run_onnx,
+)
+
+__all__ = [
+    "EXPORTERS",
+    "ImageToDetections",
+    "OnnxDifference",
+    "attention_backend",
+    "compare_with_onnx",
+    "export_onnx",
+    "run_onnx",
+]

@@ -1,0 +1,139 @@
+"""A detector as one function of one image: what an exporter or a compiler takes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import torch
+from mmdet.structures.bbox import bbox_cxcywh_to_xyxy
+from torch import Tensor, nn
+
+from sparse_encoders.attention import DeformableAttention, KeyAwareDeformableAttention
+from sparse_encoders.detectors.host import EncoderHost
+from sparse_encoders.tokens import TokenGrid
+
+
+class ImageToDetections(nn.Module):
+    """One image of a fixed size to boxes, scores and labels.
+
+    The detector's own parts between plain tensors: no data samples, no padding, every
+    shape known beforehand. It shares the detector's parameters.
+
+    Args:
+        model: a detector of this package, in eval mode.
+        image_hw: (height, width) of the image in pixels.
+        normalize: the image has pixel values as the data pipeline loads them, 0 to 255 in
+            the order that ``data_preprocessor`` expects, and is normalised here; False
+            takes a normalised one.
+
+    Raises:
+        TypeError: another model.
+        ValueError: a size below one pixel, a model in training mode, an encoder that
+            reads annotations, a head with a softmax.
+    """
+
+    def __init__(self, model: Any, image_hw: tuple[int, int], normalize: bool = True) -> None:
+        super().__init__()
+        if not isinstance(model, EncoderHost):
+            raise TypeError(
+                f"model must be a detector of sparse_encoders, got {type(model).__name__}"
+            )
+        if min(image_hw) < 1:
+            raise ValueError(f"image_hw must be at least (1, 1), got {tuple(image_hw)}")
+        if model.training:  # type: ignore[attr-defined]
+            raise ValueError("the model is in training mode; call model.eval() first")
+        if model.encoder.needs_boxes:
+            raise ValueError(
+                f"{type(model.encoder.selector).__name__} reads the boxes of the images: a model "
+                "with it cannot be deployed"
+            )
+        if not model.bbox_head.loss_cls.use_sigmoid:
+            raise ValueError("bbox_head.loss_cls.use_sigmoid must be True, got False")
+        self.model = model
+        self.image_hw = (int(image_hw[0]), int(image_hw[1]))
+        self.normalize = normalize
+        self.max_per_img = int((model.test_cfg or {}).get("max_per_img", model.num_queries))
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Detect.
+
+        Args:
+            image: (1, 3, height, width).
+
+        Returns:
+            (1, K, 4) boxes (x1, y1, x2, y2) in pixels of the image, (1, K) scores, best
+            first, and (1, K) int64 labels; K is ``test_cfg.max_per_img``.
+        """
+        model: Any = self.model
+        features = model.extract_feat(self._normalised(image))
+        tokens = self._tokens(features)
+        encoded = model.encoder(tokens, model.detector_parts())
+        queries, head_inputs = model._pre_decoder(encoded, None)
+        head_inputs.update(
+            model.forward_decoder(
+                memory=encoded.memory,
+                memory_mask=None,
+                spatial_shapes=tokens.shapes,
+                level_start_index=None,
+                valid_ratios=tokens.valid_ratios,
+                **{k: v for k, v in queries.items() if k not in ("memory", "memory_mask")},
+            )
+        )
+        logits, boxes = model.bbox_head(**head_inputs)
+        return self._best(logits[-1], boxes[-1])
+
+    def _normalised(self, image: Tensor) -> Tensor:
+        """(1, 3, height, width) as the backbone was trained with."""
+        preprocessor = getattr(self.model, "data_preprocessor", None)
+        if not self.normalize or preprocessor is None:
+            return image
+        if getattr(preprocessor, "_channel_conversion", False):
+            image = image.flip(1)
+        if getattr(preprocessor, "_enable_normalize", False):
+            image = (image - preprocessor.mean) / preprocessor.std
+        return image
+
+    def _tokens(self, features: tuple[Tensor, ...]) -> TokenGrid:
+        """The token grid of an image without padding."""
+        model: Any = self.model
+        positions = [
+            model.positional_encoding(None, input=feature) + model.level_embed[level][:, None, None]
+            for level, feature in enumerate(features)
+        ]
+        tokens = TokenGrid.from_maps(features, positions, image_hw=self.image_hw)
+        return replace(tokens, max_valid=tokens.num_tokens)
+
+    def _best(self, logits: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The best pairs of query and class, see :meth:`forward`."""
+        classes = logits.shape[-1]
+        best = logits.float().sigmoid().flatten(1).topk(self.max_per_img, dim=1)
+        query = best.indices // classes
+        chosen = boxes.float().gather(1, query.unsqueeze(-1).expand(-1, -1, 4))
+        height, width = self.image_hw
+        limit = chosen.new_tensor([width, height, width, height])
+        pixels = bbox_cxcywh_to_xyxy(chosen) * limit
+        pixels = torch.minimum(pixels.clamp(min=0), limit)
+        return pixels, best.values, best.indices - query * classes
+
+
+@contextmanager
+def attention_backend(model: nn.Module, backend: str) -> Iterator[None]:
+    """All attention modules inside ``model`` on another backend, for a while.
+
+    Args:
+        model: searched with all its children.
+        backend: 'torch' for an exporter that knows PyTorch's own operators only.
+    """
+    kinds = (DeformableAttention, KeyAwareDeformableAttention)
+    modules = [m for m in model.modules() if isinstance(m, kinds)]
+    before = [module.backend for module in modules]
+    for module in modules:
+        module.backend = backend
+    try:
+        yield
+    finally:
+        for module, old in zip(modules, before, strict=True):
+            module.backend = old

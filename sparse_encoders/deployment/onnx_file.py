@@ -1,0 +1,176 @@
+"""A detector as an ONNX file that plain onnxruntime runs, and how near it is to torch."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import time
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from sparse_encoders.deployment.module import ImageToDetections, attention_backend
+from sparse_encoders.selectors import RandomSelector
+
+OUTPUTS = ("boxes", "scores", "labels")
+EXPORTERS = ("torchscript", "dynamo")
+_NEEDS = {"torchscript": ("onnx",), "dynamo": ("onnx", "onnxscript")}
+_OPSET = 18
+
+
+def export_onnx(
+    model: Any,
+    image_hw: tuple[int, int],
+    path: str | Path,
+    *,
+    exporter: str = "torchscript",
+    normalize: bool = True,
+) -> None:
+    """Write a detector for images of one size as an ONNX file of opset 18.
+
+    The file has one input ``image`` (1, 3, height, width) float32 and the outputs of
+    :class:`ImageToDetections`. Attention is written in ONNX's own operators (GridSample),
+    whatever computes it here.
+
+    Args:
+        model: a detector of this package, in eval mode, on any device.
+        image_hw: (height, width) of the image in pixels.
+        path: of the file.
+        exporter: 'torchscript' (seconds, one file) or 'dynamo' (torch's newer one, which
+            takes about ten times as long).
+        normalize: see :class:`ImageToDetections`.
+
+    Raises:
+        ImportError: what the exporter needs is not installed.
+        TypeError: not a detector of this package.
+        ValueError: what :class:`ImageToDetections` refuses, an unknown exporter, a
+            selector that draws tokens at random, an image of no more pixels than one
+            token of the coarsest level has.
+    """
+    if exporter not in EXPORTERS:
+        raise ValueError(f"exporter must be one of {EXPORTERS}, got {exporter!r}")
+    missing = [name for name in _NEEDS[exporter] if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ImportError(f"the {exporter} exporter needs {', '.join(missing)}: pip install it")
+    detector = ImageToDetections(model, image_hw, normalize).eval()
+    if isinstance(model.encoder.selector, RandomSelector):
+        raise ValueError("RandomSelector draws its tokens: a file of it would keep one draw")
+    image = torch.zeros(1, 3, *image_hw, device=next(model.parameters()).device)
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)  # a fused operator that ONNX does not know
+    try:
+        with (
+            torch.no_grad(),
+            attention_backend(model, "torch"),
+            warnings.catch_warnings(),
+        ):
+            # shapes are numbers here on purpose, and the older exporter says it is old
+            warnings.simplefilter("ignore")
+            torch.onnx.export(
+                detector,
+                (image,),
+                str(path),
+                input_names=["image"],
+                output_names=list(OUTPUTS),
+                opset_version=_OPSET,
+                dynamo=exporter == "dynamo",
+                external_data=False,
+                verbose=False,
+            )
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
+
+
+@dataclass(frozen=True)
+class OnnxDifference:
+    """How the detections of an ONNX file differ from torch's.
+
+    Attributes:
+        boxes: largest distance in pixels of a box of torch's to the file's nearest one of
+            the same label.
+        scores: largest difference of the k-th best scores.
+        labels: ranks at which the labels differ (detections of equal scores may swap).
+        detections: compared detections.
+        torch_seconds: one pass in torch, with the detector's own attention backend.
+        onnx_seconds: one pass in onnxruntime.
+    """
+
+    boxes: float
+    scores: float
+    labels: int
+    detections: int
+    torch_seconds: float
+    onnx_seconds: float
+
+    def __str__(self) -> str:
+        return (
+            f"{self.detections} detections: boxes differ by at most {self.boxes:.1e} pixels, "
+            f"scores by {self.scores:.1e}, {self.labels} labels by rank; one pass takes "
+            f"{self.torch_seconds:.3f} s in torch, {self.onnx_seconds:.3f} s in onnxruntime"
+        )
+
+
+def run_onnx(path: str | Path, image: Tensor) -> tuple[list[NDArray[Any]], float]:
+    """The file's outputs of an image and the seconds of the faster of two passes.
+
+    Args:
+        path: of the file.
+        image: (1, 3, height, width).
+
+    Raises:
+        ImportError: onnxruntime is not installed.
+    """
+    onnxruntime = importlib.import_module("onnxruntime")  # has no types
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    feed = {"image": image.cpu().float().numpy()}
+    seconds = []
+    for _ in range(2):
+        start = time.perf_counter()
+        outputs = session.run(list(OUTPUTS), feed)
+        seconds.append(time.perf_counter() - start)
+    return [np.asarray(output) for output in outputs], min(seconds)
+
+
+def compare_with_onnx(
+    model: Any, path: str | Path, image: Tensor, normalize: bool = True
+) -> OnnxDifference:
+    """Run a detector and its ONNX file on an image.
+
+    Args:
+        model: what was exported.
+        path: of the file.
+        image: (1, 3, height, width), as the file takes it.
+        normalize: as it was exported.
+
+    Raises:
+        ImportError: onnxruntime is not installed.
+    """
+    detector = ImageToDetections(model, (image.shape[2], image.shape[3]), normalize).eval()
+    seconds = []
+    with torch.no_grad():
+        for _ in range(2):
+            start = time.perf_counter()
+            boxes, scores, labels = (output[0].cpu() for output in detector(image))
+            seconds.append(time.perf_counter() - start)
+    found, onnx_seconds = run_onnx(path, image)
+    their_boxes, their_scores, their_labels = (torch.from_numpy(array[0]) for array in found)
+    apart = (boxes[:, None] - their_boxes[None]).abs().amax(-1)
+    apart = apart.masked_fill(labels[:, None] != their_labels[None], torch.inf)
+    return OnnxDifference(
+        boxes=float(apart.amin(1).max()),
+        scores=float((scores - their_scores).abs().max()),
+        labels=int((labels != their_labels).sum()),
+        detections=len(scores),
+        torch_seconds=min(seconds),
+        onnx_seconds=onnx_seconds,
+    )

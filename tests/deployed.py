@@ -1,0 +1,41 @@
+"""Tiny detectors whose scores differ from each other, as trained ones' do."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from mmengine.config import Config
+from torch import nn
+
+from hosts import host_config
+from tiny import build
+
+SIZE = (96, 128)
+ENCODERS: dict[str, dict[str, Any]] = {
+    "dense": dict(type="DenseEncoder"),
+    "focus": dict(type="DualAttentionEncoder", selector=dict(type="FocusTokenSelector")),
+    "lite": dict(type="LiteDETREncoder", blocks=1, high_levels=3),
+    "key-aware": dict(type="LiteDETREncoder", blocks=1, high_levels=3, attention="key_aware"),
+    "sparse": dict(type="SparseDETREncoder"),
+}
+
+
+def config(host: str = "DINO", encoder: str | dict[str, Any] = "focus", **changes: Any) -> Config:
+    settings = ENCODERS[encoder] if isinstance(encoder, str) else encoder
+    return host_config(host, settings, **changes)
+
+
+def detector(host: str = "DINO", encoder: str | dict[str, Any] = "focus", **changes: Any) -> Any:
+    """In eval mode."""
+    model = build(config(host, encoder, **changes)).eval()
+    generator = torch.Generator().manual_seed(1)
+    for parameter in model.parameters():
+        if parameter.dim() > 1:
+            nn.init.normal_(parameter, std=0.05, generator=generator)
+    return model
+
+
+def picture(seed: int = 0) -> torch.Tensor:
+    """(1, 3, height, width) pixel values."""
+    return torch.rand(1, 3, *SIZE, generator=torch.Generator().manual_seed(seed)) * 255

@@ -1,0 +1,141 @@
+"""The deployed function gives what the detector predicts; it compiles and runs in bfloat16."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from deployed import SIZE, detector, picture
+from hosts import HOSTS
+from sparse_encoders.deployment import ImageToDetections, attention_backend
+from sparse_encoders.mixed_precision import BFloat16OptimWrapper
+from tiny import samples, total
+
+
+@pytest.mark.parametrize("host", HOSTS)
+def test_it_gives_what_predict_gives(host: str) -> None:
+    model = detector(host)
+    image = picture()
+    with torch.no_grad():
+        found = ImageToDetections(model, SIZE)(image)
+        fed = model.data_preprocessor(
+            {"inputs": [image[0]], "data_samples": samples([SIZE], SIZE, [0])}
+        )
+        wanted = model.predict(fed["inputs"], fed["data_samples"], rescale=False)[0].pred_instances
+    assert found[0].shape == (1, 50, 4) and found[2].dtype == torch.int64
+    torch.testing.assert_close(found[0][0], wanted.bboxes)
+    torch.testing.assert_close(found[1][0], wanted.scores)
+    assert torch.equal(found[2][0], wanted.labels)
+    assert found[1][0, 0] > found[1][0, -1]
+
+
+def test_an_image_of_few_tokens() -> None:
+    model = detector()
+    with torch.no_grad():
+        boxes, _, _ = ImageToDetections(model, (32, 32))(torch.rand(1, 3, 32, 32))
+    assert boxes.isfinite().all() and boxes.max() <= 32
+
+
+def test_a_normalised_image() -> None:
+    model = detector(
+        data_preprocessor=dict(
+            type="DetDataPreprocessor", mean=[1.0, 2.0, 3.0], std=[4.0, 5.0, 6.0], bgr_to_rgb=True
+        )
+    )
+    image = picture()
+    given = (image.flip(1) - torch.tensor([1.0, 2.0, 3.0]).view(3, 1, 1)) / torch.tensor(
+        [4.0, 5.0, 6.0]
+    ).view(3, 1, 1)
+    with torch.no_grad():
+        raw = ImageToDetections(model, SIZE)(image)
+        normalised = ImageToDetections(model, SIZE, normalize=False)(given)
+    torch.testing.assert_close(raw[1], normalised[1])
+
+
+def test_it_compiles_as_one_graph() -> None:
+    """With the operators of this package in it; 'eager' runs the captured graph as it is."""
+    model = detector(encoder="focus")
+    function = ImageToDetections(model, SIZE).eval()
+    with torch.no_grad():
+        found = torch.compile(function, backend="eager", fullgraph=True)(picture())
+        for ours, wanted in zip(found, function(picture()), strict=True):
+            torch.testing.assert_close(ours, wanted)
+
+
+@pytest.mark.parametrize(
+    ("host", "encoder"), [("DINO", "focus"), ("HDETR", "lite"), ("DNDETR", "key-aware")]
+)
+def test_bfloat16(host: str, encoder: str) -> None:
+    """Inference with float32 and with bfloat16 weights, and a training step."""
+    model = detector(host, encoder)
+    function = ImageToDetections(model, SIZE)
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+        boxes, scores, _ = function(picture())
+    exact = function(picture())[1]
+    assert boxes.dtype == scores.dtype == torch.float32
+    assert (scores - exact).abs().max() < 0.1
+    model.train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
+    wrapper = BFloat16OptimWrapper(optimizer, clip_grad=dict(max_norm=0.1))
+    before = model.encoder.layers[0].norms[0].weight.clone()
+    shapes = [(96, 128), (64, 100)]
+    with wrapper.optim_context(model):
+        loss = total(model.loss(torch.randn(2, 3, *SIZE), samples(shapes, SIZE, [3, 2])))
+    wrapper.update_params(loss)
+    assert loss.isfinite() and not torch.equal(before, model.encoder.layers[0].norms[0].weight)
+    assert all(p.dtype == torch.float32 and p.isfinite().all() for p in model.parameters())
+    model.eval().to(torch.bfloat16)
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+        assert function(picture().bfloat16())[0].isfinite().all()
+
+
+def test_the_bfloat16_wrapper_settles_its_dtype() -> None:
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.1)
+    with pytest.raises(TypeError, match=r"optim_wrapper\.loss_scale is no setting of BFloat16"):
+        BFloat16OptimWrapper(optimizer, loss_scale="dynamic")
+    wrapper = BFloat16OptimWrapper(optimizer)
+    wrapper.load_state_dict(wrapper.state_dict())
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="float16 needs a GPU")
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_on_a_gpu(dtype: torch.dtype) -> None:
+    from mmengine.optim import AmpOptimWrapper
+
+    model = detector().cuda()
+    with torch.no_grad(), torch.autocast("cuda", dtype=dtype):
+        boxes, scores, _ = ImageToDetections(model, SIZE)(picture().cuda())
+    assert boxes.isfinite().all() and scores.dtype == torch.float32
+    model.train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
+    wrapper = AmpOptimWrapper(optimizer=optimizer, dtype=str(dtype).removeprefix("torch."))
+    fed = [sample.to("cuda") for sample in samples([SIZE], SIZE, [3])]
+    with wrapper.optim_context(model):
+        loss = total(model.loss(torch.randn(1, 3, *SIZE, device="cuda"), fed))
+    wrapper.update_params(loss)
+    assert loss.isfinite()
+
+
+def test_what_cannot_be_deployed() -> None:
+    model = detector()
+    with pytest.raises(TypeError, match="must be a detector of sparse_encoders, got Linear"):
+        ImageToDetections(torch.nn.Linear(1, 1), SIZE)
+    with pytest.raises(ValueError, match=r"image_hw must be at least \(1, 1\), got \(0, 5\)"):
+        ImageToDetections(model, (0, 5))
+    with pytest.raises(ValueError, match=r"in training mode; call model\.eval"):
+        ImageToDetections(model.train(), SIZE)
+    oracle: dict[str, Any] = dict(type="DualAttentionEncoder", selector=dict(type="OracleSelector"))
+    with pytest.raises(ValueError, match="OracleSelector reads the boxes of the images"):
+        ImageToDetections(detector(encoder=oracle), SIZE)
+
+
+def test_backends_come_back() -> None:
+    model = detector(attention_backend="auto")
+    attention = model.encoder.layers[0].self_attn
+    with pytest.raises(RuntimeError), attention_backend(model, "torch"):
+        assert attention.backend == "torch"
+        raise RuntimeError
+    assert attention.backend == "auto"

@@ -1,0 +1,103 @@
+"""ONNX files run in onnxruntime and give what torch gives."""
+
+from __future__ import annotations
+
+import importlib.util
+import runpy
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from mmdet.registry import MODELS
+from mmengine.config import Config
+
+from deployed import SIZE, config, detector, picture
+from sparse_encoders.deployment import compare_with_onnx, export_onnx, run_onnx
+from sparse_encoders.deployment.command import load_detector, read_image
+
+TOOL = Path(__file__).parents[2] / "tools" / "export_onnx.py"
+needs_onnx = pytest.mark.skipif(
+    any(importlib.util.find_spec(name) is None for name in ("onnx", "onnxruntime")),
+    reason="onnx and onnxruntime are not installed",
+)
+
+
+@needs_onnx
+@pytest.mark.parametrize("encoder", ["focus", "lite"])
+def test_onnxruntime_gives_what_torch_gives(encoder: str, tmp_path: Path) -> None:
+    model = detector(encoder=encoder)
+    before = [module.backend for module in model.modules() if hasattr(module, "backend")]
+    export_onnx(model, SIZE, tmp_path / "new" / "detector.onnx")
+    assert [m.backend for m in model.modules() if hasattr(m, "backend")] == before
+    assert torch.backends.mha.get_fastpath_enabled()
+    found = compare_with_onnx(model, tmp_path / "new" / "detector.onnx", picture())
+    assert found.detections == 50 and found.boxes < 1e-2 and found.scores < 1e-5
+    assert "boxes differ by at most" in str(found)
+    # another image than the one it was traced with
+    other, _ = run_onnx(tmp_path / "new" / "detector.onnx", picture(7))
+    assert abs(other[0] - run_onnx(tmp_path / "new" / "detector.onnx", picture())[0][0]).max() > 1
+
+
+@needs_onnx
+def test_other_weights_are_seen(tmp_path: Path) -> None:
+    model = detector(encoder="lite")
+    export_onnx(model, SIZE, tmp_path / "a.onnx")
+    with torch.no_grad():
+        model.bbox_head.cls_branches[-2].bias += 1
+    assert compare_with_onnx(model, tmp_path / "a.onnx", picture()).scores > 0.01
+
+
+@needs_onnx
+@pytest.mark.slow
+def test_the_newer_exporter(tmp_path: Path) -> None:
+    if importlib.util.find_spec("onnxscript") is None:
+        pytest.skip("onnxscript is not installed")
+    settings = config(encoder="key-aware")
+    settings.decoder.num_layers = 1
+    model = MODELS.build(settings).eval()
+    image = torch.rand(1, 3, 64, 64) * 255
+    export_onnx(model, (64, 64), tmp_path / "a.onnx", exporter="dynamo")
+    assert compare_with_onnx(model, tmp_path / "a.onnx", image).scores < 1e-5
+
+
+def test_what_cannot_be_exported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = detector()
+    with pytest.raises(ValueError, match=r"exporter must be one of .* got 'caffe'"):
+        export_onnx(model, SIZE, tmp_path / "a.onnx", exporter="caffe")
+    random = dict(type="DualAttentionEncoder", selector=dict(type="RandomSelector"))
+    with pytest.raises(ValueError, match="RandomSelector draws its tokens"):
+        export_onnx(detector(encoder=random), SIZE, tmp_path / "a.onnx")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ImportError, match="the dynamo exporter needs onnx, onnxscript"):
+        export_onnx(model, SIZE, tmp_path / "a.onnx", exporter="dynamo")
+    assert not (tmp_path / "a.onnx").exists()
+
+
+@needs_onnx
+def test_the_tool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    settings = Config(dict(model=config(encoder="lite").to_dict()))
+    settings.custom_imports = dict(imports=["sparse_encoders"])
+    settings.dump(tmp_path / "tiny.py")
+    target = tmp_path / "tiny.onnx"
+
+    def run(*words: object) -> int:
+        monkeypatch.setattr(sys, "argv", ["export_onnx.py", *map(str, words)])
+        with pytest.raises(SystemExit) as stopped:
+            runpy.run_path(str(TOOL), run_name="__main__")
+        return int(stopped.value.code)
+
+    assert run(tmp_path / "tiny.py", "none", "--size", 64, 96, target) == 0
+    said = capsys.readouterr().out
+    assert f"written: {target}" in said and "50 detections: boxes differ by at most" in said
+    assert run(tmp_path / "tiny.py", "none", "--size", 0, 96, target) == 1
+    assert "image_hw must be at least" in capsys.readouterr().err
+    assert run("sparse_encoders::dino/nothing.py", "none", "--size", 64, 96, target) == 1
+    assert "there is no config" in capsys.readouterr().err
+
+
+def test_images_and_detectors_that_are_not_there(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="is no image that OpenCV reads"):
+        read_image(tmp_path / "absent.jpg", SIZE)
+    with pytest.raises(FileNotFoundError):
+        load_detector(tmp_path / "absent.py", None)
