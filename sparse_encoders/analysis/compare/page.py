@@ -14,7 +14,7 @@ from sparse_encoders.analysis.compare.plots import (
 )
 from sparse_encoders.analysis.compare.results import Report, Row
 from sparse_encoders.analysis.compare.style import CSS, JS
-from sparse_encoders.analysis.compare.summary import Summary, summarise, winner
+from sparse_encoders.analysis.compare.summary import Summary, ranked, summarise, winner
 from sparse_encoders.analysis.compare.text import conditions, sections
 
 
@@ -22,7 +22,8 @@ def as_html(report: Report) -> str:
     """The page."""
     summary = summarise(report)
     speed, curves, stages = speed_accuracy(report), keep_ratio_curves(report), stage_shares(report)
-    first = speed or stages[:1] or curves[:1]
+    # an AP that says nothing is not shown first
+    first = (speed if ranked(report) else []) or stages or curves or speed
     rest = [plot for plot in [*speed, *curves, *stages] if plot not in first[:1]]
     title = f"{report.detector.split('.')[-1]}: encoders compared"
     data = "" if report.data is None else f" on {report.data['name']}"

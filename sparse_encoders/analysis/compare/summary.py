@@ -121,7 +121,7 @@ def _tiles(report: Report, row: Row) -> tuple[Tile, ...]:
         times = f"{row.milliseconds:.0f} ms, {name} {reference.milliseconds:.0f} ms"
         found.append(Tile("speed", f"{1 / (report.time_share(row) or 1):.2f} x", times))
     gain = report.ap_gain(row)
-    if gain is not None:
+    if gain is not None and ranked(report):
         against = f"{gain:+.3f} to {name}: {report.ap_verdict(row)}"
         found.append(Tile("AP", f"{row.ap:.3f}", against))
     for title, mine, theirs, unit in (
