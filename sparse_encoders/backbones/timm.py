@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import difflib
 import logging
+import re
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -27,6 +29,11 @@ class TimmBackbone(BaseModule):
     weights expect is the config's business (``data_preprocessor``); a model's
     own values are ``timm.get_pretrained_cfg(name)``.
 
+    Images of any size go through every convolutional model and most transformers
+    with a pyramid (Swin, PVT, MViT, DaViT, Twins, ...). Some models take one size
+    only (Hiera, CoAtNet, GC ViT): build those for it with
+    ``model_args=dict(img_size=...)``. A plain ViT has one stride and no pyramid.
+
     Args:
         model_name: timm's name, such as 'tf_efficientnet_lite0'.
         out_indices: which of the model's features to give, counted from the
@@ -37,12 +44,15 @@ class TimmBackbone(BaseModule):
             installed package's ImageNet weights; None leaves them random.
         pretrained: take timm's own weights, which timm downloads.
         frozen_stages: everything up to and including the module of this feature
-            (counted as in ``out_indices``) is not trained; -1 trains all.
+            (counted as in ``out_indices``) is not trained and stays in eval mode;
+            -1 trains all.
         norm_eval: keep batch norm at its running statistics while training.
         frozen_norms: do not train the scale and shift of norms.
         drop_path_rate: stochastic depth, in [0, 1); 0 leaves the model's default.
-        model_args: further arguments of the timm model, such as
-            ``dict(strict_img_size=False)`` for a Swin.
+        size_divisor: pad images with zeros (right, bottom) to a multiple of this
+            many pixels for the model, and cut its maps to ceil(size / stride).
+            None does so where timm's model has patches of fixed size (Swin, ViT).
+        model_args: further arguments of the timm model.
         init_cfg: not used; here because MMDetection's configs carry it.
 
     Attributes:
@@ -65,6 +75,7 @@ class TimmBackbone(BaseModule):
         norm_eval: bool = True,
         frozen_norms: bool = False,
         drop_path_rate: float = 0.0,
+        size_divisor: int | None = None,
         model_args: dict[str, Any] | None = None,
         init_cfg: Any = None,
     ) -> None:
@@ -73,11 +84,14 @@ class TimmBackbone(BaseModule):
             raise ValueError("give weights (a local file) or pretrained=True, not both")
         if not 0 <= drop_path_rate < 1:
             raise ValueError(f"drop_path_rate must be in [0, 1), got {drop_path_rate}")
+        if size_divisor is not None and size_divisor < 1:
+            raise ValueError(f"size_divisor must be at least 1 or None, got {size_divisor}")
         self.model_name, self.weights = model_name, weights
         self.norm_eval = norm_eval
         self._args = dict(model_args or {})
         if drop_path_rate:
             self._args["drop_path_rate"] = drop_path_rate
+        patches = _allow_any_size(model_name, self._args)
         features = _features_of(model_name, self._args)
         indices = _choose(model_name, features, out_indices, out_strides)
         self.body = _create(
@@ -86,16 +100,37 @@ class TimmBackbone(BaseModule):
         self.out_indices = indices
         self.channels = tuple(int(features[i]["num_chs"]) for i in indices)
         self.strides = tuple(int(features[i]["reduction"]) for i in indices)
+        self.size_divisor = size_divisor or (int(features[0]["reduction"]) if patches else 1)
+        self._frozen: list[nn.Module] = []
         self._freeze(frozen_stages, [str(f["module"]) for f in features])
         if frozen_norms:
             for norm in (m for m in self.body.modules() if isinstance(m, _NORMS)):
                 norm.requires_grad_(False)
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        """Feature maps of (B, 3, H, W) images: (B, channels, H / stride, W / stride) each."""
-        maps = self.body(images)
+        """Feature maps of (B, 3, H, W) images: (B, channels, H / stride, W / stride) each.
+
+        Raises:
+            ValueError: the model does not take images of this size.
+        """
+        height, width = images.shape[-2:]
+        short = [-length % self.size_divisor for length in (height, width)]
+        padded = nn.functional.pad(images, (0, short[1], 0, short[0])) if any(short) else images
+        try:
+            maps = self.body(padded)
+        except (AssertionError, RuntimeError) as error:
+            if isinstance(error, torch.OutOfMemoryError):
+                raise
+            raise ValueError(
+                f"timm's {self.model_name!r} cannot take images of {tuple(padded.shape)}: {error}. "
+                "If it is their height and width, set size_divisor, or model_args="
+                "dict(img_size=...) and resize all images to it, or take another model"
+            ) from error
         if str(getattr(self.body, "output_fmt", "NCHW")).endswith("NHWC"):
             maps = [m.permute(0, 3, 1, 2).contiguous() for m in maps]
+        if any(short):
+            sizes = [(-(-height // s), -(-width // s)) for s in self.strides]
+            maps = [m[..., :h, :w] for m, (h, w) in zip(maps, sizes, strict=True)]
         return tuple(maps)
 
     def init_weights(self) -> None:
@@ -121,8 +156,10 @@ class TimmBackbone(BaseModule):
         self.body.load_state_dict(donor.state_dict())
 
     def train(self, mode: bool = True) -> TimmBackbone:
-        """Switch the mode; batch norm stays at its running statistics under ``norm_eval``."""
+        """Switch the mode; frozen modules stay in eval mode, batch norm under ``norm_eval``."""
         super().train(mode)
+        for module in self._frozen:
+            module.training = False
         if mode and self.norm_eval:
             for norm in (m for m in self.body.modules() if isinstance(m, _BatchNorm)):
                 norm.eval()
@@ -137,15 +174,11 @@ class TimmBackbone(BaseModule):
             )
         if stage == -1:
             return
-        named = list(self.body.named_modules())
-        targets = {
-            f"{outer}{module}"
-            for outer in ("", "model.")
-            for module in (modules[stage], modules[stage].replace(".", "_"))
-        }
+        named = dict(self.body.named_modules())
+        targets = _module_names(modules[stage], stage, len(modules), named)
         own = [
             place
-            for place, (name, _) in enumerate(named)
+            for place, name in enumerate(named)
             if name in targets or name.startswith(tuple(f"{t}." for t in targets))
         ]
         if not own:
@@ -153,9 +186,53 @@ class TimmBackbone(BaseModule):
                 f"frozen_stages={stage}: {self.model_name!r} has no module "
                 f"{modules[stage]!r} of its own; freeze another stage or none (-1)"
             )
-        for _, module in named[: own[-1] + 1]:
+        for name, module in list(named.items())[: own[-1] + 1]:
+            if _stage_of(name, len(modules), named) > stage:
+                continue  # a later stage's part that is listed before: Twins' patch embeddings
             for parameter in module.parameters(recurse=False):
                 parameter.requires_grad_(False)
+            self._frozen.append(module)
+        self._frozen = [m for m in self._frozen if not any(p.requires_grad for p in m.parameters())]
+
+
+def _module_names(
+    reported: str, stage: int, stages: int, modules: dict[str, nn.Module]
+) -> set[str]:
+    """Names that a feature's module may have: timm flattens some and reports others wrongly."""
+    outers = ("", "model.")
+    names = {
+        f"{outer}{form}" for outer in outers for form in (reported, reported.replace(".", "_"))
+    }
+    if any(name in names or name.startswith(tuple(f"{n}." for n in names)) for name in modules):
+        return names
+    lists = {f"{outer}{kind}" for outer in outers for kind in ("stages", "blocks", "layers")}
+    return {f"{name}.{stage}" for name in lists if stage < _length(modules.get(name)) <= stages}
+
+
+def _stage_of(name: str, stages: int, modules: dict[str, nn.Module]) -> int:
+    """Index of a module in a list with an entry for each stage (in use); -1 if in none."""
+    found = re.match(r"((?:model\.)?[a-z_]+)\.(\d+)(?:\.|$)", name)
+    return int(found[2]) if found and 1 < _length(modules.get(found[1])) <= stages else -1
+
+
+def _length(module: nn.Module | None) -> int:
+    return len(module) if isinstance(module, nn.ModuleList) else 0
+
+
+def _allow_any_size(model_name: str, args: dict[str, Any]) -> bool:
+    """Ask a transformer of patches for images of any size, in ``args``; False for other models."""
+    for name, value in (("strict_img_size", False), ("dynamic_img_size", True)):
+        if name in args:
+            return True
+        try:
+            _features_of(model_name, {**args, name: value})
+        except ValueError as error:
+            if isinstance(error.__cause__, TypeError) and name in str(error.__cause__):
+                continue  # this model has no such argument
+            raise
+        args[name] = value
+        return True
+    return False
 
 
 def _create(model_name: str, args: dict[str, Any], **more: Any) -> nn.Module:
@@ -177,8 +254,6 @@ def _create(model_name: str, args: dict[str, Any], **more: Any) -> nn.Module:
 
 def _features_of(model_name: str, args: dict[str, Any]) -> list[dict[str, Any]]:
     """What timm says of the model's features, finest first: num_chs, reduction, module."""
-    import torch
-
     with torch.device("meta"):
         model = _create(model_name, args)
     features = getattr(model, "feature_info", None)

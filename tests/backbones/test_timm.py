@@ -16,22 +16,52 @@ LITE0 = "tf_efficientnet_lite0"
 
 
 @pytest.mark.parametrize(
-    ("name", "args"),
+    "name",
     [
-        (LITE0, {}),
-        ("resnet18", {}),
-        ("convnext_atto", {}),
-        ("swin_tiny_patch4_window7_224", {"strict_img_size": False}),  # gives channels last
+        LITE0,
+        "convnext_atto",
+        "swin_tiny_patch4_window7_224",  # gives channels last
+        "swinv2_cr_tiny_ns_224",
+        "pvt_v2_b0",
+        "mvitv2_tiny",
     ],
 )
-def test_features_have_their_stride_and_channels(name, args):
-    backbone = TimmBackbone(name, out_strides=(8, 16, 32), model_args=args)
-    images = torch.randn(1, 3, 64, 96)
-    maps = backbone(images)
-    assert [tuple(m.shape) for m in maps] == [
-        (1, c, 64 // s, 96 // s) for c, s in zip(backbone.channels, backbone.strides, strict=True)
-    ]
-    assert all(m.isfinite().all() for m in maps)
+def test_features_have_their_stride_and_channels(name):
+    backbone = TimmBackbone(name, out_strides=(8, 16, 32)).eval()
+    for height, width in ((64, 96), (45, 70)):  # the second fits no window and no patch
+        with torch.no_grad():
+            maps = backbone(torch.randn(1, 3, height, width))
+        assert [m.shape[:2] for m in maps] == [(1, c) for c in backbone.channels]
+        for features, stride in zip(maps, backbone.strides, strict=True):
+            assert features.isfinite().all()
+            for found, length in zip(features.shape[2:], (height, width), strict=True):
+                # without padding a convolution rounds down or up
+                assert found in (max(length // stride, 1), -(-length // stride))
+
+
+def test_a_padded_image_gives_the_same_features_where_it_was_not_padded():
+    backbone = TimmBackbone("resnet18", out_indices=(1, 2), size_divisor=64).eval()
+    images = torch.randn(1, 3, 40, 70)
+    whole = backbone.body(torch.nn.functional.pad(images, (0, 58, 0, 24)))
+    for features, padded, stride in zip(backbone(images), whole, (4, 8), strict=True):
+        assert features.shape[2:] == (-(-40 // stride), -(-70 // stride))
+        assert torch.equal(features, padded[..., : features.shape[2], : features.shape[3]])
+
+
+def test_a_plain_transformer_has_one_stride_and_takes_any_size():
+    backbone = TimmBackbone("vit_tiny_patch16_224", out_strides=(16,)).eval()
+    with torch.no_grad():
+        assert backbone(torch.randn(1, 3, 40, 70))[0].shape == (1, 192, 3, 5)
+
+
+def test_a_model_of_one_size_says_so():
+    backbone = TimmBackbone("hiera_tiny_224", out_strides=(8, 16, 32))
+    with pytest.raises(
+        ValueError, match=r"'hiera_tiny_224' cannot take images of \(1, 3, 64, 96\)"
+    ):
+        backbone(torch.randn(1, 3, 64, 96))
+    fits = TimmBackbone("hiera_tiny_224", out_strides=(32,), model_args=dict(img_size=(64, 96)))
+    assert fits(torch.randn(1, 3, 64, 96))[0].shape[2:] == (2, 3)
 
 
 def test_it_is_registered_and_takes_indices():
@@ -63,6 +93,27 @@ def test_frozen_stages_of_flattened_names(name):
     flags = [p.requires_grad for p in backbone.parameters()]
     assert not flags[0] and flags[-1]
     assert flags == sorted(flags), "frozen first, trained after"
+
+
+def test_a_stage_is_found_where_timm_reports_another_name():
+    """Twins lists the patch embeddings of all stages before the first stage."""
+    backbone = TimmBackbone("twins_svt_small", out_strides=(8, 32), frozen_stages=1)
+    trained = {
+        n.removeprefix("model.") for n, p in backbone.body.named_parameters() if p.requires_grad
+    }
+    stages = {".".join(name.split(".")[:2]) for name in trained}
+    assert {"blocks.2", "blocks.3", "patch_embeds.2", "patch_embeds.3"} <= stages
+    assert not {"blocks.0", "blocks.1", "patch_embeds.0", "patch_embeds.1"} & stages
+
+
+def test_frozen_stages_stay_in_eval_mode():
+    backbone = TimmBackbone(LITE0, out_indices=(4,), frozen_stages=1, norm_eval=False).train()
+    body = backbone.body
+    assert not body.bn1.training and not any(m.training for m in body.blocks[1].modules())
+    assert body.training and body.blocks[3][0].bn1.training
+    before = body.bn1.running_mean.clone()
+    backbone(torch.randn(2, 3, 64, 64))
+    assert torch.equal(before, body.bn1.running_mean)
 
 
 @pytest.mark.parametrize("norm_eval", [True, False])
@@ -121,6 +172,21 @@ def test_weights_from_a_file(resnet):
     assert torch.equal(backbone.body.layer2[0].conv1.weight, state["layer2.0.conv1.weight"])
 
 
+def test_weights_of_a_transformer_from_a_file(tmp_path):
+    """Saved by timm for its own image size, used at any."""
+    import timm
+    from safetensors.torch import save_file
+
+    state = timm.create_model("pvt_v2_b0").state_dict()
+    save_file(state, tmp_path / "pvt.safetensors")
+    backbone = TimmBackbone(
+        "pvt_v2_b0", out_strides=(8, 32), weights=str(tmp_path / "pvt.safetensors")
+    )
+    backbone.init_weights()
+    last = "blocks.1.attn.q.weight"
+    assert torch.equal(backbone.body.stages_3.get_parameter(last), state[f"stages.3.{last}"])
+
+
 @pytest.mark.parametrize(
     ("file", "model", "message"),
     [
@@ -169,7 +235,16 @@ def test_too_few_weights_belong_to_another_model():
         ({"model_name": "resnet18"}, "exactly one of out_indices and out_strides"),
         ({"model_name": "resnet18", "out_strides": (8, 64)}, r"no feature of stride \[64\]"),
         ({"model_name": "vit_tiny_patch16_224", "out_strides": (8,)}, r"accepted are \[16\]"),
+        (
+            {"model_name": "nest_tiny", "out_strides": (8, 32)},
+            r"stride \[32\], accepted are \[4, 8,",
+        ),
         ({"model_name": "resnet18", "out_indices": (7,)}, "between 0 and 4"),
+        ({"model_name": "resnet18", "out_indices": (1,), "size_divisor": 0}, "at least 1 or None"),
+        (
+            {"model_name": "repvit_m0_9", "out_indices": (1,), "drop_path_rate": 0.1},
+            "drop_path_rate",
+        ),
         ({"model_name": "resnet18", "out_indices": (2, 1)}, "must be increasing"),
         ({"model_name": "resnet18", "out_indices": ()}, "must be increasing"),
         ({"model_name": "resnet18", "out_indices": (1,), "frozen_stages": 5}, "between -1 and 4"),

@@ -1,0 +1,104 @@
+"""What is installed is whole: a pure wheel and a source distribution of this checkout."""
+
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PARTS = ["sparse_encoders", "mmdet_configs", "csrc", "requirements", "tools"]
+FILES = ["setup.py", "pyproject.toml", "MANIFEST.in", "README.md", "LICENSE", "model-index.yml"]
+PURE = {**os.environ, "SPARSE_ENCODERS_NO_EXTENSION": "1"}
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory):
+    """A copy without what a build leaves behind; building must not touch this checkout."""
+    copy = tmp_path_factory.mktemp("checkout")
+    ignored = shutil.ignore_patterns("__pycache__", "*.so", "*.egg-info")
+    for part in PARTS:
+        shutil.copytree(ROOT / part, copy / part, symlinks=True, ignore=ignored)
+    for file in FILES:
+        shutil.copy(ROOT / file, copy / file)
+    return copy
+
+
+def _run(command, cwd, **environment):
+    run = subprocess.run(
+        command, cwd=cwd, env={**PURE, **environment}, capture_output=True, text=True
+    )
+    assert run.returncode == 0, run.stdout + run.stderr
+    return run.stdout
+
+
+@pytest.fixture(scope="module")
+def installed(checkout, tmp_path_factory):
+    """The wheel's content, unpacked as an installation would."""
+    place = tmp_path_factory.mktemp("installed")
+    pip = [sys.executable, "-m", "pip", "wheel", "-q", "--no-build-isolation", "--no-deps"]
+    _run([*pip, "-w", str(place), "."], checkout)
+    (wheel,) = place.glob("sparse_encoders-*-py3-none-any.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        assert archive.testzip() is None
+        archive.extractall(place)
+    return place
+
+
+def test_a_wheel_has_every_module_and_every_config(checkout, installed):
+    package = installed / "sparse_encoders"
+    modules = {p.relative_to(checkout) for p in (checkout / "sparse_encoders").rglob("*.py")}
+    assert {p for p in modules if not (installed / p).is_file()} == set()
+    configs = {
+        p.relative_to(checkout / "mmdet_configs") for p in checkout.glob("mmdet_configs/**/*.py")
+    }
+    there = {p.relative_to(package / ".mim/configs") for p in package.glob(".mim/configs/**/*.py")}
+    assert there == configs and len(there) > 200
+    assert (package / ".mim/model-index.yml").is_file()
+    assert (package / ".mim/configs/dino/metafile.yml").is_file()
+    record = next(installed.glob("*.dist-info/RECORD")).read_text()
+    assert "sparse_encoders/.mim/configs/dino/metafile.yml,sha256=" in record
+
+
+def test_a_wheel_works_from_an_empty_folder(installed, tmp_path):
+    (tmp_path / "mine.py").write_text(
+        '_base_ = "sparse_encoders::dino/dino-4scale_r50_lite_8xb2-36e_coco.py"\n'
+    )
+    code = (
+        "import sparse_encoders, sparse_encoders.ops as ops\n"
+        "from mmengine.config import Config\n"
+        "print(sparse_encoders.__file__, ops.has_extension())\n"
+        "print(Config.fromfile('mine.py').model.encoder.schedule)\n"
+    )
+    paths = [str(installed), *(p for p in sys.path if "site-packages" in p)]
+    out = _run(
+        [sys.executable, "-W", "ignore", "-c", code],
+        tmp_path,
+        PYTHONPATH=os.pathsep.join(paths),
+    )
+    assert str(installed) in out and "False" in out and "H3L1-(2+1)x3" in out
+
+
+def test_a_source_distribution_can_build_all(checkout, tmp_path):
+    _run([sys.executable, "-W", "ignore", "setup.py", "-q", "sdist", "-d", str(tmp_path)], checkout)
+    (file,) = tmp_path.glob("*.tar.gz")
+    with tarfile.open(file) as archive:
+        names = {name.split("/", 1)[-1] for name in archive.getnames()}
+    for part in ("csrc", "mmdet_configs", "requirements"):
+        wanted = {
+            p.relative_to(checkout).as_posix()
+            for p in (checkout / part).rglob("*.*")
+            if p.is_file()
+        }
+        assert wanted - names == set()
+    assert {"model-index.yml", "sparse_encoders/.mim/tools/train.py"} <= names
+
+
+def test_the_links_of_a_checkout_lead_to_its_configs():
+    mim = ROOT / "sparse_encoders" / ".mim"
+    assert (mim / "configs").resolve() == ROOT / "mmdet_configs"
+    assert (mim / "model-index.yml").resolve() == ROOT / "model-index.yml"
