@@ -28,7 +28,9 @@ from sparse_encoders.analysis.complexity.published import (
 def main() -> int:
     """Count; the exit status."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("config", nargs="?", help="config of a DETR detector")
+    parser.add_argument(
+        "config", nargs="?", help="of a DETR detector: a file, or a name as sparse_encoders::..."
+    )
     parser.add_argument(
         "--size",
         nargs=2,

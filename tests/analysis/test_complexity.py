@@ -252,6 +252,16 @@ def test_missing_config():
         model_of_config("nowhere.py")
 
 
+def test_published_names():
+    name = "deformable_detr/deformable-detr_r50_16xb2-50e_coco.py"
+    assert type(model_of_config(f"mmdet::{name}")).__name__ == "DeformableDETR"
+    ours = model_of_config("sparse_encoders::dino/dino_lite0_focus_shapes.py")
+    assert type(ours.encoder).__name__ == "DualAttentionEncoder"
+    for scope in ("mmdet", "sparse_encoders"):
+        with pytest.raises(ValueError, match="there is no config"):
+            model_of_config(f"{scope}::nowhere/x.py")
+
+
 def test_config_in_memory_stays_as_it_is():
     config = Config(dict(model=ours()))
     config.model.backbone.weights = "somewhere"

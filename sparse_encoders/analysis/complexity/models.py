@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from mmengine.registry import init_default_scope
 from torch import nn
 
 import sparse_encoders  # noqa: F401  (registers the package)
+from sparse_encoders.publishing import SCOPE, config_path
 
 
 def model_of_config(
@@ -23,7 +25,8 @@ def model_of_config(
     Nothing is loaded: neither backbone weights nor a data set.
 
     Args:
-        config: a file, or what was read from one.
+        config: a file, a published name (``sparse_encoders::...``, ``mmdet::...``), or what was
+            read from one.
         overrides: settings to change, such as ``{'model.num_queries': 300}``.
 
     Raises:
@@ -51,10 +54,15 @@ def model_of_config(
     return model.eval()
 
 
-def _read(path: str | Path) -> Config:
-    if not Path(path).is_file():
+def _read(name: str | Path) -> Config:
+    path = Path(name)
+    if str(name).startswith(f"{SCOPE}::"):
+        path = Path(config_path(str(name)))
+    elif str(name).startswith("mmdet::"):
+        path = Path(str(files("mmdet") / ".mim" / "configs")) / str(name).removeprefix("mmdet::")
+    if not path.is_file():
         raise ValueError(f"there is no config file {path}")
     try:
         return Config.fromfile(str(path))
     except Exception as error:  # a config is a program: it may raise anything
-        raise ValueError(f"config {path} cannot be read: {error}") from error
+        raise ValueError(f"config {name} cannot be read: {error}") from error
