@@ -2,7 +2,7 @@
 
     python tools/export_onnx.py CONFIG CHECKPOINT --size 800 1066 OUT.onnx
 
-CHECKPOINT 'none' takes the weights that the config initialises.
+CHECKPOINT 'none' takes made-up weights: enough to compare and to time.
 """
 
 from __future__ import annotations

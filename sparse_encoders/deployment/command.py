@@ -12,6 +12,7 @@ from mmengine.registry import init_default_scope
 from mmengine.runner import load_checkpoint
 from torch import Tensor
 
+from sparse_encoders.checkpoints.seeded import seeded_state
 from sparse_encoders.deployment.onnx_file import (
     OnnxDifference,
     compare_with_onnx,
@@ -25,7 +26,8 @@ def load_detector(config: str | Path, checkpoint: str | Path | None) -> Any:
 
     Args:
         config: a path, or a name such as 'sparse_encoders::dino/....py'.
-        checkpoint: its weights; None initialises them by seed 0.
+        checkpoint: its weights; None fills it with the same made-up ones each time, see
+            :mod:`sparse_encoders.checkpoints.seeded`.
 
     Raises:
         FileNotFoundError: there is no such config or checkpoint.
@@ -34,11 +36,11 @@ def load_detector(config: str | Path, checkpoint: str | Path | None) -> Any:
     init_default_scope("mmdet")
     named = str(config).startswith(f"{SCOPE}::")
     settings = Config.fromfile(config_path(str(config)) if named else config)
-    torch.manual_seed(0)
     model = MODELS.build(settings.model)
     if checkpoint is None:
-        model.backbone.init_cfg = None  # pretrained weights would be downloaded
-        model.init_weights()
+        # fresh weights would give all proposals almost the same score
+        shapes = {name: value.shape for name, value in model.state_dict().items()}
+        model.load_state_dict(seeded_state(shapes, seed=0))
     else:
         load_checkpoint(model, str(checkpoint), map_location="cpu")
     return model.eval()

@@ -12,6 +12,7 @@ from mmdet.structures.bbox import bbox_cxcywh_to_xyxy
 from torch import Tensor, nn
 
 from sparse_encoders.attention import DeformableAttention, KeyAwareDeformableAttention
+from sparse_encoders.detectors.batches import precisely
 from sparse_encoders.detectors.host import EncoderHost
 from sparse_encoders.tokens import TokenGrid
 
@@ -82,7 +83,7 @@ class ImageToDetections(nn.Module):
                 **{k: v for k, v in queries.items() if k not in ("memory", "memory_mask")},
             )
         )
-        logits, boxes = model.bbox_head(**head_inputs)
+        logits, boxes = precisely(model.bbox_head, head_inputs, model.bbox_head)
         return self._best(logits[-1], boxes[-1])
 
     def _normalised(self, image: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from sparse_encoders.attention import KeyAwareDeformableAttention
 from sparse_encoders.contracts import DetectorParts, Targets
+from sparse_encoders.detectors import batches
 from sparse_encoders.detectors.batches import annotations_of, targets_of, with_enough_tokens
 from sparse_encoders.detectors.recording import record_cross_attention
 from sparse_encoders.detectors.reporting import token_reports
@@ -269,23 +270,26 @@ class EncoderHost:
         self, batch_inputs: Tensor, batch_data_samples: SampleList, rescale: bool = True
     ) -> SampleList:
         """MMDetection's predictions; with ``test_cfg.report_tokens`` also ``token_selection``."""
-        if not (self.test_cfg or {}).get("report_tokens", False):
-            found: SampleList = super().predict(batch_inputs, batch_data_samples, rescale)  # type: ignore[misc]
-            return found
+        report = bool((self.test_cfg or {}).get("report_tokens", False))
         img_feats = self.extract_feat(batch_inputs)  # type: ignore[attr-defined]
         parts = self.detector_parts()
         if self.encoder.needs_boxes:
             parts = replace(parts, targets=annotations_of(batch_data_samples))
-        done = self._run(img_feats, batch_data_samples, parts, record=True)
-        results = self.bbox_head.predict(
-            **done.head_inputs, rescale=rescale, batch_data_samples=batch_data_samples
+        done = self._run(img_feats, batch_data_samples, parts, record=report)
+        results = batches.precisely(
+            self.bbox_head.predict,
+            done.head_inputs,
+            self.bbox_head,
+            rescale=rescale,
+            batch_data_samples=batch_data_samples,
         )
-        samples: SampleList = self.add_pred_to_datasample(batch_data_samples, results)  # type: ignore[attr-defined]
-        assert done.attention_map is not None
-        for sample, report in zip(
-            samples, token_reports(done.encoded, done.attention_map), strict=True
-        ):
-            sample.token_selection = report
+        samples: SampleList = self.add_pred_to_datasample(  # type: ignore[attr-defined]
+            batch_data_samples, batches.in_float32(results)
+        )
+        if done.attention_map is not None:
+            reports = token_reports(done.encoded, done.attention_map)
+            for sample, found in zip(samples, reports, strict=True):
+                sample.token_selection = found
         return samples
 
     def set_keep_ratio(self, keep_ratio: float | Sequence[float]) -> None:

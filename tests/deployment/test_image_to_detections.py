@@ -73,6 +73,9 @@ def test_bfloat16(host: str, encoder: str) -> None:
     function = ImageToDetections(model, SIZE)
     with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
         boxes, scores, _ = function(picture())
+        fed = samples([SIZE], SIZE, [0])
+        predicted = model.predict(function._normalised(picture()), fed)[0].pred_instances
+    torch.testing.assert_close(predicted.bboxes, boxes[0])  # metrics need float32
     exact = function(picture())[1]
     assert boxes.dtype == scores.dtype == torch.float32
     assert (scores - exact).abs().max() < 0.1
