@@ -75,6 +75,8 @@ def build_swappable(
         if key in accepted or key == "type":
             used[key] = value
             continue
+        if key == "_scope_":  # MMEngine's note of where a config was inherited from
+            continue
         owners = sorted(n for n, other in _kinds(base).items() if key in _settings(other))
         if not owners:
             raise ValueError(
