@@ -41,6 +41,10 @@ def load_detector(config: str | Path, checkpoint: str | Path | None) -> Any:
         # fresh weights would give all proposals almost the same score
         shapes = {name: value.shape for name, value in model.state_dict().items()}
         model.load_state_dict(seeded_state(shapes, seed=0))
+        if model.as_two_stage and hasattr(model, "query_embedding"):
+            # proposals of equal scores stand in any order: which query they get must not matter
+            with torch.no_grad():
+                model.query_embedding.weight[:] = model.query_embedding.weight[0].clone()
     else:
         load_checkpoint(model, str(checkpoint), map_location="cpu")
     return model.eval()
