@@ -18,6 +18,7 @@ import time
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -178,12 +179,17 @@ def epoch_options(epochs: int | None) -> list[str]:
 def run_mim(arguments: Sequence[str], log: Path) -> None:
     """Run ``mim``, keep its whole log in a file and print what matters of it.
 
+    Args:
+        arguments: as for OpenMMLab's mim; its fork is given the name that it knows.
+        log: the file.
+
     Raises:
         ValueError: it failed; with the last lines of its log.
     """
     mim = Path(sys.executable).with_name("mim")
     shown = _SHOWN[arguments[0]]
     command = [str(mim)] if mim.is_file() else ["mim"]
+    arguments = [mim_name_of_mmdet() if word == "mmdet" else word for word in arguments]
     print("$ mim " + " ".join(arguments), flush=True)
     # idle threads that wait actively slow a shared machine down several times
     environment = {"OMP_WAIT_POLICY": "PASSIVE", **os.environ, "PYTHONUNBUFFERED": "1"}
@@ -210,6 +216,15 @@ def run_mim(arguments: Sequence[str], log: Path) -> None:
     if process.returncode:
         tail = "".join(log.read_text().splitlines(keepends=True)[-40:])
         raise ValueError(f"mim {arguments[0]} failed, see {log}; it ends with\n{cause(tail)}")
+
+
+def mim_name_of_mmdet() -> str:
+    """What the installed mim calls MMDetection: ``mmdet``, or the distribution of its fork."""
+    try:
+        version("onedl-mim")
+    except PackageNotFoundError:
+        return "mmdet"
+    return "onedl-mmdetection"
 
 
 def shorten(line: str) -> str:

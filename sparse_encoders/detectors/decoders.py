@@ -118,3 +118,35 @@ class AnchorDecoder(RefiningDecoder):
         if layer == 0 or self.query_scale is None:
             return position
         return position * self.query_scale(query)
+
+
+class PublishedPositionHead(MLP):
+    """DINO's position MLP as published, on the box embedding of MMDetection's fork.
+
+    DINO embeds each of a box's four coordinates in C / 2 channels. The fork
+    (``onedl-mmdetection``) does in C, with an MLP twice as wide, into which no
+    published weights fit; every second frequency of its embedding is DINO's.
+
+    Args:
+        dims: C.
+    """
+
+    def __init__(self, dims: int) -> None:
+        super().__init__(2 * dims, dims, dims, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, Q, 4 C) sine embedding to (B, Q, C) position."""
+        pairs = x.unflatten(-1, (4, -1, 2))  # coordinate, frequency, sine and cosine
+        position: Tensor = super().forward(pairs[..., ::2, :].flatten(-3))
+        return position
+
+
+def use_published_position_head(decoder: Any) -> None:
+    """Give a DINO decoder the paper's position MLP, where the installed MMDetection has another.
+
+    Args:
+        decoder: MMDetection's ``DinoTransformerDecoder``, built.
+    """
+    dims = decoder.embed_dims
+    if decoder.ref_point_head.layers[0].in_features == 4 * dims:
+        decoder.ref_point_head = PublishedPositionHead(dims)

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import copy
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from mmdet.models.layers import MLP
+from mmdet.models.layers.transformer.utils import coordinate_to_encoding
 from mmdet.registry import MODELS
 
+from sparse_encoders.detectors.decoders import PublishedPositionHead, use_published_position_head
 from tiny import build, dino_config, ours, samples, total
 
 SAME = ([(96, 128), (96, 128)], (96, 128))
@@ -22,6 +26,7 @@ def flat(losses: dict[str, Any]) -> dict[str, torch.Tensor]:
 @pytest.fixture(scope="module")
 def pair():
     theirs = build(dino_config())
+    use_published_position_head(theirs.decoder)  # does nothing but on MMDetection's fork
     dense = build(ours(attention_backend="mmcv"))
     dense.load_state_dict(theirs.state_dict())  # strict: no renaming, nothing missing
     return theirs, dense
@@ -46,6 +51,23 @@ def test_dense_is_mmdetections_bit_for_bit(pair, shapes):
             assert torch.equal(a.pred_instances[field], b.pred_instances[field])
     assert losses.keys() == our_losses.keys()
     assert all(torch.equal(losses[k], our_losses[k]) for k in losses)
+
+
+def test_the_published_position_head_takes_the_forks_embedding():
+    """The fork embeds each coordinate in C channels, DINO in C / 2; the frequencies are DINO's."""
+    boxes, dims = torch.rand(2, 7, 4), 64
+    head = PublishedPositionHead(dims)
+    plain = MLP(2 * dims, dims, dims, 2)
+    plain.load_state_dict(head.state_dict())
+    narrow = coordinate_to_encoding(boxes, num_feats=dims // 2)
+    wide = coordinate_to_encoding(boxes, num_feats=dims)
+    assert torch.equal(head(wide), plain(narrow))
+    decoder = SimpleNamespace(embed_dims=dims, ref_point_head=MLP(4 * dims, dims, dims, 2))
+    use_published_position_head(decoder)
+    assert decoder.ref_point_head(wide).shape == (2, 7, dims)
+    kept = decoder.ref_point_head = plain
+    use_published_position_head(decoder)
+    assert decoder.ref_point_head is kept
 
 
 def test_importing_the_package_leaves_mmdetections_dino_alone():
