@@ -101,12 +101,11 @@ def _headline(report: Report, chosen: Row | None) -> str:
             some = any(row.ap is not None for row in report.good)
             why = f"accuracy {f'of {name} ' if some else ''}was not measured"
         return f"{chosen.label} is the fastest, {speed}; {why}."
+    against = f"{chosen.ap:.3f} against {reference.ap:.3f}"
+    margin = f"{report.ap_margin(chosen):.3f}"
     if report.ap_verdict(chosen) == "higher":
-        return f"{chosen.label} wins: {speed}, and AP is higher by {report.ap_gain(chosen):.3f}."
-    return (
-        f"{chosen.label} wins: {speed} at equal AP ({chosen.ap:.3f} against {reference.ap:.3f}, "
-        f"equal within {report.ap_margin(chosen):.3f})."
-    )
+        return f"{chosen.label} wins: {speed} at higher AP ({against}, noise {margin})."
+    return f"{chosen.label} wins: {speed} at equal AP ({against}, equal within {margin})."
 
 
 def _tiles(report: Report, row: Row) -> tuple[Tile, ...]:
