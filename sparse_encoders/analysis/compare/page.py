@@ -113,7 +113,7 @@ def _pictures(report: Report) -> str:
         return ""
     figures = "".join(
         f'<figure class="card"><img alt="kept tokens of each strategy on {escape(p["title"])}" '
-        f'src="data:image/png;base64,{p["png"]}"><figcaption class="note">'
+        f'src="data:image/jpeg;base64,{p["jpeg"]}"><figcaption class="note">'
         f"{escape(p['title'])}</figcaption></figure>"
         for p in report.pictures
     )

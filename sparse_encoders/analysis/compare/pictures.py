@@ -31,7 +31,7 @@ def draw_strategies(
         count: images, chosen with a fixed seed among those with objects.
 
     Returns:
-        Title to PNG file.
+        Title to JPEG file.
     """
     drawn = {}
     for image in choose_images(data, count):

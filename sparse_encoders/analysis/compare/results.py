@@ -101,7 +101,7 @@ class Report:
         machine: see :func:`sparse_encoders.analysis.machine.describe_machine`.
         data: name, classes, counts; None where no accuracy was measured.
         rows: the variants.
-        pictures: title and PNG in base64.
+        pictures: title and JPEG in base64.
         seconds: that the run took.
         reused: results taken over from earlier runs.
     """

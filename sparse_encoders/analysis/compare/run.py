@@ -234,7 +234,7 @@ class _Run:
             row.rounds = [tuple(stages) for stages in found["rounds"][row.label]]
 
     def _draw(self) -> list[dict[str, str]]:
-        """Kept tokens of every trained strategy on some images, as PNG in base64."""
+        """Kept tokens of every trained strategy on some images, as JPEG in base64."""
         shown = {
             name: (model, self._picture_ratio(name))
             for name, model in self.models.items()
@@ -249,7 +249,8 @@ class _Run:
             self.say(f"  FAILED: {brief(error)}")
             return []
         return [
-            {"title": title, "png": base64.b64encode(png).decode()} for title, png in drawn.items()
+            {"title": title, "jpeg": base64.b64encode(jpeg).decode()}
+            for title, jpeg in drawn.items()
         ]
 
     def _picture_ratio(self, name: str) -> float | None:

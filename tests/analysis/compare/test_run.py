@@ -80,7 +80,7 @@ def test_the_whole_way_and_again(tmp_path, dense, capsys, monkeypatch):
     assert float(rows[1]["gmadds"]) == pytest.approx(half["complexity"]["total"]["madds"] / 1e9)
     assert rows[3]["status"] == "FAILED" and rows[3]["error"]
     page = (tmp_path / "out/report.html").read_text()
-    assert "data:image/png;base64," in page and "trained too little" in page
+    assert "data:image/jpeg;base64," in page and "trained too little" in page
     for kind in ("html", "md", "json", "csv"):  # nothing of this machine's folders
         text = (tmp_path / f"out/report.{kind}").read_text()
         assert str(tmp_path / "out") not in text
