@@ -179,22 +179,32 @@ def draw_detections(
 
 
 def save_picture(figure: Figure, path: str | Path, dpi: int = 130) -> Path:
-    """Write a figure as PNG, see :func:`picture_bytes`; makes missing folders."""
+    """Write a figure as JPEG if the name ends so, else as PNG; makes missing folders."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(picture_bytes(figure, dpi))
+    kind = "jpeg" if path.suffix.lower() in (".jpg", ".jpeg") else "png"
+    path.write_bytes(picture_bytes(figure, dpi, kind))
     return path
 
 
-def picture_bytes(figure: Figure, dpi: int = 130) -> bytes:
-    """A figure as a PNG file of 256 colours, which is a third of the size."""
+def picture_bytes(figure: Figure, dpi: int = 130, kind: str = "png") -> bytes:
+    """A figure as a file: a PNG of 256 colours (a third of the size), or a JPEG of all colours.
+
+    Raises:
+        ValueError: ``kind`` is neither 'png' nor 'jpeg'.
+    """
     from PIL import Image
 
-    picture = Image.fromarray(picture_array(figure, dpi))
+    if kind not in ("png", "jpeg"):
+        raise ValueError(f"kind must be 'png' or 'jpeg', got {kind!r}")
+    picture, file = Image.fromarray(picture_array(figure, dpi)), BytesIO()
+    if kind == "jpeg":
+        picture.save(file, "JPEG", quality=88, optimize=True)
+        return file.getvalue()
     # thin outlines are few pixels: their colours would not make it into 256 by themselves
     fixed = [int(c[i : i + 2], 16) for c in (*LEVEL_COLOURS, *COLOURS) for i in (1, 3, 5)]
     most = picture.quantize(256 - len(fixed) // 3, dither=Image.Dither.NONE).getpalette() or []
-    palette, file = Image.new("P", (1, 1)), BytesIO()
+    palette = Image.new("P", (1, 1))
     palette.putpalette(fixed + most)
     picture.quantize(palette=palette, dither=Image.Dither.NONE).save(file, "PNG", optimize=True)
     return file.getvalue()

@@ -23,6 +23,7 @@ from sparse_encoders.analysis.token_pictures import (
     draw_side_by_side,
     draw_tokens,
     picture_array,
+    picture_bytes,
     pictures_of,
     record_sample,
     record_tokens,
@@ -77,6 +78,16 @@ def test_pictures_have_a_panel_for_each_layer_and_level(record, tmp_path):
     path = save_picture(figure, tmp_path / "deep" / "tokens.png")
     with Image.open(path) as picture:
         assert picture.width > 200 and np.asarray(picture).std() > 10
+
+
+def test_files_are_what_their_names_say(record, tmp_path):
+    figure = draw_tokens(record, panel=1.0)
+    assert save_picture(figure, tmp_path / "a.png", 30).read_bytes()[:4] == b"\x89PNG"
+    assert save_picture(figure, tmp_path / "a.JPG", 30).read_bytes()[:2] == b"\xff\xd8"
+    with Image.open(tmp_path / "a.JPG") as picture:
+        assert picture.mode == "RGB"
+    with pytest.raises(ValueError, match="kind must be 'png' or 'jpeg', got 'gif'"):
+        picture_bytes(figure, 30, "gif")
 
 
 def test_detection_sheet(record, tmp_path):

@@ -42,7 +42,7 @@ def draw_strategies(
             if not getattr(model.encoder, "needs_boxes", False):  # an image file has none
                 records[Variant(name, ratio).label] = record_tokens(model, image)
         if records:
-            drawn[image.name] = picture_bytes(draw_side_by_side(records), DPI)
+            drawn[image.name] = picture_bytes(draw_side_by_side(records), DPI, "jpeg")
     return drawn
 
 
