@@ -22,7 +22,7 @@ from sparse_encoders.analysis.demo import DemoSettings, run_demo
 from sparse_encoders.datasets import CocoFolder, ShapesSettings
 
 # Enough on the drawn set for box AP50 well above one half.
-SHAPES_EPOCHS = 5
+SHAPES_EPOCHS = 4
 CONFIGS = Path(__file__).resolve().parents[1] / "mmdet_configs" / "dino"
 
 
