@@ -23,8 +23,8 @@ import zipfile
 from collections import Counter
 from pathlib import Path
 
-_DEFINED = re.compile(r"^(?:(?:static|inline) )*(?:struct|void|[TS]|int|float) (\w+)\s*[({]", re.M)
-_EXPORTED = re.compile(r'\bm\.def\(\s*"(\w+)"')
+DEFINED = re.compile(r"^(?:(?:static|inline) )*(?:struct|void|[TS]|int|float) (\w+)\s*[({]", re.M)
+EXPORTED = re.compile(r'\bm\.def\(\s*"(\w+)"')
 _LOAD = """import importlib.util as u, sys, torch
 spec = u.spec_from_file_location("mmcv._ext", sys.argv[1])
 print(*dir(u.module_from_spec(spec)))"""
@@ -61,7 +61,7 @@ def group_sources(source: Path) -> None:
     """
     csrc = source / "mmcv" / "ops" / "csrc" / "pytorch"
     files = [p for p in sorted(csrc.glob("*.cpp")) if p.name != "pybind.cpp"]
-    helpers = {p: set(_DEFINED.findall(p.read_text())) for p in sorted(csrc.glob("cpu/*.cpp"))}
+    helpers = {p: set(DEFINED.findall(p.read_text())) for p in sorted(csrc.glob("cpu/*.cpp"))}
     times = Counter(name for names in helpers.values() for name in names)
     unit = [f'#include "pytorch_{kind}.hpp"' for kind in ("cpp_helper", "device_registry")]
     for path in [*files, *helpers]:
@@ -79,7 +79,7 @@ def missing_exports(source: Path) -> list[str]:
     code = [sys.executable, "-c", _LOAD, str(library)]
     found = subprocess.run(code, check=True, capture_output=True, text=True).stdout.split()
     pybind = (source / "mmcv/ops/csrc/pytorch/pybind.cpp").read_text()
-    return sorted(set(_EXPORTED.findall(pybind)) - set(found))
+    return sorted(set(EXPORTED.findall(pybind)) - set(found))
 
 
 def build_wheel(mmcv: str, folder: Path) -> Path:
@@ -104,15 +104,16 @@ def build_wheel(mmcv: str, folder: Path) -> Path:
         fetch += ["--no-build-isolation", "--no-binary", mmcv.split("==")[0]]
         subprocess.run(fetch, check=True)
         try:
-            built = _compile(mmcv, work, folder, grouped=True)
+            built = compile_mmcv(mmcv, work, folder, grouped=True)
         except (Exception, SystemExit) as error:
             print(f"    {mmcv} in grouped files: {error}\n    MMCV's own build instead", flush=True)
-            built = _compile(mmcv, work, folder, grouped=False)
+            built = compile_mmcv(mmcv, work, folder, grouped=False)
         partial = shutil.copyfile(built, folder / "part")
         return partial.rename(folder / built.name)
 
 
-def _compile(mmcv: str, work: Path, folder: Path, grouped: bool) -> Path:
+def compile_mmcv(mmcv: str, work: Path, folder: Path, grouped: bool) -> Path:
+    """Compile MMCV's source distribution in ``work``; the wheel's place. Logs go to ``folder``."""
     place = work / ("grouped" if grouped else "plain")
     shutil.unpack_archive(next(work.glob("*mmcv-*.tar.gz")), place)
     source = next(place.glob("*/setup.py")).parent

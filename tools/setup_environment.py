@@ -37,7 +37,7 @@ from build_mmcv import run_logged
 ROOT = Path(__file__).resolve().parent.parent
 BUILD_TOOLS = ("pip", "setuptools", "wheel", "ninja", "packaging", "numpy")
 TOOLS = ("setup_environment.py", "build_mmcv.py")
-STARTED = float(os.environ.setdefault("SETUP_STARTED", str(time.time())))
+STARTED = float(os.environ.get("SETUP_STARTED") or time.time())
 REPLACED = {"openmmlab": (), "onedl": ("mmengine", "mmdet", "openmim")}  # by the fork's own
 SETTINGS = ("SPARSE_ENCODERS_NO_EXTENSION", "SPARSE_ENCODERS_REQUIRE_EXTENSION", "CXX")
 SETTINGS += ("SPARSE_ENCODERS_NO_CUDA", "TORCH_CUDA_ARCH_LIST", "CUDA_HOME")
@@ -203,14 +203,19 @@ def set_up(outer: str) -> None:
         versions, mmcv = locked(stack, sys.version_info[:2], str(installed("torch")))
         pip("-q", "--no-deps", *(versions[name] for name in BUILD_TOOLS))
     changed = before.get("package") != package_key()
+
+    def compile_all() -> None:
+        if new:
+            run(str(ROOT / "tools" / "build_mmcv.py"), mmcv)
+        if changed:
+            provide_package()
+
     with ThreadPoolExecutor() as pool:  # MMCV compiles while the packages are fetched
         jobs = [pool.submit(provide_packages, versions)] if new else []
-        builder = str(ROOT / "tools" / "build_mmcv.py")
-        jobs += [pool.submit(run, builder, mmcv)] if new else []
-        jobs += [pool.submit(provide_package)] if changed else []
+        jobs.append(pool.submit(compile_all))
         for job in jobs:
             job.result()
-    if jobs:  # `mim train mmdet NAME` finds the configs of this checkout
+    if new or changed:  # `mim train mmdet NAME` finds the configs of this checkout
         run("-W", "ignore", "-m", "sparse_encoders.zoo", "publish")
     say("checking the environment")
     run("-c", CHECK)
@@ -248,6 +253,7 @@ def main() -> None:
         if subprocess.run([sys.executable, "-m", "venv", "--clear", str(folder)]).returncode:
             package = f"python3.{sys.version_info[1]}-venv"
             raise SystemExit(f"python -m venv failed (Debian: apt-get install {package})")
+    os.environ["SETUP_STARTED"] = str(STARTED)
     return os.execv(python, [python, __file__, "--inside", sys.executable])
 
 
