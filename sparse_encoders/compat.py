@@ -26,7 +26,7 @@ from typing import Any
 import torch
 
 ACCEPTED_VERSIONS: dict[str, str] = {
-    "torch": ">=2.6,<3",
+    "torch": ">=2.1,<3",
     "mmengine": ">=0.10.5,<1",
     "mmcv": ">=2.1,!=2.2.*,<2.4",
     "mmdet": ">=3.3,!=3.4.*,<3.6",

@@ -27,7 +27,9 @@ DEFINED = re.compile(r"^(?:(?:static|inline) )*(?:struct|void|[TS]|int|float) (\
 EXPORTED = re.compile(r'\bm\.def\(\s*"(\w+)"')
 _LOAD = """import importlib.util as u, sys, torch
 spec = u.spec_from_file_location("mmcv._ext", sys.argv[1])
-print(*dir(u.module_from_spec(spec)))"""
+module = u.module_from_spec(spec)
+spec.loader.exec_module(module)
+print(*dir(module))"""
 
 
 def run_logged(command: list[str], label: str, log: Path, cwd: Path | None = None) -> None:
@@ -127,7 +129,7 @@ def compile_mmcv(mmcv: str, work: Path, folder: Path, grouped: bool) -> Path:
     finally:
         os.environ["CFLAGS"] = kept
     if missing := missing_exports(source):
-        raise RuntimeError(f"the library lacks {', '.join(missing)}")
+        raise RuntimeError(f"{len(missing)} functions are not exported: {', '.join(missing[:5])} ...")
     return next(source.glob("dist/*.whl"))
 
 
