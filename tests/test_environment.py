@@ -73,15 +73,15 @@ def test_package_metadata_states_the_accepted_ranges() -> None:
         assert ranges[name] == SpecifierSet(accepted), name
 
 
-def test_each_combination_has_its_own_folder() -> None:
+def test_each_combination_has_its_own_folder(monkeypatch: pytest.MonkeyPatch) -> None:
     name = setup_environment.folder_name
     assert name("openmmlab", (3, 11), "") == name("openmmlab", (3, 11), "torch==2.13.0") == ".venv"
     assert name("onedl", (3, 12), "") == ".venv-onedl-py3.12"
     older = name("openmmlab", (3, 10), "torch==2.1.2 --index-url https://index/cpu")
     assert older == ".venv-py3.10-torch2.1.2"
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit, match="got 'openlab'"):
-        patch.setenv("STACK", "openlab")
-        setup_environment.settings()
+    monkeypatch.setattr(setup_environment, "STACK", "openlab")
+    with pytest.raises(SystemExit, match="onedl, got 'openlab'"):
+        setup_environment.main()
 
 
 @pytest.mark.parametrize(
@@ -104,7 +104,7 @@ def test_which_torch_is_used(
 ) -> None:
     pip: list[str] = []
     link, answer = tmp_path / "link.pth", SimpleNamespace(stdout=outside, returncode=0)
-    monkeypatch.setattr(setup_environment, "torch_link", lambda: link)
+    monkeypatch.setattr(setup_environment, "LINK", link)
     monkeypatch.setattr(setup_environment, "installed", lambda name: here)
     monkeypatch.setattr(setup_environment, "requirements_file", lambda name, lines: name)
     monkeypatch.setattr(setup_environment, "pip", lambda *arguments: pip.extend(arguments))

@@ -10,6 +10,7 @@ checkout under a name that holds what it depends on. Environment: ``MAX_JOBS``, 
 from __future__ import annotations
 
 import fcntl
+import importlib.util
 import os
 import platform
 import re
@@ -19,13 +20,12 @@ import sys
 import sysconfig
 import tempfile
 import time
-import zipfile
 from collections import Counter
 from pathlib import Path
 
 DEFINED = re.compile(r"^(?:(?:static|inline) )*(?:struct|void|[TS]|int|float) (\w+)\s*[({]", re.M)
 EXPORTED = re.compile(r'\bm\.def\(\s*"(\w+)"')
-_LOAD = """import importlib.util as u, sys, torch
+LOAD = """import importlib.util as u, sys, torch
 spec = u.spec_from_file_location("mmcv._ext", sys.argv[1])
 module = u.module_from_spec(spec)
 spec.loader.exec_module(module)
@@ -75,13 +75,17 @@ def group_sources(source: Path) -> None:
     (csrc / "all_but_pybind.cpp").write_text("\n".join([*unit, ""]))
 
 
-def missing_exports(source: Path) -> list[str]:
-    """Functions that ``pybind.cpp`` names and the library built in ``source`` does not have."""
-    library = next(source.glob("build/lib*/mmcv/_ext*.so"))
-    code = [sys.executable, "-c", _LOAD, str(library)]
-    found = subprocess.run(code, check=True, capture_output=True, text=True).stdout.split()
-    pybind = (source / "mmcv/ops/csrc/pytorch/pybind.cpp").read_text()
-    return sorted(set(EXPORTED.findall(pybind)) - set(found))
+def functions(folder: Path) -> set[str]:
+    """Names in the compiled library of MMCV in ``folder``; none where it does not load."""
+    command = [sys.executable, "-c", LOAD, *map(str, folder.glob("_ext*.so"))]
+    return set(subprocess.run(command, capture_output=True, text=True).stdout.split())
+
+
+def installed_functions() -> set[str]:
+    """Names in the library of this Python's MMCV, which need not be importable as a whole yet."""
+    importlib.invalidate_caches()
+    spec = importlib.util.find_spec("mmcv")
+    return functions(Path(spec.origin).parent) if spec and spec.origin else set()
 
 
 def build_wheel(mmcv: str, folder: Path) -> Path:
@@ -128,8 +132,9 @@ def compile_mmcv(mmcv: str, work: Path, folder: Path, grouped: bool) -> Path:
         run_logged(command, f"compiling {mmcv}", folder / f"{place.name}.log", source)
     finally:
         os.environ["CFLAGS"] = kept
-    if missing := missing_exports(source):
-        raise RuntimeError(f"{len(missing)} functions are not exported: {', '.join(missing[:5])} ...")
+    named = EXPORTED.findall((source / "mmcv/ops/csrc/pytorch/pybind.cpp").read_text())
+    if missing := sorted(set(named) - functions(next(source.glob("build/lib*/mmcv")))):
+        raise RuntimeError(f"{len(missing)} functions are not exported: {missing[:5]} ...")
     return next(source.glob("dist/*.whl"))
 
 
@@ -153,42 +158,30 @@ def wheel_key(mmcv: str) -> str:
     return re.sub(r"[^\w.+-]+", "_", "_".join(parts))
 
 
-def cached_wheel(folder: Path) -> Path | None:
-    """The whole wheel with operators in a cache folder; a damaged one is deleted."""
-    for wheel in sorted(folder.glob("*mmcv-*.whl")):
-        if zipfile.is_zipfile(wheel):
-            with zipfile.ZipFile(wheel) as archive:
-                compiled = any(name.startswith("mmcv/_ext") for name in archive.namelist())
-                if compiled and archive.testzip() is None:
-                    return wheel
-        wheel.unlink()
-    return None
-
-
-def cache_folder() -> Path:
-    """Folder for what is kept between checkouts."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(os.environ.get("SPARSE_ENCODERS_CACHE") or Path(base, "sparse_encoders")).absolute()
-
-
 def install(mmcv: str) -> None:
-    """Install MMCV, ``mmcv==2.1.0`` say, unless this Python has one whose operators load."""
+    """Install MMCV, ``mmcv==2.1.0`` say, unless this Python has one whose operators load.
+
+    Raises:
+        SystemExit: it cannot be built, or what was built does not load.
+    """
     key, marker = wheel_key(mmcv), Path(sys.prefix) / "mmcv-build.txt"
-    loads = [sys.executable, "-c", "import mmcv.ops"]
-    ours = not marker.is_file() or marker.read_text() == key
-    if ours and subprocess.run(loads, capture_output=True).returncode == 0:
-        print("    keeping the MMCV that is here, its operators load", flush=True)
-        return
-    folder = cache_folder() / "mmcv" / key
+    if (not marker.is_file() or marker.read_text() == key) and installed_functions():
+        return print("    keeping the MMCV that is here, its operators load", flush=True)
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    cache = Path(os.environ.get("SPARSE_ENCODERS_CACHE") or Path(base, "sparse_encoders"))
+    folder = cache.absolute() / "mmcv" / key
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # two checkouts build it once
-        wheel = cached_wheel(folder)
+        wheel = next(folder.glob("*mmcv-*.whl"), None)
         print(f"    {'cached wheel' if wheel else 'no cached wheel'} in {folder}", flush=True)
         wheel = wheel or build_wheel(mmcv, folder)
     pip = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--force-reinstall"]
-    subprocess.run([*pip, str(wheel)], check=True)
     marker.write_text(key)
+    if subprocess.run([*pip, str(wheel)]).returncode or not installed_functions():
+        wheel.unlink()
+        raise SystemExit(f"{wheel} was no good and is deleted: run this again to build it anew")
+    return None
 
 
 if __name__ == "__main__":

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
-import json
 import os
 import re
 import shlex
@@ -35,9 +34,12 @@ from pathlib import Path
 from build_mmcv import run_logged
 
 ROOT = Path(__file__).resolve().parent.parent
-BUILD_TOOLS = ("pip", "setuptools", "wheel", "ninja", "packaging", "numpy")
+LINK = Path(sysconfig.get_path("purelib"), "torch_of_system.pth")  # to a torch from outside
 TOOLS = ("setup_environment.py", "build_mmcv.py")
+BUILD_TOOLS = ("pip", "setuptools", "wheel", "ninja", "packaging", "numpy")
 STARTED = float(os.environ.get("SETUP_STARTED") or time.time())
+STACK = os.environ.get("STACK") or "openmmlab"
+TORCH = os.environ.get("TORCH", "").strip()
 REPLACED = {"openmmlab": (), "onedl": ("mmengine", "mmdet", "openmim")}  # by the fork's own
 SETTINGS = ("SPARSE_ENCODERS_NO_EXTENSION", "SPARSE_ENCODERS_REQUIRE_EXTENSION", "CXX")
 SETTINGS += ("SPARSE_ENCODERS_NO_CUDA", "TORCH_CUDA_ARCH_LIST", "CUDA_HOME")
@@ -121,11 +123,6 @@ def requirements_file(name: str, lines: dict[str, str]) -> str:
     return str(path)
 
 
-def torch_link() -> Path:
-    """File that makes a torch from outside importable, with the packages beside it."""
-    return Path(sysconfig.get_path("purelib"), "torch_of_system.pth")
-
-
 def provide_torch(wanted: str, outer: str) -> None:
     """Install the torch that is wanted, or use the one that is here or in the ``outer`` Python."""
     have = installed("torch")
@@ -136,13 +133,13 @@ def provide_torch(wanted: str, outer: str) -> None:
         version, _, place = found.strip().rpartition("\n")[2].partition(" ")
         if place and numbers(version) >= (2, 1):
             say(f"using torch {version} of {outer}")
-            if have and not torch_link().exists():
+            if have and not LINK.exists():
                 run("-m", "pip", "uninstall", "-q", "-y", "torch")
-            torch_link().write_text(place + "\n")
-            return site.addsitedir(str(torch_link().parent))
+            LINK.write_text(place + "\n")
+            return site.addsitedir(str(LINK.parent))
         if wanted:
             raise SystemExit(f"TORCH=system, but {outer} imports no torch from 2.1 on")
-    torch_link().unlink(missing_ok=True)
+    LINK.unlink(missing_ok=True)
     default = pins("stack.txt")["torch"]
     say(f"installing {wanted or default}")
     versions = locked("openmmlab", sys.version_info[:2], default.split("==")[1])[0]
@@ -153,13 +150,13 @@ def provide_torch(wanted: str, outer: str) -> None:
 
 def provide_packages(versions: dict[str, str]) -> None:
     """Install the locked list as it is, without resolving; nothing here replaces torch."""
-    outside, needs = torch_link().exists(), metadata.requires("torch") or []
+    outside, needs = LINK.exists(), metadata.requires("torch") or []
     if str(installed("torch")).split("+")[0] != pins("stack.txt")["torch"].split("==")[1]:
         own = {normal(re.split(r"[^\w.-]", line)[0]) for line in needs}  # another torch's packages
         versions = {n: line for n, line in versions.items() if n not in own or not installed(n)}
-    if outside and installed("torchvision"):
+    if outside and "torchvision" in versions and installed("torchvision"):
         versions["torchvision"] = "torchvision"  # the user's own, whichever it is
-    say(f"installing {len(versions)} locked packages, {versions['torchvision']} among them")
+    say(f"installing {len(versions)} pinned packages")
     # what lies beside a torch from outside has no scripts (mim, pytest) in this environment;
     # the fork's source distributions need setuptools only
     flags = ["-q", "--no-deps", "--no-build-isolation", *["--ignore-installed"] * outside]
@@ -177,35 +174,42 @@ def provide_package() -> None:
             print(f"    {line.strip()}")
 
 
+def stack_key() -> str:
+    """What everything but this package is made from."""
+    files = [
+        *sorted((ROOT / "requirements").glob("*.txt")),
+        *(ROOT / "tools" / name for name in TOOLS),
+    ]
+    found = hashlib.sha256(b"\0".join(path.read_bytes() for path in files))
+    return f"{found.hexdigest()} {STACK} {TORCH} {installed('torch')}"
+
+
 def package_key() -> str:
     """What the installed package was made from, and what came out."""
     sources = [*sorted((ROOT / "csrc").rglob("*.*")), ROOT / "setup.py", ROOT / "pyproject.toml"]
-    found = hashlib.sha256(b"".join(path.read_bytes() for path in sources))
+    found = hashlib.sha256(b"\0".join(path.read_bytes() for path in sources))
     settings = [f"{name}={os.environ.get(name)}" for name in SETTINGS]
-    made = [str(p.stat().st_mtime_ns) for p in (ROOT / "sparse_encoders").glob("_C*.so")]
+    made = [path.stat().st_mtime_ns for path in (ROOT / "sparse_encoders").glob("_C*.so")]
     configs = Path(sysconfig.get_path("purelib"), "mmdet/.mim/configs/sparse_encoders").exists()
-    parts = [ROOT, installed("torch"), shutil.which("c++"), settings, made, configs]
-    return found.hexdigest() + repr(parts)
+    more = [str(ROOT), installed("torch"), shutil.which("c++"), settings, made, configs]
+    return f"{found.hexdigest()} {more}"
 
 
 def set_up(outer: str) -> None:
     """Everything that happens inside of the virtual environment."""
-    stack, wanted = settings()
-    stamp = Path(sys.prefix, "sparse_encoders_setup.json")
-    before = json.loads(stamp.read_text()) if stamp.exists() else {}
-    files = [*sorted((ROOT / "requirements").glob("*.txt")), *(ROOT / "tools" / t for t in TOOLS)]
-    key = hashlib.sha256(b"\0".join(path.read_bytes() for path in files)).hexdigest()
-    key = f"{key} {stack} {wanted}"
-    new = before.get("stack") != [key, installed("torch")]
+    stamp = Path(sys.prefix, "sparse_encoders_setup.txt")
+    before = stamp.read_text() if stamp.exists() else ""
+    new = f"{stack_key()}\n" not in before
     if new:
         stamp.unlink(missing_ok=True)
-        provide_torch(wanted, outer)
-        versions, mmcv = locked(stack, sys.version_info[:2], str(installed("torch")))
-        pip("-q", "--no-deps", *(versions[name] for name in BUILD_TOOLS))
-    changed = before.get("package") != package_key()
+        provide_torch(TORCH, outer)
+        versions, mmcv = locked(STACK, sys.version_info[:2], str(installed("torch")))
+        provide_packages({name: versions.pop(name) for name in BUILD_TOOLS})
+    changed = f"{package_key()}\n" not in before
 
     def compile_all() -> None:
         if new:
+            say(f"compiling {mmcv} beside that")
             run(str(ROOT / "tools" / "build_mmcv.py"), mmcv)
         if changed:
             provide_package()
@@ -219,26 +223,15 @@ def set_up(outer: str) -> None:
         run("-W", "ignore", "-m", "sparse_encoders.zoo", "publish")
     say("checking the environment")
     run("-c", CHECK)
-    made = {"stack": [key, installed("torch")], "package": package_key()}
-    stamp.write_text(json.dumps(made))
+    stamp.write_text(f"{stack_key()}\n{package_key()}\n")
     say("the environment is ready")
-
-
-def settings() -> tuple[str, str]:
-    """STACK and TORCH.
-
-    Raises:
-        SystemExit: ``STACK`` names no stack.
-    """
-    stack = os.environ.get("STACK") or "openmmlab"
-    if stack not in REPLACED:
-        raise SystemExit(f"STACK must be one of {', '.join(REPLACED)}, got {stack!r}")
-    return stack, os.environ.get("TORCH", "").strip()
 
 
 def main() -> None:
     """Make the virtual environment where there is none that runs, and go on inside of it."""
-    name = folder_name(settings()[0], sys.version_info[:2], settings()[1])
+    if STACK not in REPLACED:
+        raise SystemExit(f"STACK must be one of {', '.join(REPLACED)}, got {STACK!r}")
+    name = folder_name(STACK, sys.version_info[:2], TORCH)
     folder = Path(os.environ.get("SPARSE_ENCODERS_VENV") or ROOT / name).expanduser().absolute()
     if "--folder" in sys.argv:
         return print(folder)
