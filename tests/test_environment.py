@@ -106,7 +106,6 @@ def test_which_torch_is_used(
     link, answer = tmp_path / "link.pth", SimpleNamespace(stdout=outside, returncode=0)
     monkeypatch.setattr(setup_environment, "LINK", link)
     monkeypatch.setattr(setup_environment, "installed", lambda name: here)
-    monkeypatch.setattr(setup_environment, "requirements_file", lambda name, lines: name)
     monkeypatch.setattr(setup_environment, "pip", lambda *arguments: pip.extend(arguments))
     monkeypatch.setattr(setup_environment.subprocess, "run", lambda *a, **k: answer)
     setup_environment.provide_torch(wanted, "python3")

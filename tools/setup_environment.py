@@ -116,13 +116,6 @@ def pip(*arguments: str) -> None:
     run("-m", "pip", "install", "--no-compile", *arguments)
 
 
-def requirements_file(name: str, lines: dict[str, str]) -> str:
-    """Write a list for pip into the environment's folder."""
-    path = Path(sys.prefix, name)
-    path.write_text("\n".join([*lines.values(), ""]))
-    return str(path)
-
-
 def provide_torch(wanted: str, outer: str) -> None:
     """Install the torch that is wanted, or use the one that is here or in the ``outer`` Python."""
     have = installed("torch")
@@ -142,9 +135,9 @@ def provide_torch(wanted: str, outer: str) -> None:
     LINK.unlink(missing_ok=True)
     default = pins("stack.txt")["torch"]
     say(f"installing {wanted or default}")
-    versions = locked("openmmlab", sys.version_info[:2], default.split("==")[1])[0]
-    pinned = [default, "-c", requirements_file("constraints.txt", versions)]
-    pip(*(shlex.split(wanted) or pinned))
+    older = sys.version_info < (3, 11)
+    constraints = ROOT / "requirements" / ("constraints-numpy1.txt" if older else "constraints.txt")
+    pip(*(shlex.split(wanted) or [default, "-c", str(constraints)]))
     return None
 
 
@@ -160,7 +153,7 @@ def provide_packages(versions: dict[str, str]) -> None:
     # what lies beside a torch from outside has no scripts (mim, pytest) in this environment;
     # the fork's source distributions need setuptools only
     flags = ["-q", "--no-deps", "--no-build-isolation", *["--ignore-installed"] * outside]
-    pip(*flags, "-r", requirements_file("requirements-in-use.txt", versions))
+    pip(*flags, *versions.values())
 
 
 def provide_package() -> None:
