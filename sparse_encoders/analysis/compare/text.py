@@ -7,7 +7,7 @@ import io
 import json
 import re
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import datetime, timezone
 
 from sparse_encoders.analysis.compare.columns import (
     ACCURACY,
@@ -92,7 +92,7 @@ def conditions(report: Report) -> list[tuple[str, str]]:
 
 
 def _made(report: Report) -> str:
-    text = f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC in {report.seconds / 60:.1f} minutes"
+    text = f"{datetime.now(timezone.utc):%Y-%m-%d %H:%M} UTC in {report.seconds / 60:.1f} minutes"
     return f"{text}, {report.reused} results from earlier runs" if report.reused else text
 
 
