@@ -15,7 +15,9 @@ Environment:
 from __future__ import annotations
 
 import os
+import re
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -48,6 +50,16 @@ def why_pure() -> str | None:
     return None
 
 
+def nvcc_release(nvcc: Path) -> str | None:
+    """CUDA's release, such as 13.0, that a compiler belongs to; None where it does not run."""
+    try:
+        said = subprocess.run([nvcc, "--version"], capture_output=True, text=True).stdout
+    except OSError:
+        return None
+    found = re.search(r"release (\d+\.\d+)", said)
+    return found and found[1]
+
+
 def cuda_sources() -> list[str]:
     """Kernels and glue for CUDA, where torch has CUDA and its toolkit is there."""
     import torch
@@ -57,6 +69,13 @@ def cuda_sources() -> list[str]:
         return []
     if CUDA_HOME is None:
         print("sparse_encoders: CUDA_HOME is not set and nvcc was not found: CPU operators only")
+        return []
+    release = nvcc_release(Path(CUDA_HOME, "bin", "nvcc"))
+    if release is not None and release.split(".")[0] != torch.version.cuda.split(".")[0]:
+        print(
+            f"sparse_encoders: {CUDA_HOME} is CUDA {release}, this torch is built for CUDA "
+            f"{torch.version.cuda}: CPU operators only; set CUDA_HOME to a CUDA of that release"
+        )
         return []
     folder = SOURCES / "cuda"
     return sorted(str(p) for pattern in ("*.cu", "*.cpp") for p in folder.glob(pattern))

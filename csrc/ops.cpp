@@ -1,13 +1,17 @@
-// Schemas of torch.ops.sparse_encoders.*, and what autocast does with them. The kernels register
-// themselves from csrc/cpu and csrc/cuda; autograd and fake kernels are in sparse_encoders/ops.
-#include <ATen/autocast_mode.h>
+// Schemas of torch.ops.sparse_encoders.*, what autocast does with them, and the CPU's side of them.
+// csrc/cuda registers its own; autograd and meta kernels are in sparse_encoders/ops.
+//
+// The only file of the CPU's that includes torch, and no more of it than it needs: torch's headers
+// take longer to read than all that is written here, and ATen/ATen.h twice as long as these.
 #include <ATen/core/dispatch/Dispatcher.h>
 #include <torch/library.h>
 
 #include <string>
 #include <tuple>
 
+#include "cpu/deformable_attention.h"
 #include "cpu/kernels.h"
+#include "cpu/key_aware_attention.h"
 
 namespace sparse_encoders {
 namespace {
@@ -21,13 +25,12 @@ std::string cpu_capability() {
 
 // Query, key and value in the widest of their dtypes; places and sums stay as they are. Deformable
 // attention needs no such rule: it takes any mixture of dtypes.
-template <c10::DeviceType device>
+template <c10::DispatchKey autocast>
 at::Tensor key_aware_autocast(const at::Tensor& query, const at::Tensor& key,
                               const at::Tensor& value, c10::SymIntArrayRef shapes,
                               const at::Tensor& locations) {
-  const c10::impl::ExcludeDispatchKeyGuard no_autocast(
-      c10::DispatchKeySet(at::autocast::get_autocast_dispatch_key_from_device_type(device)));
-  const auto widest = at::promote_types(at::promote_types(query.scalar_type(), key.scalar_type()),
+  const c10::impl::ExcludeDispatchKeyGuard no_autocast{c10::DispatchKeySet(autocast)};
+  const auto widest = c10::promoteTypes(c10::promoteTypes(query.scalar_type(), key.scalar_type()),
                                         value.scalar_type());
   static const auto op =
       c10::Dispatcher::singleton()
@@ -57,10 +60,17 @@ TORCH_LIBRARY(sparse_encoders, m) {
       "SymInt[] shapes, Tensor locations) -> (Tensor, Tensor, Tensor, Tensor)");
 }
 
+TORCH_LIBRARY_IMPL(sparse_encoders, CPU, m) {
+  m.impl("deformable_attention", &sparse_encoders::deformable_attention::forward);
+  m.impl("deformable_attention_backward", &sparse_encoders::deformable_attention::backward);
+  m.impl("key_aware_attention", &sparse_encoders::key_aware_attention::forward);
+  m.impl("key_aware_attention_backward", &sparse_encoders::key_aware_attention::backward);
+}
+
 TORCH_LIBRARY_IMPL(sparse_encoders, AutocastCPU, m) {
-  m.impl("key_aware_attention", &sparse_encoders::key_aware_autocast<c10::DeviceType::CPU>);
+  m.impl("key_aware_attention", &sparse_encoders::key_aware_autocast<c10::DispatchKey::AutocastCPU>);
 }
 
 TORCH_LIBRARY_IMPL(sparse_encoders, AutocastCUDA, m) {
-  m.impl("key_aware_attention", &sparse_encoders::key_aware_autocast<c10::DeviceType::CUDA>);
+  m.impl("key_aware_attention", &sparse_encoders::key_aware_autocast<c10::DispatchKey::AutocastCUDA>);
 }

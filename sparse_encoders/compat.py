@@ -1,13 +1,16 @@
-"""What the stack below needs before anything else of this package is imported.
+"""What the stack below needs, and what one of its accepted versions lacks.
 
-``prepare()`` runs when this module is imported and does three things, each of them harmless when
-done twice and each a no-op where it is not needed:
+``prepare()`` runs when this module is imported, before anything else of this package, and does
+three things, each of them harmless when done twice and each a no-op where it is not needed:
 
 * ``declare_torchvision_schemas``: lets ``import torchvision`` work beside a torch that its binary
   operators were not built for.
 * ``allow_mmengine_checkpoints``: lets ``torch.load(weights_only=True)`` read MMEngine's own
   checkpoints, and nothing else.
 * ``check_versions``: says at once which version of the stack is out of range.
+
+The functions at the end stand for what torch 2.1 does not have yet, asked for by whether it is
+there and not by version number; where a feature cannot be had, they say so.
 
 Only torch is imported at the top, so that the schemas are there before timm or MMEngine's runner
 import torchvision.
@@ -16,7 +19,11 @@ import torchvision.
 from __future__ import annotations
 
 import importlib
+import io
 import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import cache
 from importlib.machinery import EXTENSION_SUFFIXES, ModuleSpec
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
@@ -24,6 +31,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
+from torch.utils import flop_counter
+
+from sparse_encoders.weights_only import mmengine_types, read_weights_only
 
 ACCEPTED_VERSIONS: dict[str, str] = {
     "torch": ">=2.1,<3",
@@ -41,7 +52,6 @@ _TORCHVISION_SCHEMAS = {
     "nms": "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
     "qnms": "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
 }
-_STATISTICS = ("min", "max", "current", "mean")
 _declared: list[torch.library.Library] = []  # a Library takes its schemas along when it is freed
 
 
@@ -93,38 +103,35 @@ def allow_mmengine_checkpoints() -> None:
     scalars of float64, float32, int64 and bool. ``HistoryBuffer`` pickles its statistics through
     ``getattr``; what is allowed under that name gives these four functions only. Any other type
     in a file is refused by torch as before.
+
+    A torch that cannot be told so has no weights-only reading by default either: MMEngine reads
+    its checkpoints there as it always did, and this package reads by :func:`load_weights`.
     """
-    import numpy as np
-    from mmengine.logging import HistoryBuffer
-
-    multiarray = importlib.import_module(
-        "numpy._core.multiarray" if find_spec("numpy._core") else "numpy.core.multiarray"
-    )
-    # With their names: the fork's MMEngine allows some of these types while it loads a file and
-    # takes them back afterwards, but only the entries that have no name.
-    types = [HistoryBuffer, np.ndarray, np.dtype]
-    types += [type(np.dtype(kind)) for kind in ("float64", "float32", "int64", "bool")]
-    allowed: list[Any] = [(kind, f"{kind.__module__}.{kind.__name__}") for kind in types]
-    allowed.append((_statistic, "builtins.getattr"))
-    for module in ("numpy._core.multiarray", "numpy.core.multiarray"):  # NumPy 2 and NumPy 1 files
-        allowed += [(getattr(multiarray, n), f"{module}.{n}") for n in ("_reconstruct", "scalar")]
-    torch.serialization.add_safe_globals(allowed)
+    if _takes_names():
+        # With their names: the fork's MMEngine allows some of these types while it loads a file
+        # and takes them back afterwards, but only the entries that have no name.
+        named: list[Any] = [(value, name) for name, value in mmengine_types().items()]
+        torch.serialization.add_safe_globals(named)
 
 
-def _statistic(owner: object, name: str) -> Any:
-    """Give a statistic of ``HistoryBuffer``: stands in for ``getattr`` when a checkpoint is read.
+@cache
+def _takes_names() -> bool:
+    """Whether torch can be told what to allow in a file, by object and name.
 
-    Raises:
-        ValueError: anything else is asked for.
+    The first releases that have a list of allowed types take classes without a name only, and
+    stumble over a pair at the next file that is read.
     """
-    from mmengine.logging import HistoryBuffer
-
-    if owner is not HistoryBuffer or name not in _STATISTICS:
-        raise ValueError(
-            f"a checkpoint may look up {', '.join(_STATISTICS)} of HistoryBuffer only, "
-            f"got {name!r} of {owner!r}"
-        )
-    return getattr(HistoryBuffer, name)
+    if not hasattr(torch.serialization, "safe_globals"):
+        return False
+    file = io.BytesIO()
+    torch.save({}, file)
+    file.seek(0)
+    try:
+        with torch.serialization.safe_globals([(find_spec, "a.name")]):
+            torch.load(file, weights_only=True)
+    except Exception:  # whatever it is that stumbles
+        return False
+    return True
 
 
 def installed_version(package: str) -> str | None:
@@ -170,5 +177,77 @@ def prepare() -> None:
     declare_torchvision_schemas()
     allow_mmengine_checkpoints()
 
+
+def load_weights(path: str | Path, allowed: Sequence[type] = ()) -> Any:
+    """Read a checkpoint onto the CPU, weights-only, MMEngine's own types included.
+
+    Args:
+        path: of the file.
+        allowed: further classes that the file may hold.
+
+    Raises:
+        pickle.UnpicklingError: it holds something else.
+        OSError, RuntimeError, EOFError: it cannot be read.
+    """
+    if _takes_names():
+        with torch.serialization.safe_globals(list(allowed)):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    return read_weights_only(path, allowed)
+
+
+def register_state_dict_post_hook(module: nn.Module, hook: Callable[..., None]) -> None:
+    """``module.register_state_dict_post_hook(hook)``, which older torch keeps private."""
+    public = getattr(module, "register_state_dict_post_hook", None)
+    (public or module._register_state_dict_hook)(hook)
+
+
+def is_autocast_enabled(device: str) -> bool:
+    """Whether autocast is on for a device type such as 'cpu' or 'cuda'."""
+    if _AUTOCAST_BY_DEVICE:
+        return torch.is_autocast_enabled(device)
+    return torch.is_autocast_cpu_enabled() if device == "cpu" else torch.is_autocast_enabled()
+
+
+def disabled_scaler() -> Any:
+    """A gradient scaler that scales nothing, for training without loss scaling."""
+    if hasattr(torch.amp, "GradScaler"):
+        return torch.amp.GradScaler("cpu", enabled=False)
+    return torch.cuda.amp.GradScaler(enabled=False)
+
+
+def register_flop_formula(operator: Any, formula: Callable[..., int]) -> None:
+    """Tell torch's flop counter what an operator costs; a second time changes nothing.
+
+    Args:
+        operator: such as ``torch.ops.aten.mm``, all its overloads.
+        formula: of the shapes of the operator's arguments and ``out_shape``.
+    """
+    if not hasattr(flop_counter, "register_flop_formula"):
+        known: dict[Any, Any] = flop_counter.flop_mapping  # type: ignore[attr-defined]
+        known.setdefault(operator, formula)
+    elif operator not in flop_counter.flop_registry:
+        flop_counter.register_flop_formula(operator)(formula)
+
+
+@contextmanager
+def no_attention_fastpath() -> Iterator[None]:
+    """Inside, ``nn.MultiheadAttention`` runs in operators that an exporter knows."""
+    mha = getattr(torch.backends, "mha", None)
+    if mha is None:
+        yield
+        return
+    before = mha.get_fastpath_enabled()
+    mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        mha.set_fastpath_enabled(before)
+
+
+_AUTOCAST_BY_DEVICE = hasattr(torch, "get_autocast_dtype")  # came with the device as an argument
+is_compiling: Callable[[], bool] = getattr(
+    torch.compiler, "is_compiling", getattr(torch._utils, "is_compiling", lambda: False)
+)
+"""Whether the caller is being traced by ``torch.compile`` or ``torch.export``."""
 
 prepare()

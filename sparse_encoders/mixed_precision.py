@@ -8,6 +8,8 @@ import torch
 from mmengine.optim import AmpOptimWrapper, OptimWrapper
 from mmengine.registry import OPTIM_WRAPPERS
 
+from sparse_encoders.compat import disabled_scaler
+
 
 @OPTIM_WRAPPERS.register_module()
 class BFloat16OptimWrapper(AmpOptimWrapper):
@@ -34,5 +36,5 @@ class BFloat16OptimWrapper(AmpOptimWrapper):
             )
         OptimWrapper.__init__(self, optimizer, **kwargs)
         self.cast_dtype = torch.bfloat16
-        self.loss_scaler = torch.amp.GradScaler("cpu", enabled=False)
+        self.loss_scaler = disabled_scaler()
         self._scale_update_param = None

@@ -6,6 +6,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from skips import (  # noqa: F401 (hooks of pytest's)
+    pytest_collectreport,
+    pytest_runtest_logreport,
+    pytest_sessionfinish,
+)
+
 # Tiny tensors: a second thread costs more in waiting than it saves.
 torch.set_num_threads(1)
 

@@ -1,4 +1,5 @@
-// Which kernels this machine runs.
+// Which kernels this machine runs, and what they do without memory.
+#include <cstdio>
 #include <cstdlib>
 #include <cstring>
 
@@ -45,6 +46,13 @@ Choice choose() {
 }
 
 }  // namespace
+
+NoMemory::NoMemory(int64_t bytes) noexcept {
+  std::snprintf(text_, sizeof(text_), "sparse_encoders: not enough memory for %lld bytes",
+                static_cast<long long>(bytes));
+}
+
+void refuse_memory(int64_t bytes) { throw NoMemory(bytes); }
 
 const Kernels& best_kernels(const char** error) {
   static const Choice choice = choose();

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <new>
 
 namespace sparse_encoders {
 
@@ -66,7 +67,21 @@ struct KeyAwareProblem {
   void* grad_locations;          // (B, Q, M, L, P, 2) contiguous, locations_kind
 };
 
-// The kernels of one capability. Each call does one item.
+// A kernel found no memory for its working arrays. Python gets it as MemoryError or RuntimeError.
+class NoMemory : public std::bad_alloc {
+ public:
+  explicit NoMemory(int64_t bytes) noexcept;
+  const char* what() const noexcept override { return text_; }
+
+ private:
+  char text_[96];
+};
+
+// Throws NoMemory. Not inline: what throws is compiled once and for any machine.
+[[noreturn]] void refuse_memory(int64_t bytes);
+
+// The kernels of one capability. Each call does one item and may throw NoMemory, on any thread:
+// at::parallel_for carries an exception from its threads to the caller.
 struct Kernels {
   const char* name;
   void (*deformable_forward)(const DeformableProblem&, int64_t item);

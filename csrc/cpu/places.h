@@ -3,12 +3,12 @@
 //
 // Included only by kernels.inc, inside the namespace of one capability.
 
-// Arrays carved out of one allocation, each aligned to 64 bytes.
+// Arrays carved out of one allocation, each aligned to 64 bytes. Throws NoMemory.
 class Scratch {
  public:
   explicit Scratch(int64_t bytes) {
     memory_ = static_cast<char*>(aligned_alloc(64, static_cast<size_t>((bytes + 127) / 64 * 64)));
-    if (memory_ == nullptr) abort();
+    if (memory_ == nullptr) refuse_memory(bytes);
     next_ = memory_;
   }
   ~Scratch() { free(memory_); }

@@ -2,8 +2,10 @@
 //
 // The only file here that includes torch. Schemas, autograd and fake kernels are registered beside
 // the CPU code; this adds the CUDA kernels under the same names.
-#include <ATen/ATen.h>
 #include <ATen/Context.h>
+#include <ATen/core/Tensor.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/zeros.h>
 #include <c10/cuda/CUDAException.h>
 #include <c10/cuda/CUDAGuard.h>
 #include <c10/cuda/CUDAStream.h>

@@ -15,8 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
+
+from sparse_encoders.compat import load_weights
 
 StateDict = dict[str, Tensor]
 
@@ -142,7 +143,7 @@ def _read_file(path: Path) -> StateDict:
 
             state = load_file(path)
         else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
+            state = load_weights(path)
     except (RuntimeError, EOFError, OSError, ValueError, pickle.UnpicklingError) as error:
         raise ValueError(f"weights file {path} cannot be read (truncated?): {error}") from error
     except Exception as error:  # safetensors has an error class of its own

@@ -14,6 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sparse_encoders.compat import load_weights
+
 # where releases keep their weights, in the order in which they are looked for
 WEIGHTS = ("model", "state_dict", "model_state", "module")
 AVERAGED = ("ema_model", "ema_state", "model_ema", "state_dict_ema", "ema")
@@ -41,7 +43,7 @@ class ReleasedFile:
 
 
 def read_checkpoint(path: str | Path, averaged: bool = False) -> ReleasedFile:
-    """Read a checkpoint with torch's weights-only loader.
+    """Read a checkpoint weights-only.
 
     Beside tensors and plain Python values only ``argparse.Namespace`` is let through,
     which releases keep their settings in.
@@ -91,8 +93,7 @@ def _load(path: Path) -> Any:
     if not path.is_file():
         raise ValueError(f"{path} is no file")
     try:
-        with torch.serialization.safe_globals([Namespace]):
-            return torch.load(path, map_location="cpu", weights_only=True)
+        return load_weights(path, [Namespace])
     except pickle.UnpicklingError as error:
         refused = _REFUSED.search(str(error))
         if refused is None:

@@ -7,6 +7,7 @@ import importlib.util
 import time
 import warnings
 from dataclasses import dataclass
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from sparse_encoders.compat import no_attention_fastpath
 from sparse_encoders.deployment.module import ImageToDetections, attention_backend
 from sparse_encoders.selectors import RandomSelector
 
@@ -58,34 +60,46 @@ def export_onnx(
     missing = [name for name in _NEEDS[exporter] if importlib.util.find_spec(name) is None]
     if missing:
         raise ImportError(f"the {exporter} exporter needs {', '.join(missing)}: pip install it")
+    choice = _choice(exporter)
     detector = ImageToDetections(model, image_hw, normalize).eval()
     if isinstance(model.encoder.selector, RandomSelector):
         raise ValueError("RandomSelector draws its tokens: a file of it would keep one draw")
     image = torch.zeros(1, 3, *image_hw, device=next(model.parameters()).device)
     Path(path).parent.mkdir(parents=True, exist_ok=True)
-    fast = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)  # a fused operator that ONNX does not know
-    try:
-        with (
-            torch.no_grad(),
-            attention_backend(model, "torch"),
-            warnings.catch_warnings(),
-        ):
-            # shapes are numbers here on purpose, and the older exporter says it is old
-            warnings.simplefilter("ignore")
-            torch.onnx.export(
-                detector,
-                (image,),
-                str(path),
-                input_names=["image"],
-                output_names=list(OUTPUTS),
-                opset_version=_OPSET,
-                dynamo=exporter == "dynamo",
-                external_data=False,
-                verbose=False,
-            )
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fast)
+    with (
+        torch.no_grad(),
+        attention_backend(model, "torch"),
+        no_attention_fastpath(),  # a fused operator that ONNX does not know
+        warnings.catch_warnings(),
+    ):
+        # shapes are numbers here on purpose, and the older exporter says it is old
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            detector,
+            (image,),
+            str(path),
+            input_names=["image"],
+            output_names=list(OUTPUTS),
+            opset_version=_OPSET,
+            verbose=False,
+            **choice,
+        )
+
+
+def _choice(exporter: str) -> dict[str, Any]:
+    """What tells ``torch.onnx.export`` which exporter to be; an older torch has one only.
+
+    Raises:
+        ImportError: this torch does not have the exporter.
+    """
+    if "dynamo" in signature(torch.onnx.export).parameters:
+        return {"dynamo": exporter == "dynamo", "external_data": False}
+    if exporter == "dynamo":
+        raise ImportError(
+            "exporter='dynamo' needs torch 2.5 or newer, whose torch.onnx.export has dynamo=True; "
+            f"this is torch {torch.__version__}: use exporter='torchscript'"
+        )
+    return {}
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,7 @@ from torch import Tensor
 
 from sparse_encoders.ops import reference
 from sparse_encoders.ops.checks import check_devices, check_dim, check_levels, check_shape
-from sparse_encoders.ops.extension import (
-    choose_backend,
-    has_extension,
-    refuse_second_derivative,
-)
+from sparse_encoders.ops.extension import choose_backend, register
 
 
 def deformable_attention(
@@ -110,14 +106,14 @@ def _mmcv(
     return output
 
 
-def _fake(
+def _meta(
     value: Tensor, shapes: Sequence[int], reference_points: Tensor, offsets: Tensor, logits: Tensor
 ) -> Tensor:
     batch, _, heads, depth = value.shape
     return value.new_empty(batch, offsets.shape[1], heads * depth)
 
 
-def _fake_backward(
+def _meta_backward(
     grad: Tensor,
     value: Tensor,
     shapes: Sequence[int],
@@ -142,10 +138,5 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     return grads[0], None, *grads[1:]
 
 
-if has_extension():
-    torch.library.register_fake("sparse_encoders::deformable_attention", _fake)
-    torch.library.register_fake("sparse_encoders::deformable_attention_backward", _fake_backward)
-    torch.library.register_autograd(
-        "sparse_encoders::deformable_attention", _backward, setup_context=_setup_context
-    )
-    refuse_second_derivative("deformable_attention_backward")
+register("deformable_attention", _meta, _backward, _setup_context)
+register("deformable_attention_backward", _meta_backward)

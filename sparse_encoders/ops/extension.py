@@ -8,11 +8,14 @@ with ``torch.ops.load_library`` and holds no Python module.
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from sparse_encoders.compat import is_compiling
 
 BACKENDS = ("auto", "fused", "mmcv", "torch")
 """What ``backend`` may be; 'mmcv' exists for deformable attention only."""
@@ -24,6 +27,7 @@ _DTYPES = {
     "cuda": (torch.float32, torch.float16, torch.bfloat16),
 }
 _warned: set[str] = set()
+_libraries: list[torch.library.Library] = []  # a Library takes its kernels along when it is freed
 
 
 def _load() -> str | None:
@@ -120,16 +124,56 @@ def mmcv_has_cuda() -> bool:
 
 def _warn_once(message: str) -> None:
     """Warn the first time a message comes up (never while a graph is being captured)."""
-    if torch.compiler.is_compiling() or message in _warned:
+    if is_compiling() or message in _warned:
         return
     _warned.add(message)
     warnings.warn(message, stacklevel=4)
 
 
-def refuse_second_derivative(name: str) -> None:
-    """Make the backward operator ``name`` say that it has no backward of its own."""
+def register(
+    name: str,
+    meta: Callable[..., Any],
+    backward: Callable[..., Any] | None = None,
+    setup_context: Callable[..., None] | None = None,
+) -> None:
+    """Give an operator its meta kernel and its derivative; nothing without the extension.
 
-    def backward(ctx: Any, *grads: Tensor) -> None:
+    By the dispatcher's keys, which every accepted torch has, compiles and exports through.
+
+    Args:
+        name: in ``torch.ops.sparse_encoders``.
+        meta: the operator on tensors without data: gives empty results.
+        backward: of an autograd function, ``(ctx, *grads)``; None for an operator that is a
+            backward itself, whose derivative is refused.
+        setup_context: of an autograd function, ``(ctx, inputs, output)``.
+    """
+    if not has_extension():
+        return
+    operator = getattr(torch.ops.sparse_encoders, name).default
+
+    def below(*inputs: Any) -> Any:
+        with torch._C._AutoDispatchBelowAutograd():
+            return operator(*inputs)
+
+    def forward(ctx: Any, *inputs: Any) -> Any:
+        output = below(*inputs)
+        if setup_context is not None:
+            setup_context(ctx, inputs, output)
+        return output
+
+    def refuse(ctx: Any, *grads: Tensor) -> None:
         raise NotImplementedError(f"sparse_encoders::{name} cannot be differentiated")
 
-    torch.library.register_autograd(f"sparse_encoders::{name}", backward)
+    members = {"forward": staticmethod(forward), "backward": staticmethod(backward or refuse)}
+    function: Any = type(name, (torch.autograd.Function,), members)
+
+    def differentiable(*inputs: Any) -> Any:
+        tensors = (x for x in inputs if isinstance(x, Tensor))
+        if torch.is_grad_enabled() and any(x.requires_grad for x in tensors):
+            return function.apply(*inputs)
+        return below(*inputs)
+
+    library = torch.library.Library("sparse_encoders", "IMPL")
+    library.impl(name, meta, "Meta")
+    library.impl(name, differentiable, "Autograd")
+    _libraries.append(library)

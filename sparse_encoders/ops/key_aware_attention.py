@@ -8,13 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sparse_encoders.compat import is_autocast_enabled
 from sparse_encoders.ops import reference
 from sparse_encoders.ops.checks import check_devices, check_dim, check_levels, check_shape
-from sparse_encoders.ops.extension import (
-    choose_backend,
-    has_extension,
-    refuse_second_derivative,
-)
+from sparse_encoders.ops.extension import choose_backend, register
 
 
 def key_aware_attention(
@@ -63,9 +60,7 @@ def key_aware_attention(
     check_shape("locations", locations, "(B, Q, M, L, P, 2)", wanted)
     check_shape("query", query, "(B, Q, M, D)", (batch, queries, heads, depth))
     check_devices(value=value, query=query, key=key, locations=locations)
-    if not torch.is_autocast_enabled(value.device.type) and not (
-        query.dtype == key.dtype == value.dtype
-    ):
+    if not is_autocast_enabled(value.device.type) and not (query.dtype == key.dtype == value.dtype):
         raise TypeError(
             "query, key and value must have one dtype, got "
             f"{query.dtype}, {key.dtype} and {value.dtype}"
@@ -78,14 +73,14 @@ def key_aware_attention(
     return reference.key_aware_attention(query, key, value, shapes, locations)
 
 
-def _fake(
+def _meta(
     query: Tensor, key: Tensor, value: Tensor, shapes: Sequence[int], locations: Tensor
 ) -> Tensor:
     batch, queries, heads, depth = query.shape
     return value.new_empty(batch, queries, heads * depth)
 
 
-def _fake_backward(
+def _meta_backward(
     grad: Tensor,
     query: Tensor,
     key: Tensor,
@@ -110,10 +105,5 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     return grads[0], grads[1], grads[2], None, grads[3]
 
 
-if has_extension():
-    torch.library.register_fake("sparse_encoders::key_aware_attention", _fake)
-    torch.library.register_fake("sparse_encoders::key_aware_attention_backward", _fake_backward)
-    torch.library.register_autograd(
-        "sparse_encoders::key_aware_attention", _backward, setup_context=_setup_context
-    )
-    refuse_second_derivative("key_aware_attention_backward")
+register("key_aware_attention", _meta, _backward, _setup_context)
+register("key_aware_attention_backward", _meta_backward)

@@ -15,6 +15,7 @@ import torch
 from mmengine.logging import print_log
 from torch import Tensor, nn
 
+from sparse_encoders.compat import register_state_dict_post_hook
 from sparse_encoders.contracts import DetectorParts, Targets
 from sparse_encoders.selectors.keep import COUNTS, KeepSchedule
 from sparse_encoders.tokens import TokenGrid
@@ -139,7 +140,7 @@ class Selector(nn.Module):
         self.test_schedule: KeepSchedule | None = None
         #: keep ratio of each layer in training; None before any training
         self.trained_keep_ratio: tuple[float, ...] | None = None
-        self.register_state_dict_post_hook(_note_keep_ratio)
+        register_state_dict_post_hook(self, _note_keep_ratio)
 
     def set_keep_ratio(self, keep_ratio: float | Sequence[float], test_only: bool = False) -> None:
         """Keep another share of the tokens from now on; no weight changes.

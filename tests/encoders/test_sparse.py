@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from grids import DIMS, SHAPES, make_grid, small_encoder, small_grid
+from skips import needs_float16_autocast
 from sparse_encoders.contracts import DetectorParts, Targets
 from sparse_encoders.encoders import DenseEncoder, SparseDETREncoder
 
@@ -154,7 +155,9 @@ def test_levels_of_one_token():
         assert output.memory.isfinite().all()
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize(
+    "dtype", [torch.bfloat16, pytest.param(torch.float16, marks=needs_float16_autocast)]
+)
 def test_half_precision(dtype):
     grid = small_grid(BATCH)
     encoder = sparse(selector=dict(keep_ratio=0.3)).train()

@@ -10,6 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from grids import DIMS
 from grids import small_encoder as make
 from grids import small_grid as grid
+from skips import needs_export
 from sparse_encoders.contracts import DetectorParts, Targets
 from sparse_encoders.encoders import (
     DenseEncoder,
@@ -116,6 +117,7 @@ def test_no_device_value_is_read(case):
         assert model(*inputs).shape == inputs[0].shape
 
 
+@needs_export
 @pytest.mark.parametrize("case", CASES)
 def test_the_whole_encoder_exports(case):
     model, inputs = whole(**CASES[case])

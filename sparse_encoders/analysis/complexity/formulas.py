@@ -15,8 +15,8 @@ from math import prod
 from typing import Any
 
 import torch
-from torch.utils.flop_counter import flop_registry, register_flop_formula
 
+from sparse_encoders.compat import register_flop_formula
 from sparse_encoders.ops import has_extension
 
 OPERATIONS_PER_MADD = 2
@@ -108,9 +108,7 @@ def _register() -> None:
         ("deformable_attention", deformable_attention),
         ("key_aware_attention", key_aware_attention),
     ):
-        operator = getattr(torch.ops.sparse_encoders, name)
-        if operator not in flop_registry:
-            register_flop_formula(operator)(formula)
+        register_flop_formula(getattr(torch.ops.sparse_encoders, name), formula)
 
 
 if has_extension():

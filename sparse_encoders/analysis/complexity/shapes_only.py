@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves, tree_map_only
+from torch.utils._pytree import tree_flatten, tree_map_only
 
 LARGE = 2**12
 
@@ -28,7 +28,7 @@ class ShapesOnly(TorchDispatchMode):
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         kwargs = kwargs or {}
-        if not any(_is_large(leaf) for leaf in tree_leaves((args, kwargs))):
+        if not any(_is_large(leaf) for leaf in tree_flatten((args, kwargs))[0]):
             return func(*args, **kwargs)
         aliases = [a.alias_info for a in func._schema.arguments if a.alias_info is not None]
         if any(alias.is_write for alias in aliases):

@@ -1,11 +1,11 @@
-// torch.ops.sparse_encoders.deformable_attention on the CPU.
-#include <torch/library.h>
+// torch.ops.sparse_encoders.deformable_attention on the CPU. Included by csrc/ops.cpp only.
+#pragma once
 
 #include <tuple>
 
 #include "heads.h"
 
-namespace sparse_encoders {
+namespace sparse_encoders::deformable_attention {
 namespace {
 
 struct Arguments {
@@ -113,9 +113,4 @@ backward(const at::Tensor& grad, const at::Tensor& value, at::IntArrayRef shapes
 }
 
 }  // namespace
-}  // namespace sparse_encoders
-
-TORCH_LIBRARY_IMPL(sparse_encoders, CPU, m) {
-  m.impl("deformable_attention", &sparse_encoders::forward);
-  m.impl("deformable_attention_backward", &sparse_encoders::backward);
-}
+}  // namespace sparse_encoders::deformable_attention

@@ -1,11 +1,11 @@
-// torch.ops.sparse_encoders.key_aware_attention on the CPU.
-#include <torch/library.h>
+// torch.ops.sparse_encoders.key_aware_attention on the CPU. Included by csrc/ops.cpp only.
+#pragma once
 
 #include <tuple>
 
 #include "heads.h"
 
-namespace sparse_encoders {
+namespace sparse_encoders::key_aware_attention {
 namespace {
 
 struct Arguments {
@@ -120,9 +120,4 @@ backward(const at::Tensor& grad, const at::Tensor& query, const at::Tensor& key,
 }
 
 }  // namespace
-}  // namespace sparse_encoders
-
-TORCH_LIBRARY_IMPL(sparse_encoders, CPU, m) {
-  m.impl("key_aware_attention", &sparse_encoders::forward);
-  m.impl("key_aware_attention_backward", &sparse_encoders::backward);
-}
+}  // namespace sparse_encoders::key_aware_attention

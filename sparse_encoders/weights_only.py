@@ -1,0 +1,150 @@
+"""Reading checkpoints without running what is in them, where torch cannot be told what to allow.
+
+Every torch that this package accepts has ``torch.load(weights_only=True)``; only newer ones let a
+caller add types to what it takes. This is the same reader for the others: pickle's own, which
+finds nothing but the names it is given, and fills the state of nothing but the types among them.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pickle
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from types import SimpleNamespace
+from typing import IO, Any, ClassVar
+
+import torch
+
+_Unpickler: Any = pickle._Unpickler
+_STATISTICS = ("min", "max", "current", "mean")
+_DTYPES = ("float64", "float32", "int64", "bool")
+_REFUSED = "Weights only load failed: "
+
+
+def mmengine_types() -> dict[str, Any]:
+    """What MMEngine's runner writes beside tensors: full name in a file to what stands for it.
+
+    ``getattr`` is stood for by a function that gives the statistics of ``HistoryBuffer`` only.
+    """
+    import numpy as np
+    from mmengine.logging import HistoryBuffer
+
+    multiarray = importlib.import_module(
+        "numpy._core.multiarray" if find_spec("numpy._core") else "numpy.core.multiarray"
+    )
+    types = [HistoryBuffer, np.ndarray, np.dtype]
+    types += [type(np.dtype(kind)) for kind in _DTYPES]
+    allowed: dict[str, Any] = {f"{kind.__module__}.{kind.__name__}": kind for kind in types}
+    allowed["builtins.getattr"] = _statistic
+    for module in ("numpy._core.multiarray", "numpy.core.multiarray"):  # NumPy 2 and NumPy 1 files
+        for name in ("_reconstruct", "scalar"):
+            allowed[f"{module}.{name}"] = getattr(multiarray, name)
+    return allowed
+
+
+def _statistic(owner: object, name: str) -> Any:
+    """Give a statistic of ``HistoryBuffer``: stands in for ``getattr`` when a checkpoint is read.
+
+    Raises:
+        ValueError: anything else is asked for.
+    """
+    from mmengine.logging import HistoryBuffer
+
+    if owner is not HistoryBuffer or name not in _STATISTICS:
+        raise ValueError(
+            f"a checkpoint may look up {', '.join(_STATISTICS)} of HistoryBuffer only, "
+            f"got {name!r} of {owner!r}"
+        )
+    return getattr(HistoryBuffer, name)
+
+
+def read_weights_only(path: str | Path, allowed: Sequence[type] = ()) -> Any:
+    """Read a checkpoint onto the CPU: what torch itself allows, and :func:`mmengine_types`.
+
+    Args:
+        path: of the file.
+        allowed: further classes that the file may hold.
+
+    Raises:
+        pickle.UnpicklingError: the file holds something else; the message names it.
+        ValueError: NumPy values of another dtype.
+    """
+    names = {**_of_torch(), **mmengine_types()}
+    names.update({"numpy.dtype": _plain_dtype, "_codecs.encode": _latin1})
+    names["__builtin__.getattr"] = names["builtins.getattr"]  # as protocol 2 writes it
+    names.update({f"{kind.__module__}.{kind.__name__}": kind for kind in allowed})
+    reader = type("Reader", (_Reader,), {"names": names})
+
+    def load(file: IO[bytes], **settings: Any) -> Any:
+        return reader(file, **settings).load()
+
+    module = SimpleNamespace(__name__=__name__, Unpickler=reader, load=load)
+    return torch.load(path, map_location="cpu", pickle_module=module, weights_only=False)
+
+
+def _of_torch() -> dict[str, Any]:
+    """What torch itself allows in a file of weights, and all its dtypes."""
+    from torch import _weights_only_unpickler as own
+
+    names = dict(own._get_allowed_globals())
+    names.update({str(v): v for v in vars(torch).values() if isinstance(v, torch.dtype)})
+    return names
+
+
+def _plain_dtype(name: str, align: bool = False, copy: bool = True) -> Any:
+    """Stands in for ``numpy.dtype`` when a checkpoint is read."""
+    import numpy as np
+
+    made = np.dtype(name)
+    if made.name not in _DTYPES:
+        raise ValueError(f"Weights only load failed: numpy.dtype({name!r})")
+    return made
+
+
+def _latin1(text: str, encoding: str) -> bytes:
+    """Stands in for ``codecs.encode``, by which pickle's protocol 2 writes bytes."""
+    if encoding != "latin1":
+        raise ValueError(f"Weights only load failed: text as {encoding}")
+    return text.encode(encoding)
+
+
+class _Reader(_Unpickler):
+    """Pickle's reader in Python, whose steps can be refused one by one."""
+
+    names: Mapping[str, Any] = {}
+    dispatch: ClassVar[dict[int, Any]] = dict(_Unpickler.dispatch)
+
+    def find_class(self, module: str, name: str) -> Any:
+        """What a name of the file stands for."""
+        full = f"{module}.{name}"
+        if full not in self.names:
+            raise pickle.UnpicklingError(f"{_REFUSED}Unsupported global: GLOBAL {full}")
+        return self.names[full]
+
+    def load_reduce(self) -> None:
+        """Call a function, if it is one of the allowed ones."""
+        function = self.stack[-2]
+        if not any(function is allowed for allowed in self.names.values()):
+            raise pickle.UnpicklingError(f"{_REFUSED}Unsupported call of {function!r}")
+        super().load_reduce()
+
+    def load_build(self) -> None:
+        """Fill in an object's state, if its class is one of the allowed ones."""
+        owner = type(self.stack[-2])
+        if isinstance(self.stack[-2], type) or not (
+            owner is OrderedDict or any(owner is allowed for allowed in self.names.values())
+        ):
+            raise pickle.UnpicklingError(f"{_REFUSED}Unsupported state of {owner.__name__}")
+        super().load_build()
+
+    def load_refused(self) -> None:
+        """Refuse what torch never writes: calls by older opcodes, and extension codes."""
+        raise pickle.UnpicklingError(f"{_REFUSED}Unsupported opcode")
+
+    dispatch[pickle.REDUCE[0]] = load_reduce
+    dispatch[pickle.BUILD[0]] = load_build
+    for _code in (pickle.INST, pickle.OBJ, pickle.EXT1, pickle.EXT2, pickle.EXT4):
+        dispatch[_code[0]] = load_refused
