@@ -16,7 +16,8 @@ from torch.utils.checkpoint import checkpoint
 from sparse_encoders.attention import DeformableAttention, KeyAwareDeformableAttention
 from sparse_encoders.contracts import DetectorParts, Targets
 from sparse_encoders.registry import build_swappable
-from sparse_encoders.selectors.base import Selection, Selector
+from sparse_encoders.selectors.base import Selector
+from sparse_encoders.selectors.selection import LayerSelection, Selection
 from sparse_encoders.tokens import TokenGrid
 
 ATTENTIONS = ("plain", "key_aware")
@@ -30,7 +31,8 @@ class EncoderOutput:
     Attributes:
         memory: (B, N, C) refined tokens.
         tokens: the tokens that came in.
-        selection: what the selector chose; None where every token is refined.
+        selection: what the selector decided, for its loss; None without a selector.
+        layers: what each layer refined, for reports; empty without a selector.
         refined: (B, K, C) tokens as each layer refined them, where a loss of the
             encoder will read them; empty otherwise.
         objects: (B, k) int64 for each layer of dual attention: where its object
@@ -40,6 +42,7 @@ class EncoderOutput:
     memory: Tensor
     tokens: TokenGrid
     selection: Selection | None = None
+    layers: tuple[LayerSelection, ...] = ()
     refined: tuple[Tensor, ...] = ()
     objects: tuple[Tensor, ...] = ()
 

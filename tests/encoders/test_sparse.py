@@ -105,7 +105,7 @@ def test_auxiliary_heads_begin_improbable_and_at_the_proposals():
     encoder.init_own_weights()
     grid = small_grid(BATCH)
     output = encoder(grid, parts(for_loss=True))
-    ((logits, boxes),) = encoder.auxiliary(output.refined, output.selection, grid)
+    ((logits, boxes),) = encoder.auxiliary(output.refined, output.layers, grid)
     assert logits.sigmoid().mean() < 0.05
     expected = output.selection.layers[0].gather(grid.proposals).sigmoid()
     assert torch.allclose(boxes, expected)

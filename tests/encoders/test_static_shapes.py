@@ -77,6 +77,7 @@ CASES = {
         selector=dict(type="FocusTokenSelector", count="image", intervals="overlapping"),
     ),
     "bottom-up": dict(selector=dict(type="FocusTokenSelector", modulation="bottom_up")),
+    "released in a batch": dict(selector=dict(type="FocusTokenSelector", test_count="batch")),
     "sparse": dict(encoder=SparseDETREncoder, num_classes=7),
     "sparse + focus": dict(
         encoder=SparseDETREncoder, num_classes=7, selector=dict(type="FocusTokenSelector")
@@ -139,5 +140,8 @@ def test_what_the_decoder_teaches_reads_no_device_value():
         encoder.selector.loss(output.selection, tokens, targets)[
             "loss_decoder_attention"
         ].backward()
-        encoder.auxiliary(output.refined, output.selection, tokens)
-        attention_share(seen, output.selection.layers[0].mask(tokens.num_tokens), tokens.shapes)
+        encoder.auxiliary(output.refined, output.layers, tokens)
+        attention_share(seen, output.layers[0].mask(tokens.num_tokens), tokens.shapes)
+        lite = make(LiteDETREncoder, blocks=1, selector=dict(type="DecoderAttentionSelector"))
+        output = lite.train()(tokens, lent)
+        lite.selector.loss(output.selection, tokens, targets)["loss_decoder_attention"].backward()

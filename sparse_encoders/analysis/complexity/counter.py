@@ -251,7 +251,7 @@ def _auxiliary_heads(model: nn.Module) -> Iterator[None]:
         return
 
     def run(module: Any, args: Any, output: Any) -> None:
-        module.auxiliary(output.refined, output.selection, output.tokens)
+        module.auxiliary(output.refined, output.layers, output.tokens)
 
     handle = encoder.register_forward_hook(run)  # type: ignore[union-attr]
     model.detector_parts = lambda: replace(lend(), for_loss=True)  # type: ignore[assignment]
