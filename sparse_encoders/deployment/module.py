@@ -12,7 +12,7 @@ from mmdet.structures.bbox import bbox_cxcywh_to_xyxy
 from torch import Tensor, nn
 
 from sparse_encoders.attention import DeformableAttention, KeyAwareDeformableAttention
-from sparse_encoders.detectors.batches import precisely
+from sparse_encoders.autocast import precisely
 from sparse_encoders.detectors.host import EncoderHost
 from sparse_encoders.tokens import TokenGrid
 
@@ -83,7 +83,9 @@ class ImageToDetections(nn.Module):
                 **{k: v for k, v in queries.items() if k not in ("memory", "memory_mask")},
             )
         )
-        logits, boxes = precisely(model.bbox_head, head_inputs, model.bbox_head)
+        logits, boxes = precisely(
+            lambda given: model.bbox_head(**given), head_inputs, model.bbox_head
+        )
         return self._best(logits[-1], boxes[-1])
 
     def _normalised(self, image: Tensor) -> Tensor:

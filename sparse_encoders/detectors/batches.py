@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, TypeVar
 
 import torch
 from mmdet.structures import SampleList
 from mmengine.structures import InstanceData
-from torch import Tensor, nn
+from torch import Tensor
 
 from sparse_encoders.contracts import Targets
 from sparse_encoders.encoders.base import EncoderOutput
 from sparse_encoders.tokens import LevelShapes
-
-T = TypeVar("T")
 
 
 def targets_of(samples: SampleList) -> Targets:
@@ -74,29 +71,6 @@ def with_enough_tokens(
         mask = torch.cat([mask, mask.new_ones(batch, missing)], 1)
         shapes.append((1, missing))
     return memory, mask, tuple(shapes)
-
-
-def precisely(
-    call: Callable[..., T], head_inputs: Mapping[str, Any], head: nn.Module, **kwargs: Any
-) -> T:
-    """Call a head outside of autocast, in the dtype of its weights.
-
-    In bfloat16 its boxes would be rounded to pixels.
-
-    Args:
-        call: the head, or a method of it.
-        head_inputs: with ``hidden_states`` and ``references``, as decoders give them.
-        head: whose weights they meet.
-        **kwargs: further arguments of ``call``.
-    """
-    dtype = next(head.parameters()).dtype
-    inputs = {
-        **head_inputs,
-        "hidden_states": head_inputs["hidden_states"].to(dtype),
-        "references": [reference.to(dtype) for reference in head_inputs["references"]],
-    }
-    with torch.autocast(inputs["hidden_states"].device.type, enabled=False):
-        return call(**inputs, **kwargs)
 
 
 def in_float32(results: Sequence[InstanceData]) -> Sequence[InstanceData]:

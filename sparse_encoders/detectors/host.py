@@ -11,6 +11,7 @@ from mmdet.structures import SampleList
 from torch import Tensor, nn
 
 from sparse_encoders.attention import KeyAwareDeformableAttention
+from sparse_encoders.autocast import precisely
 from sparse_encoders.contracts import DetectorParts, Targets
 from sparse_encoders.detectors import batches
 from sparse_encoders.detectors.batches import annotations_of, targets_of, with_enough_tokens
@@ -253,9 +254,15 @@ class EncoderHost:
             targets=targets if self.encoder.needs_boxes else None,
         )
         done = self._run(img_feats, batch_data_samples, parts, self.encoder.learns_from_decoder)
-        losses = self._head_loss(done.head_inputs, batch_data_samples)
         targets = replace(targets, attention_map=done.attention_map)
-        extra = self.encoder.loss(done.encoded, targets, parts)
+        losses, extra = precisely(
+            lambda found: (
+                self._head_loss(found.head_inputs, batch_data_samples),
+                self.encoder.loss(found.encoded, targets, parts),
+            ),
+            done,
+            self.bbox_head,
+        )
         clash = losses.keys() & extra.keys()
         if clash:
             raise ValueError(f"encoder and head both name a loss {sorted(clash)}")
@@ -276,13 +283,9 @@ class EncoderHost:
         if self.encoder.needs_boxes:
             parts = replace(parts, targets=annotations_of(batch_data_samples))
         done = self._run(img_feats, batch_data_samples, parts, record=report)
-        results = batches.precisely(
-            self.bbox_head.predict,
-            done.head_inputs,
-            self.bbox_head,
-            rescale=rescale,
-            batch_data_samples=batch_data_samples,
-        )
+        asked = dict(rescale=rescale, batch_data_samples=batch_data_samples)
+        head = self.bbox_head
+        results = precisely(lambda given: head.predict(**given, **asked), done.head_inputs, head)
         samples: SampleList = self.add_pred_to_datasample(  # type: ignore[attr-defined]
             batch_data_samples, batches.in_float32(results)
         )
