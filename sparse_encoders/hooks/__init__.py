@@ -1,5 +1,6 @@
 """What this package adds to MMEngine's training loop."""
 
+from sparse_encoders.hooks.seed_by_step import SeedByStepHook
 from sparse_encoders.hooks.token_pictures import TokenPicturesHook
 
-__all__ = ["TokenPicturesHook"]
+__all__ = ["SeedByStepHook", "TokenPicturesHook"]
