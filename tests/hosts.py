@@ -12,7 +12,7 @@ from tiny import dino_config
 HOSTS = ("DeformableDETR", "two-stage DeformableDETR", "DNDETR", "DINO", "HDETR")
 QUERIES = 40
 
-# EncoderHost refuses more detections than queries times classes
+# EncoderDetector refuses more detections than queries times classes
 TEST_CFG = dict(max_per_img=50)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from mmengine.model import bias_init_with_prob, constant_init
 from torch import Tensor, nn
 
-from sparse_encoders.contracts import DetectionLoss, Targets
+from sparse_encoders.contracts import DetectionLoss
 from sparse_encoders.selectors.base import Selection
 from sparse_encoders.tokens import TokenGrid
 
@@ -73,7 +73,6 @@ class AuxiliaryHeads(nn.Module):
         refined: Sequence[Tensor],
         selection: Selection,
         tokens: TokenGrid,
-        targets: Targets,
         detection_loss: DetectionLoss,
     ) -> dict[str, Tensor]:
         """``enc{i}.loss_cls``, ``enc{i}.loss_bbox`` and ``enc{i}.loss_iou`` of encoder layer i.
@@ -82,7 +81,7 @@ class AuxiliaryHeads(nn.Module):
         """
         losses = {}
         for index, (logits, boxes) in enumerate(self(refined, selection, tokens)):
-            parts = detection_loss(logits, boxes, targets)
+            parts = detection_loss(logits, boxes)
             for name, value in zip(("cls", "bbox", "iou"), parts, strict=True):
                 losses[f"enc{index}.loss_{name}"] = value
         return losses
