@@ -168,10 +168,10 @@ class EncoderDetector(DetectionTransformer):
             batch_img_metas=[sample.metainfo for sample in samples],
         )
 
-    @property
-    def matching_queries(self) -> slice:
+    def matching_queries(self, queries: Queries) -> slice:
         """The decoder queries that also exist at test time; denoising ones stand before them."""
-        return slice(-self.num_queries, None)
+        start = 0 if queries.denoising is None else queries.denoising["num_denoising_queries"]
+        return slice(start, start + self.num_queries)
 
     # -- the three steps --------------------------------------------------
 
@@ -233,7 +233,7 @@ class EncoderDetector(DetectionTransformer):
         """
         if not record:
             return self.run_decoder(queries, encoded)
-        with record_cross_attention(self.decoder, self.matching_queries) as seen:
+        with record_cross_attention(self.decoder, self.matching_queries(queries)) as seen:
             decoded = self.run_decoder(queries, encoded)
         return replace(decoded, attention_map=seen.attention_map(encoded.tokens.shapes))
 

@@ -181,11 +181,6 @@ class HDETR(DeformableDETR):
         inputs = super().head_inputs(queries, decoded)
         return dict(**inputs, num_one2one=self.num_queries) if self.training else inputs
 
-    @property
-    def matching_queries(self) -> slice:
-        """The one-to-one queries, which stand first."""
-        return slice(0, self.num_queries)
-
     def _group_mask(self, count: int, device: torch.device) -> Tensor | None:
         """(Q, Q) bool, True between the two groups; None where there is one."""
         if count == self.num_queries:

@@ -34,8 +34,9 @@ class Queries:
         attention_mask: (Q, Q) bool, True where a query may not attend; None
             hides nothing.
         proposals: of the first stage, in training; None without one.
-        denoising: MMDetection's ``dn_meta`` (numbers of denoising queries and
-            groups), in training; None without denoising.
+        dense: of DDQ-DETR's dense branch, in training; None elsewhere.
+        denoising: MMDetection's ``dn_meta`` (``num_denoising_queries``, groups),
+            in training; None without denoising.
     """
 
     content: Tensor
@@ -43,6 +44,7 @@ class Queries:
     position: Tensor | None = None
     attention_mask: Tensor | None = None
     proposals: Proposals | None = None
+    dense: Proposals | None = None
     denoising: dict[str, int] | None = None
 
     @classmethod
@@ -50,15 +52,20 @@ class Queries:
         cls, decoder_inputs: Mapping[str, Any], head_inputs: Mapping[str, Any]
     ) -> Queries:
         """Of the two dicts that ``pre_decoder`` of an MMDetection detector gives."""
-        logits, boxes = head_inputs.get("enc_outputs_class"), head_inputs.get("enc_outputs_coord")
         return cls(
             content=decoder_inputs["query"],
             reference_points=decoder_inputs["reference_points"],
             position=decoder_inputs.get("query_pos"),
             attention_mask=decoder_inputs.get("dn_mask"),
-            proposals=None if logits is None or boxes is None else Proposals(logits, boxes),
+            proposals=_proposals(head_inputs, "enc_outputs"),
+            dense=_proposals(head_inputs, "aux_enc_outputs"),
             denoising=head_inputs.get("dn_meta"),
         )
+
+
+def _proposals(head_inputs: Mapping[str, Any], name: str) -> Proposals | None:
+    logits, boxes = head_inputs.get(f"{name}_class"), head_inputs.get(f"{name}_coord")
+    return None if logits is None or boxes is None else Proposals(logits, boxes)
 
 
 @dataclass(frozen=True)
