@@ -31,7 +31,7 @@ def precisely(call: Callable[[T], R], inputs: T, owner: nn.Module) -> R:
         return call(cast_floats(inputs, weight.dtype))
 
 
-def cast_floats(value: T, dtype: torch.dtype) -> T:
+def cast_floats(value: Any, dtype: torch.dtype) -> Any:
     """``value`` with every floating tensor in it as ``dtype``; itself where nothing changes.
 
     Args:
@@ -39,20 +39,19 @@ def cast_floats(value: T, dtype: torch.dtype) -> T:
             deep; anything else is left as it is.
         dtype: a floating dtype.
     """
-    known: Any = value
-    if isinstance(known, Tensor):
-        return known.to(dtype) if known.is_floating_point() else known
-    if is_dataclass(known) and not isinstance(known, type):
-        old = {field.name: getattr(known, field.name) for field in fields(known)}
+    if isinstance(value, Tensor):
+        return value.to(dtype) if value.is_floating_point() else value
+    if is_dataclass(value) and not isinstance(value, type):
+        old = {field.name: getattr(value, field.name) for field in fields(value)}
         new = cast_floats(old, dtype)
-        return known if new is old else replace(known, **new)
-    if type(known) is dict:
-        found = {key: cast_floats(item, dtype) for key, item in known.items()}
-        return known if all(found[key] is known[key] for key in known) else found
-    if type(known) in (list, tuple):
-        items = [cast_floats(item, dtype) for item in known]
-        same = all(new is old for new, old in zip(items, known, strict=True))
-        return known if same else type(known)(items)
+        return value if new is old else replace(value, **new)
+    if type(value) is dict:
+        found = {key: cast_floats(item, dtype) for key, item in value.items()}
+        return value if all(found[key] is value[key] for key in value) else found
+    if type(value) in (list, tuple):
+        items = [cast_floats(item, dtype) for item in value]
+        same = all(new is old for new, old in zip(items, value, strict=True))
+        return value if same else type(value)(items)
     return value
 
 

@@ -13,6 +13,7 @@ from math import floor
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 LevelShapes = tuple[tuple[int, int], ...]
 
@@ -249,6 +250,28 @@ def _valid_ratio(mask: Tensor) -> Tensor:
     """(B, 2) valid share of (width, height) of a (B, h, w) padding mask."""
     _, h, w = mask.shape
     return torch.stack([(~mask[:, 0, :]).sum(1) / w, (~mask[:, :, 0]).sum(1) / h], -1)
+
+
+def padding_masks(
+    features: Sequence[Tensor],
+    image_hw: tuple[int, int],
+    image_sizes: Sequence[tuple[int, int]] | None,
+) -> list[Tensor] | None:
+    """Per level a (B, h, w) bool mask, True where padded; None where no image is.
+
+    The pixel mask resampled to the nearest neighbour, as in MMDetection.
+
+    Args:
+        features: per level (B, C, h, w).
+        image_hw: (height, width) of the padded input in pixels.
+        image_sizes: (height, width) of each image before padding; None: all fill the input.
+    """
+    if image_sizes is None or all(tuple(size) == tuple(image_hw) for size in image_sizes):
+        return None
+    pixels = features[0].new_ones(len(image_sizes), *image_hw)
+    for mask, (height, width) in zip(pixels, image_sizes, strict=True):
+        mask[:height, :width] = 0
+    return [F.interpolate(pixels[None], size=f.shape[-2:])[0].to(torch.bool) for f in features]
 
 
 def count_valid(shapes: LevelShapes, image_hw: tuple[int, int], valid_hw: tuple[int, int]) -> int:

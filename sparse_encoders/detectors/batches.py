@@ -15,13 +15,28 @@ from sparse_encoders.encoders.base import EncoderOutput
 from sparse_encoders.tokens import LevelShapes
 
 
+def sizes_of(
+    samples: SampleList | None,
+) -> tuple[tuple[int, int], list[tuple[int, int]]]:
+    """(height, width) of the padded input in pixels, and of each image in it.
+
+    Raises:
+        ValueError: no data samples, which say so.
+    """
+    if not samples:
+        raise ValueError("the detector needs data samples: they say how large each image is")
+    height, width = samples[0].batch_input_shape[:2]
+    sizes = [(int(s.img_shape[0]), int(s.img_shape[1])) for s in samples]
+    return (int(height), int(width)), sizes
+
+
 def targets_of(samples: SampleList) -> Targets:
     """Boxes (x1, y1, x2, y2) in pixels and labels of MMDetection's data samples."""
     boxes = []
     for sample in samples:
         found = sample.gt_instances.bboxes
         boxes.append(found if isinstance(found, Tensor) else found.tensor)
-    return Targets(boxes, [s.gt_instances.labels for s in samples], samples)
+    return Targets(boxes, [s.gt_instances.labels for s in samples])
 
 
 def annotations_of(samples: SampleList | None) -> Targets:

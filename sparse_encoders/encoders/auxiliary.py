@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from mmengine.model import bias_init_with_prob, constant_init
 from torch import Tensor, nn
 
-from sparse_encoders.contracts import DetectionLoss, Targets
+from sparse_encoders.contracts import DetectionLoss
 from sparse_encoders.selectors.selection import LayerSelection
 from sparse_encoders.tokens import TokenGrid
 
@@ -61,9 +61,7 @@ class AuxiliaryHeads(nn.Module):
         """
         outputs = []
         branches = zip(self.cls_branches, self.reg_branches, strict=True)
-        for (classify, regress), found, chosen in zip(
-            branches, refined, layers, strict=False
-        ):
+        for (classify, regress), found, chosen in zip(branches, refined, layers, strict=False):
             boxes = (chosen.gather(tokens.proposals) + regress(found)).sigmoid()
             outputs.append((classify(found), boxes))
         return outputs
@@ -73,7 +71,6 @@ class AuxiliaryHeads(nn.Module):
         refined: Sequence[Tensor],
         layers: Sequence[LayerSelection],
         tokens: TokenGrid,
-        targets: Targets,
         detection_loss: DetectionLoss,
     ) -> dict[str, Tensor]:
         """``enc{i}.loss_cls``, ``enc{i}.loss_bbox`` and ``enc{i}.loss_iou`` of encoder layer i.
@@ -82,7 +79,7 @@ class AuxiliaryHeads(nn.Module):
         """
         losses = {}
         for index, (logits, boxes) in enumerate(self(refined, layers, tokens)):
-            parts = detection_loss(logits, boxes, targets)
+            parts = detection_loss(logits, boxes)
             for name, value in zip(("cls", "bbox", "iou"), parts, strict=True):
                 losses[f"enc{index}.loss_{name}"] = value
         return losses

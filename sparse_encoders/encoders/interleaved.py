@@ -6,18 +6,18 @@ from typing import Any
 
 import torch
 from mmcv.cnn.bricks.transformer import FFN
-from mmdet.models.layers import DeformableDetrTransformerEncoderLayer
 from torch import Tensor, nn
 
 from sparse_encoders.contracts import DetectorParts
-from sparse_encoders.encoders.base import Encoder, EncoderOutput, use_attention
+from sparse_encoders.encoders.base import Encoder, EncoderOutput
+from sparse_encoders.encoders.layer import EncoderLayer
 from sparse_encoders.encoders.schedule import make_schedule
 from sparse_encoders.registry import MODELS
 from sparse_encoders.selectors.selection import LayerSelection, Selection
 from sparse_encoders.tokens import TokenGrid
 
 
-class InterleavedLayer(DeformableDetrTransformerEncoderLayer):
+class InterleavedLayer(EncoderLayer):
     """A deformable encoder layer from some tokens to all.
 
     The names of attention, FFN and norms are MMDetection's, so that a dense
@@ -131,8 +131,8 @@ class LiteDETREncoder(Encoder):
         self.prune_high_levels = prune_high_levels
         for index in range(self.num_layers):
             small = small_low_level_ffn and self.schedule.refines_all(index)
-            self.layers.append(InterleavedLayer(**self.layer_cfg, small_low_level_ffn=small))
-        use_attention(self.layers, self.attention_backend, attention, key_aware)
+            config = self.layer_config(attention, key_aware)
+            self.layers.append(InterleavedLayer(**config, small_low_level_ffn=small))
         if selector is not None:
             self.selector = self.build_selector(selector)
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from sparse_encoders.contracts import DetectorParts, Targets
+from sparse_encoders.contracts import DetectionLoss, DetectorParts, Targets
 from sparse_encoders.encoders.auxiliary import AuxiliaryHeads
 from sparse_encoders.encoders.base import Encoder, EncoderOutput
 from sparse_encoders.encoders.kept_tokens import KeptTokensLayer
@@ -77,22 +77,25 @@ class SparseDETREncoder(Encoder):
             query = self.run_layer(index, layer, query[:, :count], *places, memory, tokens)
             memory = chosen.write(memory, query.to(memory.dtype))
             refined.append(query)
-        kept = tuple(refined) if detector.for_loss and self.auxiliary is not None else ()
+        kept = tuple(refined) if self.training and self.auxiliary is not None else ()
         return EncoderOutput(memory, tokens, selection, group.layers, kept)
 
     def loss(
-        self, output: EncoderOutput, targets: Targets, detector: DetectorParts
+        self,
+        output: EncoderOutput,
+        targets: Targets,
+        detection_loss: DetectionLoss | None = None,
     ) -> dict[str, Tensor]:
         """The selector's loss and those of the auxiliary heads."""
-        losses = super().loss(output, targets, detector)
+        losses = super().loss(output, targets, detection_loss)
         if self.auxiliary is None or not output.refined:
             return losses
-        if detector.detection_loss is None:
+        if detection_loss is None:
             raise ValueError(
                 "the auxiliary heads need the detector's detection loss, but it lends none; "
                 "set encoder.auxiliary_heads=False"
             )
         auxiliary = self.auxiliary.loss(
-            output.refined, output.layers, output.tokens, targets, detector.detection_loss
+            output.refined, output.layers, output.tokens, detection_loss
         )
         return {**losses, **auxiliary}

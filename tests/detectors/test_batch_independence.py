@@ -32,6 +32,7 @@ HOSTS: dict[str, tuple[str, dict[str, Any]]] = {
     "DN-DETR": ("DNDETR", {}),
     "DINO": ("DINO", {}),
     "H-DETR": ("HDETR", {}),
+    "DDQ-DETR": ("DDQDETR", {}),
 }
 SELECTORS = (
     "DecoderAttentionSelector",
@@ -94,7 +95,7 @@ class Host:
     def detections(self, encoder: dict[str, Any]) -> list[list[DetDataSample]]:
         """Of each batch, with another encoder."""
         config = dict(num_layers=2, layer_cfg=self.layer_cfg, **copy.deepcopy(encoder))
-        self.model.encoder = self.model._build_encoder(config).eval()
+        self.model.encoder = self.model.build_encoder(config).eval()
         spread_weights(self.model.encoder)
         found = []
         for features, (images, fed) in zip(self.features, self.batches, strict=True):

@@ -189,7 +189,9 @@ def test_low_and_high_levels_are_ranked_once_each(
             assert after.size < before.size
     for index in (1, 3):
         of_groups = [group.layers[index].mask(tokens.num_tokens) for group in groups]
-        assert torch.equal(output.layers[index].mask(tokens.num_tokens), torch.stack(of_groups).any(0))
+        assert torch.equal(
+            output.layers[index].mask(tokens.num_tokens), torch.stack(of_groups).any(0)
+        )
 
 
 @pytest.mark.parametrize("padded", [False, True])
@@ -218,7 +220,7 @@ def test_the_decoder_teaches_what_is_pruned(padded: bool) -> None:
             labels[image, best[:kept]] = 1
         loss = torch.nn.functional.multilabel_soft_margin_loss(rows, labels)
         expected = expected + loss * size / tokens.num_tokens
-    targets = Targets([], [], (), attention)
+    targets = Targets([], [], attention)
     found = encoder.selector.loss(output.selection, tokens, targets)["loss_decoder_attention"]
     torch.testing.assert_close(found.detach(), expected)
 

@@ -133,10 +133,10 @@ def test_what_the_decoder_teaches_reads_no_device_value():
     tokens = grid([(1.0, 1.0), (0.5, 0.6)])
     places = torch.rand(2, 3, 5, 4, 4, 2, 2)
     with ForbidSyncs():
-        lent = DetectorParts(TokenProjection(DIMS), for_loss=True)
+        lent = DetectorParts(TokenProjection(DIMS))
         output = encoder(tokens, lent)
         seen = decoder_attention_map(places, torch.rand(places.shape[:-1]), tokens.shapes)
-        targets = Targets([], [], (), seen)
+        targets = Targets([], [], seen)
         encoder.selector.loss(output.selection, tokens, targets)[
             "loss_decoder_attention"
         ].backward()

@@ -230,7 +230,9 @@ def test_at_test_time_an_image_keeps_the_same_in_every_batch(ratios, valid, othe
     settings_ = dict(num_layers=len(ratios), keep_ratio=sorted(ratios, reverse=True))
     both = select(grid, scores, training=False, count="batch", **settings_)
     for image in range(2):
-        alone = select(image_of(grid, image), scores[image : image + 1], training=False, **settings_)
+        alone = select(
+            image_of(grid, image), scores[image : image + 1], training=False, **settings_
+        )
         assert torch.equal(alone.scores[0], both.scores[image])
         for ours, theirs in zip(alone.layers, both.layers, strict=True):
             kept = ours.mask(grid.num_tokens)[0]
@@ -239,7 +241,7 @@ def test_at_test_time_an_image_keeps_the_same_in_every_batch(ratios, valid, othe
 
 
 def test_the_released_count_of_a_batch_is_for_training_or_by_name():
-    """A smaller image takes the larger one's share of a layer and writes back its own foreground."""
+    """A smaller image takes the larger one's share of a layer and writes its own foreground."""
     grid = make_grid(((10, 10),), [(1.0, 1.0), (0.5, 0.8)])
     scores = torch.randn(2, 100)
     settings_ = dict(num_layers=2, keep_ratio=[0.5, 0.25])
