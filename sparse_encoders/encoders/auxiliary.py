@@ -61,9 +61,7 @@ class AuxiliaryHeads(nn.Module):
         """
         outputs = []
         branches = zip(self.cls_branches, self.reg_branches, strict=True)
-        for (classify, regress), found, chosen in zip(
-            branches, refined, layers, strict=False
-        ):
+        for (classify, regress), found, chosen in zip(branches, refined, layers, strict=False):
             boxes = (chosen.gather(tokens.proposals) + regress(found)).sigmoid()
             outputs.append((classify(found), boxes))
         return outputs
