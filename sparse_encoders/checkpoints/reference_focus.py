@@ -49,10 +49,16 @@ def fixture_tokens(config: dict[str, Any], level_embed: Tensor | None) -> TokenG
     return replace(tokens, max_valid=int(tokens.valid_counts().max()))
 
 
-@checks("focus_encoder")
-def check_focus_encoder(fixture: Fixture, config: dict[str, Any]) -> list[Check]:
-    """Foreground scores, kept tokens and memory of the released encoder."""
-    released = seeded_state(json.loads(str(fixture["param_shapes"])), config["seed"])
+def build_focus_encoder(
+    config: dict[str, Any], shapes: dict[str, list[int]]
+) -> tuple[DualAttentionEncoder, DetectorParts, Tensor]:
+    """The encoder of a fixture with its seeded weights, what a detector lends it, and (L, C).
+
+    Args:
+        config: the fixture's settings.
+        shapes: released parameter name to shape.
+    """
+    released = seeded_state(shapes, config["seed"])
     state, _ = rename(released, FOCUS_ENCODER)
     levels, dims = len(config["spatial_shapes"]), config["embed_dim"]
     encoder = DualAttentionEncoder(
@@ -79,8 +85,15 @@ def check_focus_encoder(fixture: Fixture, config: dict[str, Any]) -> list[Check]
     head = nn.Linear(dims, config["num_classes"])
     head.load_state_dict(under(released, "class_embed_enc."))
 
-    tokens = fixture_tokens(config, state["level_embed"])
-    output = encoder(tokens, DetectorParts(projection, lambda layer: head))
+    return encoder, DetectorParts(projection, lambda layer: head), state["level_embed"]
+
+
+@checks("focus_encoder")
+def check_focus_encoder(fixture: Fixture, config: dict[str, Any]) -> list[Check]:
+    """Foreground scores, kept tokens and memory of the released encoder."""
+    shapes = json.loads(str(fixture["param_shapes"]))
+    encoder, detector, level_embed = build_focus_encoder(config, shapes)
+    output = encoder(fixture_tokens(config, level_embed), detector)
     chosen = output.selection
     assert chosen is not None
     results = [

@@ -150,7 +150,8 @@ class Selector(nn.Module):
         counts = schedule.foreground_counts(tokens.valid_counts(levels))
         shared = counts.max().expand_as(counts) if self.counts_over_batch else counts
         limits = schedule.layer_counts(shared)
-        ranked = best_first(rankable(scores[:, part], padding), sizes[0]) + part.start
+        alike = tokens.unusable[:, part].squeeze(-1)
+        ranked = best_first(rankable(scores[:, part], padding), sizes[0], alike) + part.start
         layers = []
         for size, limit in zip(sizes, limits, strict=True):
             rank = torch.arange(size, device=ranked.device)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import runpy
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ import torch
 
 from sparse_encoders.checkpoints import all_checks
 from sparse_encoders.checkpoints.reference import close, equal, same_sets, verify
+from sparse_encoders.checkpoints.reference_focus import build_focus_encoder, fixture_tokens
 from sparse_encoders.checkpoints.seeded import seeded, uniform
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
@@ -48,6 +50,62 @@ def test_fixtures_agree(path):
 def test_a_difference_is_seen(name, field, change, tmp_path):
     failed = [c.name for c in verify(altered(name, tmp_path, **{field: change})) if not c.passed]
     assert failed == [field]
+
+
+FOCUS = dict(
+    levels=((12, 16), (6, 8), (3, 4), (2, 2)), fractions=((0.8, 0.6), (0.5, 0.9)), ratio=0.5
+)
+
+
+def released_numbers_of_a_small_batch(tmp_path):
+    """A fixture whose batch has no image that fills the grid.
+
+    The numbers are those of our encoder on a grid that does not say how many tokens the
+    largest image has; the index arrays are as wide as the released code makes them, which
+    counts from that image.
+    """
+    with np.load(FIXTURES / "focus_detr_encoder.npz") as archive:
+        data = {k: archive[k] for k in archive.files}
+    config = json.loads(str(data["config"]))
+    config.update(spatial_shapes=FOCUS["levels"], valid_fraction_hw=FOCUS["fractions"])
+    config.update(keep_ratio=FOCUS["ratio"], topk_self_attention=20)
+    total = sum(h * w for h, w in FOCUS["levels"])
+    data["config"] = np.array(json.dumps(config))
+    data["memory_token_index"] = np.arange(0, total, 3)
+    encoder, detector, level_embed = build_focus_encoder(
+        config, json.loads(str(data["param_shapes"]))
+    )
+    grid = replace(fixture_tokens(config, level_embed), max_valid=None)
+    with torch.no_grad():
+        output = encoder(grid, detector)
+    valid = grid.valid_counts()
+    counts = (valid * config["keep_ratio"]).int() + 1
+    assert valid.max() < total
+    data["foreground_score"] = output.selection.scores.numpy()
+    data["num_foreground"] = counts.numpy()
+    data["memory"] = output.memory[:, data["memory_token_index"]].numpy()
+    ranked = output.selection.scores.masked_fill(grid.padding_mask, -torch.inf)
+    for index, share in enumerate(config["cascade"]):
+        width = int(torch.tensor(share) * counts.max())
+        data[f"foreground_index_layer{index}"] = ranked.topk(width).indices.numpy()
+    path = tmp_path / "small_batch.npz"
+    np.savez(path, **data)
+    return path
+
+
+def test_a_batch_in_which_no_image_fills_the_grid(tmp_path):
+    """Index arrays are as wide as the batch's largest image makes them, as in a detector."""
+    path = released_numbers_of_a_small_batch(tmp_path)
+    results = {check.name: check for check in verify(path)}
+    assert {"foreground_score", "num_foreground", "memory"} < set(results)
+    assert sum(name.startswith("foreground_index_layer") for name in results) > 1
+    assert [check for check in results.values() if not check.passed] == []
+    with np.load(path) as archive:
+        data = {k: archive[k] for k in archive.files}
+    name = "foreground_index_layer0"
+    data[name] = data[name][:, :-1]
+    np.savez(path, **data)
+    assert [c.name for c in verify(path) if not c.passed] == [name]
 
 
 def test_another_seed_fails(tmp_path):

@@ -170,9 +170,9 @@ def test_low_and_high_levels_are_ranked_once_each(
     """Within a group the tokens of a layer begin those of the layer before: the contract."""
     rankings = []
 
-    def counted(scores: Tensor, count: int) -> Tensor:
+    def counted(scores: Tensor, *args: Any) -> Tensor:
         rankings.append(scores.shape[1])
-        return best_first(scores, count)
+        return best_first(scores, *args)
 
     monkeypatch.setattr("sparse_encoders.selectors.base.best_first", counted)
     selector = dict(type="FocusTokenSelector", keep_ratio=[0.9, 0.7, 0.5, 0.3], strides=None)

@@ -13,7 +13,12 @@ from hypothesis import strategies as st
 from grids import make_grid
 from sparse_encoders.contracts import DetectorParts
 from sparse_encoders.selectors import LayerSelection, Selector
-from sparse_encoders.selectors.ranking import best_first, fill_with_lowest, rankable
+from sparse_encoders.selectors.ranking import (
+    best_first,
+    fill_with_lowest,
+    rankable,
+    without_rounding,
+)
 
 SHAPES = ((6, 8), (3, 4), (2, 2), (1, 1))
 
@@ -241,7 +246,7 @@ def test_at_test_time_an_image_keeps_the_same_in_every_batch(ratios, valid, othe
 
 
 def test_the_released_count_of_a_batch_is_for_training_or_by_name():
-    """A smaller image takes the larger one's share of a layer and writes its own foreground."""
+    """A smaller image takes the larger one's share of a layer, and writes back its own tokens."""
     grid = make_grid(((10, 10),), [(1.0, 1.0), (0.5, 0.8)])
     scores = torch.randn(2, 100)
     settings_ = dict(num_layers=2, keep_ratio=[0.5, 0.25])
@@ -257,8 +262,20 @@ def test_the_released_count_of_a_batch_is_for_training_or_by_name():
 
 def test_equal_scores_rank_by_place_however_many_are_asked_for():
     scores = torch.randint(0, 3, (2, 500)).float()
-    ranked = best_first(scores, 500)
+    alike = torch.zeros_like(scores, dtype=torch.bool)
+    ranked = best_first(scores, 500, alike)
     for count in (1, 7, 250, 499):
-        assert torch.equal(best_first(scores, count), ranked[:, :count])
+        assert torch.equal(best_first(scores, count, alike), ranked[:, :count])
     for row, order in zip(scores, ranked, strict=True):
         assert order.tolist() == sorted(range(500), key=lambda i: (-row[i].item(), i))
+
+
+def test_rounding_is_taken_off_tokens_that_look_alike_only():
+    low, high, bit = 0.5, 2.0, 2.0**-22
+    scores = torch.tensor([[low, high + bit, low + bit, 1.0, -torch.inf, high, low - bit, low]])
+    alike = torch.tensor([[True, True, True, False, True, True, True, False]])
+    found = without_rounding(scores, alike)
+    top = low + bit
+    assert found.tolist() == [[top, high + bit, top, 1, -torch.inf, high + bit, top, low]]
+    assert torch.equal(found, without_rounding(found, alike))
+    assert best_first(scores, 8, alike).tolist() == [[1, 5, 3, 0, 2, 6, 7, 4]]
