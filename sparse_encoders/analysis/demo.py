@@ -261,13 +261,13 @@ def draw_pictures(
 ) -> list[Path]:
     """Detections on held-out images, and the tokens kept on the first of them."""
     from sparse_encoders.analysis.curves import draw_evaluations, read_evaluations
-    from sparse_encoders.analysis.inspection import load_detector
     from sparse_encoders.analysis.token_pictures import (
         draw_detection_sheet,
         draw_tokens,
         record_tokens,
         save_picture,
     )
+    from sparse_encoders.loading import load_detector
 
     if settings.pictures < 1:
         return []

@@ -15,7 +15,8 @@ from mmengine.config import Config
 from deployed import SIZE, config, detector, picture
 from skips import needs_newer_onnx_exporter
 from sparse_encoders.deployment import compare_with_onnx, export_onnx, run_onnx
-from sparse_encoders.deployment.command import load_detector, read_image
+from sparse_encoders.deployment.command import read_image
+from sparse_encoders.loading import load_detector
 
 TOOL = Path(__file__).parents[2] / "tools" / "export_onnx.py"
 needs_onnx = pytest.mark.skipif(
@@ -113,5 +114,5 @@ def test_the_tool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> No
 def test_images_and_detectors_that_are_not_there(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="is no image that OpenCV reads"):
         read_image(tmp_path / "absent.jpg", SIZE)
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(ValueError, match="there is no config file"):
         load_detector(tmp_path / "absent.py", None)
