@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import fields, is_dataclass, replace
-from typing import Any, TypeVar
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 T = TypeVar("T")
 R = TypeVar("R")
+P = ParamSpec("P")
+
+# not in every torch
+_is_compiling: Callable[[], bool] = getattr(torch.compiler, "is_compiling", lambda: False)
 
 
 def precisely(call: Callable[[T], R], inputs: T, owner: nn.Module) -> R:
@@ -31,7 +35,7 @@ def precisely(call: Callable[[T], R], inputs: T, owner: nn.Module) -> R:
         return call(cast_floats(inputs, weight.dtype))
 
 
-def cast_floats(value: T, dtype: torch.dtype) -> T:
+def cast_floats(value: Any, dtype: torch.dtype) -> Any:
     """``value`` with every floating tensor in it as ``dtype``; itself where nothing changes.
 
     Args:
@@ -39,38 +43,41 @@ def cast_floats(value: T, dtype: torch.dtype) -> T:
             deep; anything else is left as it is.
         dtype: a floating dtype.
     """
-    known: Any = value
-    if isinstance(known, Tensor):
-        return known.to(dtype) if known.is_floating_point() else known
-    if is_dataclass(known) and not isinstance(known, type):
-        old = {field.name: getattr(known, field.name) for field in fields(known)}
+    if isinstance(value, Tensor):
+        return value.to(dtype) if value.is_floating_point() else value
+    if is_dataclass(value) and not isinstance(value, type):
+        old = {field.name: getattr(value, field.name) for field in fields(value)}
         new = cast_floats(old, dtype)
-        return known if new is old else replace(known, **new)
-    if type(known) is dict:
-        found = {key: cast_floats(item, dtype) for key, item in known.items()}
-        return known if all(found[key] is known[key] for key in known) else found
-    if type(known) in (list, tuple):
-        items = [cast_floats(item, dtype) for item in known]
-        same = all(new is old for new, old in zip(items, known, strict=True))
-        return known if same else type(known)(items)
+        return value if new is old else replace(value, **new)
+    if type(value) is dict:
+        found = {key: cast_floats(item, dtype) for key, item in value.items()}
+        return value if all(found[key] is value[key] for key in value) else found
+    if type(value) in (list, tuple):
+        items = [cast_floats(item, dtype) for item in value]
+        same = all(new is old for new, old in zip(items, value, strict=True))
+        return value if same else type(value)(items)
     return value
 
 
-@contextmanager
-def no_cast_cache() -> Iterator[None]:
-    """Run weights under ``no_grad`` so that their later use under autocast keeps its gradient.
+def without_gradient(function: Callable[P, R]) -> Callable[P, R]:
+    """Like ``torch.no_grad()``, for what ranks or observes with weights that are used again.
 
     Autocast keeps the half-precision copy of a weight until it ends. Torch before
     December 2025 (pull request 165068) also keeps one made under ``no_grad``, and what
-    uses that weight afterwards gives it no gradient. Inside this block copies are neither
-    kept nor taken from the store; what is in it stays. A compiler that traces has no store.
+    uses that weight afterwards gives it no gradient. Inside ``function`` copies are neither
+    kept nor taken from the store; what is in it stays.
     """
-    if torch.compiler.is_compiling():
-        yield
-        return
-    before = torch.is_autocast_cache_enabled()
-    torch.set_autocast_cache_enabled(False)
-    try:
-        yield
-    finally:
-        torch.set_autocast_cache_enabled(before)
+
+    @wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        with torch.no_grad():
+            if _is_compiling():  # a traced graph has no such store
+                return function(*args, **kwargs)
+            before = torch.is_autocast_cache_enabled()
+            torch.set_autocast_cache_enabled(False)
+            try:
+                return function(*args, **kwargs)
+            finally:
+                torch.set_autocast_cache_enabled(before)
+
+    return call
