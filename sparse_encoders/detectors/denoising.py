@@ -30,7 +30,7 @@ class DNDETRHead(DINOHead):
     def _get_dn_targets_single(
         self, gt_instances: InstanceData, img_meta: dict[str, Any], dn_meta: dict[str, int]
     ) -> tuple[Tensor, ...]:
-        """MMDetection's targets of an image; label weight 0 of what denoises no box, no negatives."""
+        """MMDetection's targets of an image; what denoises no box weighs nothing."""
         labels, _, boxes, weights, denoising, _ = super()._get_dn_targets_single(
             gt_instances, img_meta, dn_meta
         )

@@ -34,7 +34,7 @@ def gradients(model: nn.Module, half: bool, taken: list[Any] | None = None) -> A
     """Gradient of each parameter that learns, and the choices of the pass."""
     model.zero_grad()
     torch.manual_seed(1)
-    images, batch = torch.randn(2, 3, *INPUT), samples([INPUT, (50, 80)], INPUT, boxes=(6, 5))
+    images, batch = torch.randn(2, 3, *INPUT), samples([INPUT, (50, 80)], INPUT, boxes=(20, 16))
     with choices(taken) as made, torch.autocast("cpu", torch.bfloat16, enabled=half):
         losses = model(images, batch, mode="loss")
     total(losses).backward()
