@@ -103,8 +103,8 @@ class EncoderRanges:
     @torch.no_grad()
     def _note(self, value: Any, name: str) -> None:
         for label, tensor in _floats(value, name):
-            # float64 as it is, half precision as float32, so that they stack
-            low, high = torch.aminmax(tensor.detach())
+            # older torch has no aminmax of float16 on the CPU
+            low, high = torch.aminmax(tensor if tensor.is_cuda else tensor.float())
             self.seen.append((label, torch.stack([low, high]).float()))
 
 
