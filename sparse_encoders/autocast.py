@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import fields, is_dataclass, replace
-from typing import Any, TypeVar
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 T = TypeVar("T")
 R = TypeVar("R")
+P = ParamSpec("P")
+
+# not in every torch
+_is_compiling: Callable[[], bool] = getattr(torch.compiler, "is_compiling", lambda: False)
 
 
 def precisely(call: Callable[[T], R], inputs: T, owner: nn.Module) -> R:
@@ -55,21 +59,25 @@ def cast_floats(value: Any, dtype: torch.dtype) -> Any:
     return value
 
 
-@contextmanager
-def no_cast_cache() -> Iterator[None]:
-    """Run weights under ``no_grad`` so that their later use under autocast keeps its gradient.
+def without_gradient(function: Callable[P, R]) -> Callable[P, R]:
+    """Like ``torch.no_grad()``, for what ranks or observes with weights that are used again.
 
     Autocast keeps the half-precision copy of a weight until it ends. Torch before
     December 2025 (pull request 165068) also keeps one made under ``no_grad``, and what
-    uses that weight afterwards gives it no gradient. Inside this block copies are neither
-    kept nor taken from the store; what is in it stays. A compiler that traces has no store.
+    uses that weight afterwards gives it no gradient. Inside ``function`` copies are neither
+    kept nor taken from the store; what is in it stays.
     """
-    if torch.compiler.is_compiling():
-        yield
-        return
-    before = torch.is_autocast_cache_enabled()
-    torch.set_autocast_cache_enabled(False)
-    try:
-        yield
-    finally:
-        torch.set_autocast_cache_enabled(before)
+
+    @wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        with torch.no_grad():
+            if _is_compiling():  # a traced graph has no such store
+                return function(*args, **kwargs)
+            before = torch.is_autocast_cache_enabled()
+            torch.set_autocast_cache_enabled(False)
+            try:
+                return function(*args, **kwargs)
+            finally:
+                torch.set_autocast_cache_enabled(before)
+
+    return call

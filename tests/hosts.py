@@ -25,7 +25,7 @@ def host_config(host: str, encoder: dict[str, Any] | None = None, **changes: Any
         _plain_deformable(model)
     if host == "DNDETR":
         model.update(type="sparse_encoders.DNDETR", as_two_stage=False)
-        model.bbox_head.type = "DINOHead"
+        model.bbox_head.type = "DNDETRHead"
     elif host == "HDETR":
         model.update(type="sparse_encoders.HDETR", num_queries_one2many=60)
         model.bbox_head.update(type="HDETRHead", k_one2many=3)

@@ -18,7 +18,7 @@ HOSTS = {
 }
 HEADS = {
     "DINO": "DINOHead",
-    "DNDETR": "DINOHead",
+    "DNDETR": "DNDETRHead",
     "HDETR": "HDETRHead",
     "DeformableDETR": "DeformableDETRHead",
 }

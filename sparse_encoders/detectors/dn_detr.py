@@ -14,10 +14,10 @@ from torch import nn
 
 from sparse_encoders.detectors.base import EncoderDetector
 from sparse_encoders.detectors.decoders import AnchorDecoder, refine_boxes
-from sparse_encoders.detectors.denoising import DNQueryGenerator
+from sparse_encoders.detectors.denoising import DNDETRHead, DNQueryGenerator
 from sparse_encoders.detectors.records import Decoded, Queries
 from sparse_encoders.encoders.base import EncoderOutput
-from sparse_encoders.registry import DETECTORS
+from sparse_encoders.registry import DETECTORS, MODELS
 
 
 @DETECTORS.register_module()
@@ -26,10 +26,12 @@ class DNDETR(EncoderDetector, MMDetDeformableDETR):
 
     A query is a learned content of C - 1 channels and an indicator, and a learned
     anchor box; while training, noised ground truth is denoised beside it. In a
-    config: ``type='sparse_encoders.DNDETR'`` with ``bbox_head.type='DINOHead'``,
-    whose denoising losses it uses.
+    config: ``type='sparse_encoders.DNDETR'`` with
+    ``bbox_head.type='DNDETRHead'``; for ``'DINOHead'``, which counts padding queries as
+    background, it builds the same.
 
     Args:
+        bbox_head: config of the head, see above.
         dn_cfg: settings of :class:`DNQueryGenerator`: ``label_noise_scale``,
             ``box_noise_scale``, ``group_cfg``.
         with_box_refine: True; each layer refines the anchors.
@@ -44,6 +46,7 @@ class DNDETR(EncoderDetector, MMDetDeformableDETR):
     def __init__(
         self,
         *args: Any,
+        bbox_head: dict[str, Any] | None = None,
         dn_cfg: dict[str, Any] | None = None,
         with_box_refine: bool = True,
         as_two_stage: bool = False,
@@ -53,10 +56,16 @@ class DNDETR(EncoderDetector, MMDetDeformableDETR):
             raise ValueError("model.as_two_stage must be False for DNDETR: it learns its anchors")
         if not with_box_refine:
             raise ValueError("model.with_box_refine must be True for DNDETR")
-        super().__init__(*args, with_box_refine=True, as_two_stage=False, **kwargs)
+        kind = (bbox_head or {}).get("type")
+        if kind is DINOHead or (isinstance(kind, str) and MODELS.get(kind) is DINOHead):
+            bbox_head = {**(bbox_head or {}), "type": DNDETRHead}
+        super().__init__(
+            *args, bbox_head=bbox_head, with_box_refine=True, as_two_stage=False, **kwargs
+        )
         if not isinstance(self.bbox_head, DINOHead):
             raise TypeError(
-                f"model.bbox_head.type must be a DINOHead, got {type(self.bbox_head).__name__}"
+                "model.bbox_head.type must be a DINOHead, such as DNDETRHead, got "
+                f"{type(self.bbox_head).__name__}"
             )
         self.dn_query_generator = DNQueryGenerator(
             num_classes=self.bbox_head.num_classes,

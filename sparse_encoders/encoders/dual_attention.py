@@ -8,7 +8,7 @@ import torch
 from mmcv.cnn.bricks.transformer import MultiheadAttention
 from torch import Tensor, nn
 
-from sparse_encoders.autocast import no_cast_cache
+from sparse_encoders.autocast import without_gradient
 from sparse_encoders.contracts import CategoryHead, DetectorParts
 from sparse_encoders.encoders.base import Encoder, EncoderOutput
 from sparse_encoders.encoders.kept_tokens import KeptTokensLayer
@@ -200,8 +200,7 @@ class DualAttentionEncoder(Encoder):
         memory = first.put(tokens.features, torch.cat([query, *done], 1))
         return EncoderOutput(memory, tokens, selection, group.layers, objects=tuple(objects))
 
-    @torch.no_grad()
-    @no_cast_cache()
+    @without_gradient
     def object_scores(self, kept: Tensor, foreground: Tensor, head: CategoryHead) -> Tensor:
         """(B, K) foreground times best category score (equation 3).
 

@@ -45,6 +45,9 @@ def test_fixtures_agree(path):
         ("focus_detr_encoder.npz", "foreground_score", lambda x: x + 0.001),
         ("focus_detr_encoder.npz", "num_foreground", lambda x: x + 1),
         ("focus_detr_labels.npz", "released.label", lambda x: ~x),
+        ("dn_loss.npz", "loss_cls", lambda x: x * 1.001),
+        ("dn_loss.npz", "loss_bbox", lambda x: x[::-1]),
+        ("dn_loss.npz", "loss_iou", lambda x: x * 0.999),
     ],
 )
 def test_a_difference_is_seen(name, field, change, tmp_path):
@@ -114,6 +117,29 @@ def test_another_seed_fails(tmp_path):
 
     results = verify(altered("focus_detr_encoder.npz", tmp_path, config=reseed))
     assert not any(c.passed for c in results if c.name in ("memory", "foreground_score"))
+
+
+def test_denoising_losses_of_other_batches(tmp_path):
+    """Two layers, three groups: loss by hand of one image, and of one without boxes beside it."""
+    u = uniform("boxes", (1, 1, 1, 4), 3)[0, 0, 0]
+    box = np.array([0.2 + 0.6 * u[0], 0.2 + 0.6 * u[1], 0.05 + 0.35 * u[2], 0.05 + 0.35 * u[3]])
+    p = 1 / (1 + np.exp(4 - 8 * uniform("logits", (1, 1, 1, 2), 3)[0, 0, 0]))
+    focal = -0.25 * (1 - p[1]) ** 2 * np.log(p[1]) - 0.75 * p[0] ** 2 * np.log(1 - p[0])
+    config = dict(seed=3, groups=1, boxes_per_image=[1], num_classes=2, layers=1)
+    told = dict(labels_image0=np.array([1]), boxes_image0=(box + np.eye(4)[0] * 0.1)[None])
+    told |= dict(loss_cls=np.array([focal]), loss_bbox=np.array([0.1]))
+    inside = max(0.0, box[2] - 0.1) / (box[2] + 0.1)  # both have the same height
+    hull = 0.0 if box[2] > 0.1 else (0.1 - box[2]) / (0.1 + box[2])
+    told |= dict(loss_iou=np.array([1 - inside + hull]))
+    for extra in (0, 1):
+        if extra:  # its padding query must not count
+            config["boxes_per_image"] = [1, 0]
+            told |= dict(labels_image1=np.zeros(0, int), boxes_image1=np.zeros((0, 4)))
+            logits = uniform("logits", (1, 2, 1, 2), 3)[0, 0, 0]
+            assert (logits == uniform("logits", (1, 1, 1, 2), 3)[0, 0, 0]).all()
+        path = tmp_path / f"{extra}.npz"
+        np.savez(path, kind="dn_loss", config=json.dumps(config), **told)
+        assert [c for c in verify(path) if not c.passed] == []
 
 
 def test_ties_may_swap_and_nothing_else():
