@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import importlib
 import pickle
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -73,8 +73,10 @@ def read_weights_only(path: str | Path, allowed: Sequence[type] = ()) -> Any:
         ValueError: NumPy values of another dtype.
     """
     names = {**_of_torch(), **mmengine_types()}
-    names.update({"numpy.dtype": _plain_dtype, "_codecs.encode": _latin1})
-    names["__builtin__.getattr"] = names["builtins.getattr"]  # as protocol 2 writes it
+    names.update({"numpy.dtype": _plain_dtype, "_codecs.encode": _latin1, "builtins.set": set})
+    names["collections.Counter"] = Counter  # of a schedule's milestones
+    for name in ("getattr", "set"):
+        names[f"__builtin__.{name}"] = names[f"builtins.{name}"]  # as protocol 2 writes it
     names.update({f"{kind.__module__}.{kind.__name__}": kind for kind in allowed})
     reader = type("Reader", (_Reader,), {"names": names})
 

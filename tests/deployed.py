@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 from mmengine.config import Config
-from torch import nn
 
 from hosts import host_config
 from tiny import build
@@ -30,9 +29,10 @@ def detector(host: str = "DINO", encoder: str | dict[str, Any] = "focus", **chan
     """In eval mode."""
     model = build(config(host, encoder, **changes)).eval()
     generator = torch.Generator().manual_seed(1)
-    for parameter in model.parameters():
-        if parameter.dim() > 1:
-            nn.init.normal_(parameter, std=0.05, generator=generator)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() > 1:
+                parameter.normal_(0, 0.05, generator=generator)
     return model
 
 

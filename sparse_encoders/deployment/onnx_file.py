@@ -23,7 +23,6 @@ from sparse_encoders.selectors import RandomSelector
 OUTPUTS = ("boxes", "scores", "labels")
 EXPORTERS = ("torchscript", "dynamo")
 _NEEDS = {"torchscript": ("onnx",), "dynamo": ("onnx", "onnxscript")}
-_OPSET = 18
 
 
 def export_onnx(
@@ -34,11 +33,11 @@ def export_onnx(
     exporter: str = "torchscript",
     normalize: bool = True,
 ) -> None:
-    """Write a detector for images of one size as an ONNX file of opset 18.
+    """Write a detector for images of one size as an ONNX file.
 
     The file has one input ``image`` (1, 3, height, width) float32 and the outputs of
     :class:`ImageToDetections`. Attention is written in ONNX's own operators (GridSample),
-    whatever computes it here.
+    whatever computes it here. Opset 18; 17 from a torch whose exporter does not write all of 18.
 
     Args:
         model: a detector of this package, in eval mode, on any device.
@@ -80,26 +79,28 @@ def export_onnx(
             str(path),
             input_names=["image"],
             output_names=list(OUTPUTS),
-            opset_version=_OPSET,
             verbose=False,
             **choice,
         )
 
 
 def _choice(exporter: str) -> dict[str, Any]:
-    """What tells ``torch.onnx.export`` which exporter to be; an older torch has one only.
+    """What tells ``torch.onnx.export`` which exporter and opset; an older torch has one exporter.
+
+    Before it had two, it wrote maxima for opset 18 as opset 17 has them.
 
     Raises:
         ImportError: this torch does not have the exporter.
     """
-    if "dynamo" in signature(torch.onnx.export).parameters:
-        return {"dynamo": exporter == "dynamo", "external_data": False}
+    if {"dynamo", "external_data"} <= signature(torch.onnx.export).parameters.keys():
+        newer = exporter == "dynamo"
+        return {"dynamo": newer, "external_data": False, "opset_version": 18}
     if exporter == "dynamo":
         raise ImportError(
             "exporter='dynamo' needs torch 2.5 or newer, whose torch.onnx.export has dynamo=True; "
             f"this is torch {torch.__version__}: use exporter='torchscript'"
         )
-    return {}
+    return {"opset_version": 17}
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,11 @@ DENOISING = dict(
     box_noise_scale=1e-12,
     group_cfg=dict(dynamic=False, num_groups=2, num_dn_queries=None),
 )
+
+
+def runs_here(case: str) -> bool:
+    """Whether this torch can: FSDP on CPUs wants a kind of stream that older ones do not have."""
+    return "fsdp" not in CASES[case] or "priority" in signature(torch.cpu.Stream).parameters
 
 
 def step(case: str, rank: int, world: int) -> tuple[dict[str, torch.Tensor], Any]:
@@ -82,7 +88,7 @@ def main(out: str) -> None:
     """Run every case and save what process 0 sees."""
     logging.disable(logging.INFO)
     results = {}
-    for case in CASES:
+    for case in filter(runs_here, CASES):
         losses, model = step(case, dist.get_rank(), dist.get_world_size())
         for value in losses.values():
             dist.all_reduce(value)

@@ -169,7 +169,7 @@ def test_bad_arguments_are_refused(name, index, change, text):
 
 def operator_on_cpu(name, *arguments):
     operator = getattr(torch.ops.sparse_encoders, f"{name}_attention").default
-    return operator.redispatch(torch._C.DispatchKeySet(torch._C.DispatchKey.CPU), *arguments)
+    return operator._op_dk(torch._C.DispatchKey.CPU, *arguments)
 
 
 @pytest.mark.parametrize("name", OPERATORS)
