@@ -212,12 +212,13 @@ def set_up(outer: str) -> None:
         jobs.append(pool.submit(compile_all))
         for job in jobs:
             job.result()
-    if new or changed:  # `mim train mmdet NAME` finds the configs of this checkout
+    if new or changed:
+        say("checking the environment")
+        # `mim train mmdet NAME` finds the configs of this checkout
         run("-W", "ignore", "-m", "sparse_encoders.zoo", "publish")
-    say("checking the environment")
-    run("-c", CHECK)
-    stamp.write_text(f"{stack_key()}\n{package_key()}\n")
-    say("the environment is ready")
+        run("-c", CHECK)
+        stamp.write_text(f"{stack_key()}\n{package_key()}\n")
+    say(f"the environment {sys.prefix} is ready")
 
 
 def main() -> None:
