@@ -15,6 +15,7 @@ from sparse_encoders.checkpoints.families import convention_of
 from sparse_encoders.checkpoints.names import Renaming, rename
 from sparse_encoders.checkpoints.names_backbones import rename_swin, swin_prefix
 from sparse_encoders.checkpoints.names_detectors import released_names, used_name
+from sparse_encoders.skip_init import SkipInit
 
 LABELS = "dn_query_generator.label_embedding.weight"
 COUNTERS = "num_batches_tracked"
@@ -172,7 +173,8 @@ def load_converted(model_config: Mapping[str, Any], state: Mapping[str, Tensor])
     Raises:
         ValueError: a tensor too few, too many, or of another shape.
     """
-    model: Any = MODELS.build(dict(model_config))
+    with SkipInit():  # all of it is loaded next
+        model: Any = MODELS.build(dict(model_config))
     check_fit(model, state)
     model.load_state_dict(state, strict=False)
     model.eval()

@@ -26,6 +26,7 @@ from sparse_encoders.checkpoints.reading import ReleasedFile, read_checkpoint
 from sparse_encoders.checkpoints.released import model_config
 from sparse_encoders.checkpoints.settings import Setting, release_settings
 from sparse_encoders.publishing import config_path
+from sparse_encoders.skip_init import SkipInit
 
 # parts of a detector's config that a released model decides; the rest is training's
 _DECIDED = ("backbone", "neck", "encoder", "decoder", "positional_encoding")
@@ -162,7 +163,8 @@ def convert_file(
     own = built.state_dict()
     conversion.state.update({n: v for n, v in own.items() if n.endswith(COUNTERS)})
     zoo = matching_config(family, model, file.args)
-    named = MODELS.build(Config.fromfile(config_path(zoo.path)).model)
+    with SkipInit():  # its settings are asked for, not its weights
+        named = MODELS.build(Config.fromfile(config_path(zoo.path)).model)
     return Converted(
         source=Path(path),
         family=family,
