@@ -1,4 +1,4 @@
-"""Build a model without drawing its weights, as ``torch.nn.utils.skip_init`` does for one module."""
+"""Build a model without drawing its weights: ``torch.nn.utils.skip_init`` for whole models."""
 
 from __future__ import annotations
 

@@ -3,6 +3,7 @@
 import copy
 import functools
 import gc
+import importlib.util
 import os
 import sys
 from pathlib import Path
@@ -10,7 +11,6 @@ from pathlib import Path
 # Tiny tensors: a second thread costs more in waiting than it saves. Set for started processes too.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-import mmdet
 import pytest
 import torch
 from mmengine.config import Config
@@ -21,9 +21,10 @@ torch.set_num_threads(1)
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-# whose configs and indexes no test changes
 ROOT = Path(__file__).resolve().parents[1]
-UNCHANGED = (Path(mmdet.__path__[0]), ROOT / "mmdet_configs", ROOT / "model-index.yml")
+MMDET = Path(importlib.util.find_spec("mmdet").origin).resolve().parent
+# configs and indexes that no test changes
+UNCHANGED = (MMDET, ROOT / "mmdet_configs", ROOT / "model-index.yml")
 
 
 def pytest_collection_finish():
