@@ -1,5 +1,5 @@
 # make demo    set up, train and evaluate a small detector on drawn shapes, write pictures
-# make test    set up, run the tests
+# make test    set up, run the tests on all cores; before each commit: ARGS="-m 'not slow'"
 # make compare set up, train and compare five encoders on the demo's detector, write a report
 # make docs    set up, write the documentation to build/site, warnings as errors
 # STACK=onedl does the same on the maintained fork of the OpenMMLab stack; PYTHON=python3.10 and
@@ -12,6 +12,8 @@ endif
 SET_UP := STACK='$(STACK)' TORCH='$(TORCH)' $(PYTHON) tools/setup_environment.py
 VENV := $(shell $(SET_UP) --folder)
 ARGS ?=
+# processes of the tests: all cores, at most 8; 0 runs them in one
+WORKERS ?= logical
 
 .PHONY: environment demo compare test lint docs
 environment:
@@ -27,7 +29,8 @@ compare: environment
 	  --out work_dirs/compare $(ARGS)
 
 test: environment
-	PATH="$(VENV)/bin:$$PATH" python -m pytest $(ARGS)
+	PATH="$(VENV)/bin:$$PATH" python -m pytest -n $(WORKERS) --maxprocesses 8 \
+	  --dist worksteal $(ARGS)
 
 lint: environment
 	PATH="$(VENV)/bin:$$PATH" ruff check .

@@ -16,6 +16,7 @@ from sparse_encoders.checkpoints.names import Renaming, rename
 from sparse_encoders.checkpoints.names_backbones import rename_swin, swin_prefix
 from sparse_encoders.checkpoints.names_detectors import released_names, used_name
 from sparse_encoders.loading.detectors import COUNTERS, check_fit
+from sparse_encoders.skip_init import SkipInit
 
 LABELS = "dn_query_generator.label_embedding.weight"
 
@@ -172,7 +173,8 @@ def load_converted(model_config: Mapping[str, Any], state: Mapping[str, Tensor])
     Raises:
         ValueError: a tensor too few, too many, or of another shape.
     """
-    model: Any = MODELS.build(dict(model_config))
+    with SkipInit():  # all of it is loaded next
+        model: Any = MODELS.build(dict(model_config))
     check_fit(model, state, "what the released file holds")
     model.load_state_dict(state, strict=False)
     model.eval()

@@ -22,6 +22,7 @@ from sparse_encoders.checkpoints.released import model_config
 from sparse_encoders.checkpoints.settings import Setting, release_settings
 from sparse_encoders.loading import Checkpoint, read_checkpoint, read_config
 from sparse_encoders.loading.detectors import COUNTERS
+from sparse_encoders.skip_init import SkipInit
 
 # parts of a detector's config that a released model decides; the rest is training's
 _DECIDED = ("backbone", "neck", "encoder", "decoder", "positional_encoding")
@@ -158,7 +159,8 @@ def convert_file(
     own = built.state_dict()
     conversion.state.update({n: v for n, v in own.items() if n.endswith(COUNTERS)})
     zoo = matching_config(family, model, file.args)
-    named = MODELS.build(read_config(f"sparse_encoders::{zoo.path}").model)
+    with SkipInit():  # its settings are asked for, not its weights
+        named = MODELS.build(read_config(f"sparse_encoders::{zoo.path}").model)
     return Converted(
         source=Path(path),
         family=family,

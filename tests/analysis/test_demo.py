@@ -42,6 +42,7 @@ def test_options_name_the_data_set():
     ]
 
 
+@pytest.mark.slow
 def test_the_whole_demo(tmp_path, request, capsys):
     config = request.config.rootpath / "mmdet_configs/dino/dino_lite0_focus_shapes.py"
     settings = DemoSettings(
@@ -73,6 +74,7 @@ def test_the_whole_demo(tmp_path, request, capsys):
     assert "AP50" in out
 
 
+@pytest.mark.slow
 def test_a_failing_step_says_why(tmp_path):
     broken = tmp_path / "broken.py"
     broken.write_text("model = dict(type='NoSuchDetector')\n")

@@ -19,9 +19,10 @@ from skips import version_lacks
 WORKER = Path(__file__).parent / "worker.py"
 ROOT = Path(__file__).parents[2]
 
-pytestmark = pytest.mark.skipif(
-    not torch.distributed.is_gloo_available(), reason="needs torch's gloo"
-)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not torch.distributed.is_gloo_available(), reason="needs torch's gloo"),
+]
 
 
 @pytest.fixture(scope="module")
