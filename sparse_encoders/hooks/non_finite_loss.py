@@ -6,10 +6,12 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
+from mmdet.models.task_modules.assigners import HungarianAssigner
 from mmdet.registry import HOOKS
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
+from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
 from sparse_encoders.tokens import TokenGrid
@@ -23,7 +25,8 @@ class NonFiniteLossHook(Hook):
     the first such loss in the order of computation, the first tensor of encoder and
     selector that was not finite, and a weight that is not. Losses are read as the model
     gives them, in each pass of accumulated gradients: a loss scaler's overflow (float16)
-    makes gradients infinite, not losses, and stops nothing.
+    makes gradients infinite, not losses, and stops nothing. Predictions that are no
+    numbers reach the losses (see :class:`MatchAnyway`).
 
     What the encoder takes and what its layers and its selector's modules give is reduced
     to smallest and largest value on the device; the host waits for one flag a pass.
@@ -51,11 +54,44 @@ class NonFiniteLossHook(Hook):
                     raise FloatingPointError(_sentence(runner.iter + 1, wrong, ranges, module))
 
         self._handles.append(model.register_forward_hook(check))
+        assigner = getattr(getattr(model, "bbox_head", None), "assigner", None)
+        if isinstance(assigner, HungarianAssigner):
+            self._handles.append(MatchAnyway(assigner))
 
     def after_train(self, runner: Runner) -> None:
         """Let go of the model."""
         while self._handles:
             self._handles.pop().remove()
+
+
+class MatchAnyway:
+    """Let predictions that are no numbers reach the losses, until it is removed.
+
+    SciPy refuses to match them (``matrix contains invalid numeric entries``), so that no
+    loss would ever be NaN. They are then matched as zeros; the loss still reads them as
+    they are.
+
+    Args:
+        assigner: of a detector's head; gets another ``assign``.
+    """
+
+    def __init__(self, assigner: HungarianAssigner) -> None:
+        self.assigner = assigner
+        assign = assigner.assign
+
+        def assign_anyway(pred_instances: InstanceData, *args: Any, **kwargs: Any) -> Any:
+            try:
+                return assign(pred_instances, *args, **kwargs)
+            except ValueError:
+                zeros = dict(nan=0.0, posinf=0.0, neginf=0.0)
+                usable = {k: v.nan_to_num(**zeros) for k, v in pred_instances.items()}
+                return assign(InstanceData(**usable), *args, **kwargs)
+
+        assigner.assign = assign_anyway
+
+    def remove(self) -> None:
+        """Give the assigner its own ``assign`` back."""
+        del self.assigner.assign
 
 
 class EncoderRanges:

@@ -128,12 +128,15 @@ def test_it_changes_nothing_else(num_cp: int) -> None:
     for mine, theirs in zip(model.parameters(), plain.parameters(), strict=True):
         assert mine.grad is None or torch.equal(mine.grad, theirs.grad)
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
-    losses(model, nan_at=(0, 0, 0, 0))  # nobody watches any more
-    model.eval()
-    with watched(model), torch.no_grad():
-        model.eval()
-        model(torch.full((1, 3, *INPUT), torch.nan), samples([INPUT], INPUT, (1,)), mode="predict")
+    with pytest.raises(ValueError, match="invalid numeric entries"):  # nobody watches any more
         losses(model, nan_at=(0, 0, 0, 0))
+
+
+def test_only_training_is_watched() -> None:
+    with watched(build(host_config("DINO", FOCUS))) as model, torch.no_grad():
+        model.eval()
+        image = torch.full((1, 3, *INPUT), torch.nan)
+        assert model(image, samples([INPUT], INPUT, (1,)), mode="predict")
 
 
 class Overflowing(nn.Module):
