@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from typing import Any
 
-import torch
-from mmdet.models.task_modules.assigners import hungarian_assigner
+from mmdet.models.task_modules.assigners import hungarian_assigner, topk_hungarian_assigner
 from torch.overrides import TorchFunctionMode
 
 
@@ -38,22 +38,38 @@ class Choices(TorchFunctionMode):
         self, function: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
         found = function(*args, **(kwargs or {}))
-        if function not in (torch.topk, torch.Tensor.topk):
+        name = getattr(function, "__name__", "")
+        if name == "argsort":
+            return self.settle(found)
+        if name not in ("topk", "sort"):
             return found
         settled = self.settle(found.indices)
         assert settled.shape == found.indices.shape
-        dim = (kwargs or {}).get("dim", args[2] if len(args) > 2 else -1)
-        return torch.return_types.topk((args[0].gather(dim, settled), settled))
+        place = 2 if name == "topk" else 1
+        dim = (kwargs or {}).get("dim", args[place] if len(args) > place else -1)
+        return type(found)((args[0].gather(dim, settled), settled))
+
+    def settled(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """A function outside of torch whose whole result is a choice."""
+        return lambda *args, **kwargs: self.settle(function(*args, **kwargs))
 
 
 @contextmanager
 def choices(taken: list[Any] | None = None) -> Iterator[list[Any]]:
     """Note a pass's choices in the list that is given, or take over ``taken``."""
-    mode, solve = Choices(taken), hungarian_assigner.linear_sum_assignment
-    hungarian_assigner.linear_sum_assignment = lambda cost: mode.settle(solve(cost))
+    mode = Choices(taken)
+    outside = [
+        (hungarian_assigner, "linear_sum_assignment"),
+        (topk_hungarian_assigner, "linear_sum_assignment"),
+        (import_module("mmcv.ops.nms").ext_module, "nms"),
+    ]
+    before = [getattr(owner, name) for owner, name in outside]
+    for (owner, name), function in zip(outside, before, strict=True):
+        setattr(owner, name, mode.settled(function))
     try:
         with mode:
             yield mode.taken
     finally:
-        hungarian_assigner.linear_sum_assignment = solve
+        for (owner, name), function in zip(outside, before, strict=True):
+            setattr(owner, name, function)
     assert mode.notes or not mode.taken
