@@ -18,7 +18,7 @@ import torch
 
 # Reason, as a pattern of its whole text, to the most tests that may be skipped for it.
 OF_THE_TORCH: Mapping[str, int] = {
-    r"torch \S+ has no torch\.export\.export\(strict=False\)": 8,
+    r"torch \S+ has no torch\.export\.export\(strict=False\)": 16,
     r"torch \S+ has no torch\.library\.opcheck": 10,
     r"torch \S+ has no float16 autocast on the CPU": 2,
     r"torch \S+ has no torch\.onnx\.export\(dynamo=True\)": 1,
