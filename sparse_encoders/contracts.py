@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from torch import Tensor
 
 CategoryHead = Callable[[Tensor], Tensor]
-DetectionLoss = Callable[[Tensor, Tensor, "Targets"], tuple[Tensor, Tensor, Tensor]]
+DetectionLoss = Callable[[Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
+"""(B, K, classes) logits and (B, K, 4) boxes, as (cx, cy, w, h) shares of the image, to the class,
+box and IoU losses: matched to the ground truth of the batch like one decoder layer's."""
 
 
 @dataclass(frozen=True)
@@ -28,18 +29,12 @@ class DetectorParts:
             a detector without a first stage.
         category_head: encoder layer index -> head giving (B, K, classes) logits
             for (B, K, C) tokens; None where the detector has none to lend.
-        detection_loss: matches (B, K, classes) logits and (B, K, 4) boxes, as
-            (cx, cy, w, h) shares of the image, to the targets like one decoder
-            layer; gives the class, box and IoU losses.
-        for_loss: losses of this pass will be asked for, so keep what they read.
         targets: boxes of the images, lent to a selector that cannot do without
             them (:attr:`Selector.needs_boxes`); None otherwise.
     """
 
     projection: Callable[[Tensor], Tensor] | None = None
     category_head: Callable[[int], CategoryHead] | None = None
-    detection_loss: DetectionLoss | None = None
-    for_loss: bool = False
     targets: Targets | None = None
 
 
@@ -50,12 +45,10 @@ class Targets:
     Attributes:
         boxes: per image (n, 4) as (x1, y1, x2, y2).
         labels: per image (n,) int64 class indices.
-        samples: MMDetection's data samples, for losses that call its heads.
         attention_map: (B, N) how much the decoder looked at each token, for a
             selector that learns from it (:attr:`Selector.learns_from_decoder`).
     """
 
     boxes: Sequence[Tensor]
     labels: Sequence[Tensor]
-    samples: Sequence[Any] = ()
     attention_map: Tensor | None = None

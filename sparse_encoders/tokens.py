@@ -13,6 +13,7 @@ from math import floor
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 LevelShapes = tuple[tuple[int, int], ...]
 
@@ -134,17 +135,40 @@ class TokenGrid:
         return tuple(slice(e - s, e) for e, s in zip(ends, self.level_sizes, strict=True))
 
     @property
+    def all_levels(self) -> range:
+        """Every level, finest first."""
+        return range(self.num_levels)
+
+    def tokens_of(self, levels: range) -> slice:
+        """Where neighbouring levels lie in the token axis."""
+        return slice(self.level_slices[levels[0]].start, self.level_slices[levels[-1]].stop)
+
+    @property
     def capacity(self) -> int:
         """Most tokens of an image that can be valid, known on the host."""
-        return self.num_tokens if self.max_valid is None else self.max_valid
+        return self.capacity_of(self.all_levels)
 
-    def valid_counts(self) -> Tensor:
-        """(B,) int64, number of tokens of each image that are not padding."""
-        if self.padding_mask is None:
-            return torch.full(
-                (self.features.shape[0],), self.num_tokens, device=self.features.device
-            )
-        return (~self.padding_mask).sum(1)
+    def capacity_of(self, levels: range) -> int:
+        """The same of some levels."""
+        part = self.tokens_of(levels)
+        total: int = part.stop - part.start
+        # without a mask every token is valid
+        if self.max_valid is None or self.padding_mask is None:
+            return total
+        return min(total, self.max_valid)
+
+    def padding_of(self, levels: range) -> Tensor | None:
+        """(B, n) bool, the padding mask of some levels; None where nothing is padded."""
+        return None if self.padding_mask is None else self.padding_mask[:, self.tokens_of(levels)]
+
+    def valid_counts(self, levels: range | None = None) -> Tensor:
+        """(B,) int64, number of tokens of each image (on some levels) that are not padding."""
+        levels = self.all_levels if levels is None else levels
+        mask = self.padding_of(levels)
+        if mask is None:
+            batch, device = self.features.shape[0], self.features.device
+            return torch.full((batch,), self.capacity_of(levels), device=device)
+        return (~mask).sum(1)
 
     def replace_features(self, features: Tensor) -> TokenGrid:
         """The same grid with other features (B, N, C)."""
@@ -226,6 +250,28 @@ def _valid_ratio(mask: Tensor) -> Tensor:
     """(B, 2) valid share of (width, height) of a (B, h, w) padding mask."""
     _, h, w = mask.shape
     return torch.stack([(~mask[:, 0, :]).sum(1) / w, (~mask[:, :, 0]).sum(1) / h], -1)
+
+
+def padding_masks(
+    features: Sequence[Tensor],
+    image_hw: tuple[int, int],
+    image_sizes: Sequence[tuple[int, int]] | None,
+) -> list[Tensor] | None:
+    """Per level a (B, h, w) bool mask, True where padded; None where no image is.
+
+    The pixel mask resampled to the nearest neighbour, as in MMDetection.
+
+    Args:
+        features: per level (B, C, h, w).
+        image_hw: (height, width) of the padded input in pixels.
+        image_sizes: (height, width) of each image before padding; None: all fill the input.
+    """
+    if image_sizes is None or all(tuple(size) == tuple(image_hw) for size in image_sizes):
+        return None
+    pixels = features[0].new_ones(len(image_sizes), *image_hw)
+    for mask, (height, width) in zip(pixels, image_sizes, strict=True):
+        mask[:height, :width] = 0
+    return [F.interpolate(pixels[None], size=f.shape[-2:])[0].to(torch.bool) for f in features]
 
 
 def count_valid(shapes: LevelShapes, image_hw: tuple[int, int], valid_hw: tuple[int, int]) -> int:

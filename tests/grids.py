@@ -38,7 +38,7 @@ def small_grid(valid=None):
 
 def small_encoder(encoder=DualAttentionEncoder, **kwargs):
     """Two layers of 32 channels whose attention looks around."""
-    settings = dict(num_layers=2, layer_cfg=LAYER, attention_backend="torch", **kwargs)
+    settings = {"num_layers": 2, "layer_cfg": LAYER, "attention_backend": "torch", **kwargs}
     built = encoder(**settings).eval()
     for parameter in built.parameters():
         if parameter.dim() > 1:  # sampling offsets and attention weights begin at zero

@@ -9,10 +9,10 @@ from mmengine.config import Config
 
 from tiny import dino_config
 
-HOSTS = ("DeformableDETR", "two-stage DeformableDETR", "DNDETR", "DINO", "HDETR")
+HOSTS = ("DeformableDETR", "two-stage DeformableDETR", "DNDETR", "DINO", "HDETR", "DDQDETR")
 QUERIES = 40
 
-# EncoderHost refuses more detections than queries times classes
+# EncoderDetector refuses more detections than queries times classes
 TEST_CFG = dict(max_per_img=50)
 
 
@@ -21,16 +21,17 @@ def host_config(host: str, encoder: dict[str, Any] | None = None, **changes: Any
     model = dino_config(num_queries=QUERIES, test_cfg=TEST_CFG)
     model.backbone.base_channels = 16
     model.neck.in_channels = [32, 64, 128]
-    if host != "DINO":
+    if host not in ("DINO", "DDQDETR"):
         _plain_deformable(model)
     if host == "DNDETR":
         model.update(type="sparse_encoders.DNDETR", as_two_stage=False)
-        model.bbox_head.type = "DINOHead"
+        model.bbox_head.type = "DNDETRHead"
     elif host == "HDETR":
         model.update(type="sparse_encoders.HDETR", num_queries_one2many=60)
         model.bbox_head.update(type="HDETRHead", k_one2many=3)
-    elif host == "DINO":
-        model.type = "sparse_encoders.DINO"
+    elif host in ("DINO", "DDQDETR"):
+        model.type = f"sparse_encoders.{host}"
+        model.bbox_head.type = f"{host}Head"
         model.dn_cfg.group_cfg.num_dn_queries = 10
     else:
         model.update(type="sparse_encoders.DeformableDETR", as_two_stage="two-stage" in host)

@@ -92,8 +92,9 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_torchvision_and_timm_import_after_compat() -> None:
-    code = "import sparse_encoders.compat, torchvision, timm; print(torchvision.__version__)"
+def test_torchvision_and_timm_import_after_the_package_and_timm_not_with_it() -> None:
+    code = "import sys, sparse_encoders.backbones; assert 'timm' not in sys.modules\n"
+    code += "import torchvision, timm; print(torchvision.__version__)"
     run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
 
@@ -201,7 +202,7 @@ class _Lookup:
         _Lookup(np.ndarray, "min"),
         _Lookup(fractions.Fraction, "min"),
     ],
-    ids=repr,
+    ids=lambda value: type(value).__name__,  # alike in every process
 )
 def test_anything_else_is_refused(
     foreign: object, tmp_path: Path, read: Callable[[Path], Any]

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import copy
+import functools
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from mmdet.registry import MODELS
 from mmdet.structures import DetDataSample
-from mmengine.config import Config
+from mmengine.config import Config, ConfigDict
 from mmengine.registry import init_default_scope
 from mmengine.structures import InstanceData
 from torch import Tensor, nn
@@ -39,7 +40,7 @@ def deformable_config(kind: str = "one-stage", **changes: Any) -> Config:
 def shrunken(name: str, **changes: Any) -> Config:
     """A model of MMDetection's configs with a small backbone, two layers and few queries."""
     init_default_scope("mmdet")
-    model = Config.fromfile(_mmdet_config(name)).model
+    model = copy.deepcopy(_mmdet_model(name))
     model.backbone = dict(
         type="ResNet",
         depth=18,
@@ -112,7 +113,9 @@ def total(losses: dict[str, Any]) -> Tensor:
     )
 
 
-def _mmdet_config(name: str) -> str:
+@functools.cache
+def _mmdet_model(name: str) -> ConfigDict:
+    """The model of one of MMDetection's configs, read once; nobody may change it."""
     import mmdet
 
-    return f"{mmdet.__path__[0]}/.mim/configs/{name}"
+    return Config.fromfile(f"{mmdet.__path__[0]}/.mim/configs/{name}").model

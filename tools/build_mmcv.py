@@ -1,17 +1,16 @@
-"""Put MMCV with compiled operators into this Python, from a cached wheel or built from source.
+"""Put MMCV with compiled operators into this Python: kept, from a cached wheel, or from source.
 
-Neither MMCV nor its fork ``onedl-mmcv`` (the same import name) publishes a wheel for current
-torch, and the operators have to be compiled against the torch they run on. The wheel built here is
-kept outside the checkout, under a name that holds what it depends on (MMCV, Python, torch, CUDA,
-machine, C library), so that the next checkout takes a moment. Environment: ``MAX_JOBS`` (parallel
-compilers), ``FORCE_CUDA``, ``TORCH_CUDA_ARCH_LIST``, ``SPARSE_ENCODERS_CACHE`` and everything pip
-reads.
+Nearly all of MMCV's compile time is reading torch's headers once for each of its 77 files, so its
+C++ files are compiled as two units: ``pybind.cpp``, and one that includes all others. Where that
+fails (another version, another compiler), MMCV's own build is run. The wheel is kept outside the
+checkout under a name that holds what it depends on. Environment: ``MAX_JOBS``, ``CXX``,
+``FORCE_CUDA``, ``TORCH_CUDA_ARCH_LIST``, ``SPARSE_ENCODERS_CACHE`` and everything pip reads.
 """
 
 from __future__ import annotations
 
-import argparse
 import fcntl
+import importlib.util
 import os
 import platform
 import re
@@ -20,115 +19,123 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
-import threading
 import time
-import zipfile
-from importlib.metadata import PackageNotFoundError, version
+from collections import Counter
 from pathlib import Path
 
-
-def cache_folder() -> Path:
-    """Folder for what is kept between checkouts."""
-    named = os.environ.get("SPARSE_ENCODERS_CACHE")
-    if named:
-        return Path(named).expanduser().resolve()
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "sparse_encoders"
-
-
-class Progress:
-    """Shows how far a compilation is, from the ``[done/total]`` that ninja prints.
-
-    On a terminal one line is rewritten every second; elsewhere a line is printed every 30 seconds.
-    """
-
-    def __init__(self, label: str):
-        self.label = label
-        self.done = self.total = 0
-        self.started = time.monotonic()
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._tick, daemon=True)
-
-    def __enter__(self) -> Progress:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        self._stop.set()
-        self._thread.join()
-        self._show(last=True)
-
-    def line(self, text: str) -> None:
-        """Take one line of the compiler's output."""
-        found = re.match(r"\s*\[(\d+)/(\d+)\]", text)
-        if found:
-            self.done, self.total = int(found[1]), int(found[2])
-
-    def status(self) -> str:
-        """Text of the progress line."""
-        elapsed = time.monotonic() - self.started
-        if self._stop.is_set() and not self.total:
-            return f"{self.label}: nothing to compile"
-        text = f"{self.label}: {self.done}/{self.total or '?'} files, {elapsed:.0f} s"
-        if self.done >= 5 and self.done < self.total:
-            text += f", about {elapsed / self.done * (self.total - self.done):.0f} s left"
-        return text
-
-    def _tick(self) -> None:
-        while not self._stop.wait(1 if sys.stdout.isatty() else 30):
-            self._show()
-
-    def _show(self, last: bool = False) -> None:
-        if sys.stdout.isatty():
-            print(f"\r\x1b[K    {self.status()}", end="\n" if last else "", flush=True)
-        else:
-            print(f"    {self.status()}", flush=True)
+DEFINED = re.compile(r"^(?:(?:static|inline) )*(?:struct|void|[TS]|int|float) (\w+)\s*[({]", re.M)
+EXPORTED = re.compile(r'\bm\.def\(\s*"(\w+)"')
+LOAD = """import importlib.util as u, sys, torch
+spec = u.spec_from_file_location("mmcv._ext", sys.argv[1])
+module = u.module_from_spec(spec)
+spec.loader.exec_module(module)
+print(*dir(module))"""
 
 
-def run_with_progress(command: list[str], label: str, log: Path, cwd: Path) -> None:
-    """Run a build with its output in ``log`` and its progress on the screen.
-
-    Args:
-        command: the build, its first element the Python of the environment to build in.
-        label: what is built.
-        log: file for the whole output.
-        cwd: folder to run in.
+def run_logged(command: list[str], label: str, log: Path, cwd: Path | None = None) -> None:
+    """Run a long command: output in ``log``, every 20 s a line on the screen.
 
     Raises:
-        SystemExit: the command failed; the last lines of the log are printed first.
+        SystemExit: it failed; the last lines of the log are printed first.
     """
-    scripts = str(Path(command[0]).parent)  # where pip put ninja
-    environment = {
-        "MAX_JOBS": str(len(os.sched_getaffinity(0))),
-        **os.environ,
-        "PATH": scripts + os.pathsep + os.environ.get("PATH", ""),
-        "PYTHONUNBUFFERED": "1",
-    }
     log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("w") as sink, Progress(label) as progress:
-        process = subprocess.Popen(
-            command,
-            cwd=cwd,
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-        )
-        assert process.stdout is not None
-        for line in process.stdout:
-            sink.write(line)
-            sink.flush()
-            progress.line(line)
-    if process.wait():
-        print("".join(log.read_text(errors="replace").splitlines(keepends=True)[-40:]))
-        raise SystemExit(f"{label} failed with status {process.returncode}; full output: {log}")
+    started, scripts = time.monotonic(), str(Path(command[0]).parent)  # where pip put ninja
+    jobs = {"MAX_JOBS": str(len(os.sched_getaffinity(0)))}
+    env = {**jobs, **os.environ, "PATH": scripts + os.pathsep + os.environ.get("PATH", "")}
+    with log.open("w") as sink:
+        process = subprocess.Popen(command, cwd=cwd, env=env, stdout=sink, stderr=sink)
+        while True:
+            try:
+                status = process.wait(timeout=20)
+                break
+            except subprocess.TimeoutExpired:
+                done = re.findall(r"^\[\d+/\d+\]", log.read_text(errors="replace"), re.M)[-1:]
+                print("   ", label, *done, f"{time.monotonic() - started:.0f} s", flush=True)
+    if status:
+        print(*log.read_text(errors="replace").splitlines()[-40:], sep="\n", flush=True)
+        raise SystemExit(f"{label}: failed with status {status}; full output: {log}")
 
 
-def has_operators() -> bool:
-    """Whether this Python imports MMCV's compiled operators."""
-    probe = subprocess.run([sys.executable, "-c", "import mmcv.ops"], capture_output=True)
-    return probe.returncode == 0
+def group_sources(source: Path) -> None:
+    """Make one unit of MMCV's C++ files but ``pybind.cpp``; CUDA's files stay as they are.
+
+    Some files of ``cpu/`` define helpers of the same name: each gets a name of its own.
+    """
+    csrc = source / "mmcv" / "ops" / "csrc" / "pytorch"
+    files = [p for p in sorted(csrc.glob("*.cpp")) if p.name != "pybind.cpp"]
+    helpers = {p: set(DEFINED.findall(p.read_text())) for p in sorted(csrc.glob("cpu/*.cpp"))}
+    times = Counter(name for names in helpers.values() for name in names)
+    unit = [f'#include "pytorch_{kind}.hpp"' for kind in ("cpp_helper", "device_registry")]
+    for path in [*files, *helpers]:
+        shared = sorted(name for name in helpers.get(path, ()) if times[name] > 1)
+        unit += [f"#define {name} {name}_{path.stem}" for name in shared]
+        moved = path.rename(path.with_suffix(".inc"))  # MMCV's setup.py takes every *.cpp
+        unit.append(f'#include "{moved.relative_to(csrc)}"')
+        unit += [f"#undef {name}" for name in [*shared, "min", "max"]]
+    (csrc / "all_but_pybind.cpp").write_text("\n".join([*unit, ""]))
+
+
+def functions(folder: Path) -> set[str]:
+    """Names in the compiled library of MMCV in ``folder``; none where it does not load."""
+    command = [sys.executable, "-c", LOAD, *map(str, folder.glob("_ext*.so"))]
+    return set(subprocess.run(command, capture_output=True, text=True).stdout.split())
+
+
+def installed_functions() -> set[str]:
+    """Names in the library of this Python's MMCV, which need not be importable as a whole yet."""
+    importlib.invalidate_caches()
+    spec = importlib.util.find_spec("mmcv")
+    return functions(Path(spec.origin).parent) if spec and spec.origin else set()
+
+
+def build_wheel(mmcv: str, folder: Path) -> Path:
+    """Build a requirement's wheel from source into a cache folder.
+
+    Raises:
+        SystemExit: no C++ compiler, no Python headers, or neither build ends well.
+    """
+    compiler = os.environ.get("CXX", "g++").split()[0]
+    if shutil.which(compiler) is None:
+        raise SystemExit(f"no C++ compiler {compiler!r}: install g++ (Debian: build-essential)")
+    header = Path(sysconfig.get_path("include")) / "Python.h"
+    if not header.is_file():
+        debian = f"python3.{sys.version_info[1]}-dev"
+        raise SystemExit(f"no {header}: install Python's headers (Debian: {debian})")
+    with tempfile.TemporaryDirectory(prefix="mmcv-") as name:
+        work = Path(name)
+        for module in ("cv2", "psutil"):  # asked for by setup.py, and perhaps being installed now
+            (work / f"{module}.py").write_text("raise ModuleNotFoundError")
+        os.environ["PYTHONPATH"] = name
+        fetch = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "-d", name, mmcv]
+        fetch += ["--no-build-isolation", "--no-binary", mmcv.split("==")[0]]
+        subprocess.run(fetch, check=True)
+        try:
+            built = compile_mmcv(mmcv, work, folder, grouped=True)
+        except (Exception, SystemExit) as error:
+            print(f"    {mmcv} in grouped files: {error}\n    MMCV's own build instead", flush=True)
+            built = compile_mmcv(mmcv, work, folder, grouped=False)
+        partial = shutil.copyfile(built, folder / "part")
+        return partial.rename(folder / built.name)
+
+
+def compile_mmcv(mmcv: str, work: Path, folder: Path, grouped: bool) -> Path:
+    """Compile MMCV's source distribution in ``work``; the wheel's place. Logs go to ``folder``."""
+    place = work / ("grouped" if grouped else "plain")
+    shutil.unpack_archive(next(work.glob("*mmcv-*.tar.gz")), place)
+    source = next(place.glob("*/setup.py")).parent
+    kept = os.environ.get("CFLAGS", "")
+    if grouped:
+        group_sources(source)
+        os.environ["CFLAGS"] = f"{kept} -O2 -g0"
+    try:
+        command = [sys.executable, "setup.py", "bdist_wheel"]
+        run_logged(command, f"compiling {mmcv}", folder / f"{place.name}.log", source)
+    finally:
+        os.environ["CFLAGS"] = kept
+    named = EXPORTED.findall((source / "mmcv/ops/csrc/pytorch/pybind.cpp").read_text())
+    if missing := sorted(set(named) - functions(next(source.glob("build/lib*/mmcv")))):
+        raise RuntimeError(f"{len(missing)} functions are not exported: {missing[:5]} ...")
+    return next(source.glob("dist/*.whl"))
 
 
 def wheel_key(mmcv: str) -> str:
@@ -140,110 +147,42 @@ def wheel_key(mmcv: str) -> str:
     if torch.cuda.is_available() or os.environ.get("FORCE_CUDA") == "1":
         if CUDA_HOME is None:
             print("    no CUDA compiler (nvcc) found: MMCV's CUDA operators are left out")
-            os.environ["CUDA_VISIBLE_DEVICES"] = ""
-            os.environ.pop("FORCE_CUDA", None)
+            os.environ.update(CUDA_VISIBLE_DEVICES="", FORCE_CUDA="0")
         else:
             archs = os.environ.get("TORCH_CUDA_ARCH_LIST")
             if not archs and torch.cuda.is_available():
                 archs = "{}.{}".format(*torch.cuda.get_device_capability())
             device = f"cuda{torch.version.cuda}-{archs or 'default'}"
-    parts = [
-        mmcv.replace("==", "-"),
-        sys.implementation.cache_tag,
-        f"torch-{torch.__version__}",
-        device,
-        platform.machine(),
-        "-".join(platform.libc_ver()),
-    ]
+    parts = [mmcv.replace("==", "-"), sys.implementation.cache_tag, f"torch-{torch.__version__}"]
+    parts += [device, platform.machine(), "-".join(platform.libc_ver())]
     return re.sub(r"[^\w.+-]+", "_", "_".join(parts))
 
 
-def usable_wheel(folder: Path) -> Path | None:
-    """The complete wheel in a cache folder; a damaged one is deleted."""
-    for wheel in sorted(folder.glob("*mmcv-*.whl")):
-        if zipfile.is_zipfile(wheel):
-            with zipfile.ZipFile(wheel) as archive:
-                compiled = any(n.startswith("mmcv/_ext") for n in archive.namelist())
-                if compiled and archive.testzip() is None:
-                    return wheel
-        wheel.unlink()
-    return None
-
-
-def check_compiler() -> None:
-    """Refuse to start a build that can't end.
+def install(mmcv: str) -> None:
+    """Install MMCV, ``mmcv==2.1.0`` say, unless this Python has one whose operators load.
 
     Raises:
-        SystemExit: no C++ compiler or no Python headers.
+        SystemExit: it cannot be built, or what was built does not load.
     """
-    compiler = os.environ.get("CXX", "g++").split()[0]
-    if shutil.which(compiler) is None:
-        raise SystemExit(f"no C++ compiler {compiler!r}: install g++ (Debian: build-essential)")
-    header = Path(sysconfig.get_path("include")) / "Python.h"
-    if not header.is_file():
-        raise SystemExit(f"no {header}: install Python's headers (Debian: python3.11-dev)")
-
-
-def build_wheel(mmcv: str, folder: Path) -> Path:
-    """Build a requirement's wheel from source into a cache folder, about 9 min on 2 cores."""
-    check_compiler()
-    name = mmcv.split("==")[0]
-    with tempfile.TemporaryDirectory(prefix="mmcv-") as work:
-        fetch = [sys.executable, "-m", "pip", "download", "-q", "--no-deps"]
-        fetch += ["--no-build-isolation", "--no-binary", name, "-d", work, mmcv]
-        subprocess.run(fetch, check=True)
-        shutil.unpack_archive(next(Path(work).glob("*mmcv-*.tar.gz")), work)
-        source = next(path.parent for path in Path(work).glob("*mmcv-*/setup.py"))
-        run_with_progress(
-            [sys.executable, "setup.py", "bdist_wheel", "--dist-dir", f"{work}/dist"],
-            f"compiling {mmcv}",
-            folder / "build.log",
-            source,
-        )
-        built = next(Path(work, "dist").glob("*.whl"))
-        partial = folder / f"{built.name}.part"
-        shutil.copyfile(built, partial)
-        partial.rename(folder / built.name)
-    wheel = usable_wheel(folder)
-    if wheel is None:
-        raise SystemExit(f"MMCV was built without its operators; see {folder / 'build.log'}")
-    return wheel
-
-
-def install(mmcv: str) -> None:
-    """Install MMCV with operators unless it is here already.
-
-    Args:
-        mmcv: a requirement with its version, such as ``mmcv==2.1.0``.
-    """
-    name, number = mmcv.split("==")
-    key = wheel_key(mmcv)
-    marker = Path(sys.prefix) / "mmcv-build.txt"
-    built_here = marker.read_text().strip() if marker.is_file() else None
-    try:
-        here = version(name) == number and built_here in (None, key) and has_operators()
-    except PackageNotFoundError:
-        here = False
-    if here:
-        print(f"    keeping {mmcv}, its operators load")
-        return
-    folder = cache_folder() / "mmcv" / key
+    key, marker = wheel_key(mmcv), Path(sys.prefix) / "mmcv-build.txt"
+    if (not marker.is_file() or marker.read_text() == key) and installed_functions():
+        return print("    keeping the MMCV that is here, its operators load", flush=True)
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    cache = Path(os.environ.get("SPARSE_ENCODERS_CACHE") or Path(base, "sparse_encoders"))
+    folder = cache.absolute() / "mmcv" / key
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # two checkouts build it once
-        wheel = usable_wheel(folder)
+        wheel = next(folder.glob("*mmcv-*.whl"), None)
         print(f"    {'cached wheel' if wheel else 'no cached wheel'} in {folder}", flush=True)
         wheel = wheel or build_wheel(mmcv, folder)
     pip = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--force-reinstall"]
-    subprocess.run([*pip, str(wheel)], check=True)
-    marker.write_text(key + "\n")
-    if not has_operators():
-        raise SystemExit(
-            f"MMCV is installed but `import mmcv.ops` fails; delete {folder} to rebuild"
-        )
+    marker.write_text(key)
+    if subprocess.run([*pip, str(wheel)]).returncode or not installed_functions():
+        wheel.unlink()
+        raise SystemExit(f"{wheel} was no good and is deleted: run this again to build it anew")
+    return None
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("requirement", help="mmcv==2.1.0 or onedl-mmcv==2.3.6, say")
-    install(parser.parse_args().requirement)
+    install(sys.argv[1])

@@ -1,287 +1,250 @@
 """Make the environment in one go: a virtual environment with the whole stack and this package.
 
-Needs Python 3.11 or newer, a C++ compiler and pip's access to a package index. Running it again
+Needs Python 3.10 or newer, a C++ compiler and pip's access to a package index. Running it again
 takes seconds; after a change it redoes only the part that the change touches. Environment:
 
     STACK    ``openmmlab`` (default), or ``onedl`` for the maintained fork of MMEngine, MMCV,
-             MMDetection and mim, in an environment of its own (``.venv-onedl``)
-    TORCH    which torch to use: a requirement (``torch==2.13.0``, pip options may follow), or
+             MMDetection and mim
+    TORCH    which torch to use: a requirement (``torch==2.1.2``, pip options may follow), or
              ``system`` for the one that this Python imports. Without it: the torch that the
              virtual environment has, else the one this Python imports, else the tested default.
-    SPARSE_ENCODERS_VENV     the virtual environment's folder, default in the checkout
+    SPARSE_ENCODERS_VENV     the virtual environment's folder; by default in the checkout, one for
+                             each STACK, Python and TORCH (``--folder`` prints it)
     SPARSE_ENCODERS_CACHE    where MMCV's built wheel is kept, default ``~/.cache/sparse_encoders``
-    MAX_JOBS                 parallel compilers
-    PIP_*                    everything pip reads
+    MAX_JOBS, PIP_*          parallel compilers; everything pip reads
 """
 
 from __future__ import annotations
 
-import argparse
 import fcntl
 import hashlib
-import json
 import os
+import re
 import shlex
 import shutil
+import site
 import subprocess
 import sys
+import sysconfig
 import time
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from importlib import metadata
 from pathlib import Path
 
-from build_mmcv import run_with_progress
-from environment_stacks import REQUIREMENTS, pinned, pins, stack_name
+from build_mmcv import run_logged
 
 ROOT = Path(__file__).resolve().parent.parent
-STARTED = time.monotonic()
-EXTENSION_SETTINGS = (
-    "SPARSE_ENCODERS_NO_EXTENSION",
-    "SPARSE_ENCODERS_REQUIRE_EXTENSION",
-    "SPARSE_ENCODERS_NO_CUDA",
-    "TORCH_CUDA_ARCH_LIST",
-    "CUDA_HOME",
-    "CXX",
-)
+LINK = Path(sysconfig.get_path("purelib"), "torch_of_system.pth")  # to a torch from outside
+TOOLS = ("setup_environment.py", "build_mmcv.py")
+BUILD_TOOLS = ("pip", "setuptools", "wheel", "ninja", "packaging", "numpy")
+STARTED = float(os.environ.get("SETUP_STARTED") or time.time())
+STACK = os.environ.get("STACK") or "openmmlab"
+TORCH = os.environ.get("TORCH", "").strip()
+REPLACED = {"openmmlab": (), "onedl": ("mmengine", "mmdet", "openmim")}  # by the fork's own
+SETTINGS = ("SPARSE_ENCODERS_NO_EXTENSION", "SPARSE_ENCODERS_REQUIRE_EXTENSION", "CXX")
+SETTINGS += ("SPARSE_ENCODERS_NO_CUDA", "TORCH_CUDA_ARCH_LIST", "CUDA_HOME")
+WHICH_TORCH = "import os, torch; print(torch.__version__, os.path.dirname(torch.__path__[0]))"
+CHECK = """
+import platform, sys, warnings; warnings.filterwarnings("ignore")
+import numpy, torch, sparse_encoders.ops as own, mmcv.ops, mmdet, mmengine, timm
+names = [f"{m.__name__} {m.__version__}" for m in (torch, mmengine, mmcv, mmdet, timm, numpy)]
+print("    Python", platform.python_version(), "in", sys.prefix, "\\n   ", ", ".join(names))
+print("    GPUs:", torch.cuda.device_count(), "MMCV by", mmcv.ops.get_compiler_version(), end="; ")
+print("this package's operators:", "loaded" if own.has_extension() else own.why_no_extension())"""
 
 
 def say(text: str) -> None:
     """Print a step with the time since the start."""
-    print(f"[{time.monotonic() - STARTED:5.0f} s] {text}", flush=True)
+    print(f"[{time.time() - STARTED:5.0f} s] {text}", flush=True)
 
 
-def digest(paths: list[Path], *more: str) -> str:
-    """Hash of files, their names in the checkout, and strings."""
-    found = hashlib.sha256()
-    for path in paths:
-        found.update(str(path.relative_to(ROOT)).encode() + b"\0" + path.read_bytes() + b"\0")
-    for text in more:
-        found.update(text.encode() + b"\0")
-    return found.hexdigest()
+def normal(name: str) -> str:
+    """A distribution's name in the form in which names are compared."""
+    return re.sub(r"[-_.]+", "-", name).lower()
 
 
-@dataclass(frozen=True)
-class TorchFacts:
-    """Versions, None where not installed, and the installed distributions that torch asks for."""
-
-    torch: str | None
-    torchvision: str | None
-    of_torch: list[str]
+def numbers(version: str) -> tuple[int, ...]:
+    """Major and minor version."""
+    return tuple(int(number) for number in version.split(".")[:2])
 
 
-_ASK_TORCH_FACTS = """
-import json, re
-from importlib.metadata import distributions
-normal = lambda name: re.sub("[-_.]+", "-", name).lower()
-found = {}
-for d in distributions():
-    found.setdefault(normal(d.name), d)
-version = lambda name: found[name].version if name in found else None
-asked = found["torch"].requires if "torch" in found else []
-asked = [normal(re.match(r"[\\w.-]+", line)[0]) for line in asked or []]
-print(json.dumps(dict(torch=version("torch"), torchvision=version("torchvision"),
-                      of_torch=[name for name in asked if name in found])))
-"""
+def pins(*files: str) -> dict[str, str]:
+    """Requirement lines of files in requirements/ by name; later files win."""
+    text = "\n".join((ROOT / "requirements" / file).read_text() for file in files)
+    lines = [line for line in text.splitlines() if "==" in line and not line.startswith("#")]
+    return {normal(line.split("==")[0]): line for line in lines}
 
 
-class Environment:
-    """A virtual environment and what is known about it from the last run.
-
-    Args:
-        folder: the virtual environment.
-    """
-
-    def __init__(self, folder: Path):
-        self.folder = folder
-        self.python = folder / "bin" / "python"
-        self.stamp_file = folder / "sparse_encoders_setup.json"
-
-    def create(self) -> None:
-        """Make the virtual environment, or a new one where it was moved or does not run."""
-        stamp = self.stamp()
-        moved = stamp and stamp.get("folder") != str(self.folder)
-        runs = self.python.exists() and self.run("-c", "import pip", check=False, quiet=True) == 0
-        if runs and not moved:
-            return
-        say(f"making the virtual environment {self.folder} with {sys.executable}")
-        made = subprocess.run([sys.executable, "-m", "venv", "--clear", str(self.folder)])
-        if made.returncode:
-            raise SystemExit("python -m venv failed (Debian: apt-get install python3.11-venv)")
-
-    def torch_link(self) -> Path:
-        """File that makes a torch from outside importable, with the packages beside it."""
-        return next(self.folder.glob("lib/python*/site-packages")) / "torch_of_system.pth"
-
-    def stamp(self) -> dict[str, str]:
-        """What the last complete steps were made from; empty where there were none."""
-        try:
-            found = json.loads(self.stamp_file.read_text())
-        except (OSError, ValueError):
-            return {}
-        return found if isinstance(found, dict) else {}
-
-    def note(self, **facts: str) -> None:
-        """Add to the stamp."""
-        stamp = {**self.stamp(), "folder": str(self.folder), **facts}
-        partial = self.stamp_file.with_suffix(".part")
-        partial.write_text(json.dumps(stamp, indent=1))
-        partial.replace(self.stamp_file)
-
-    def run(self, *arguments: str, check: bool = True, quiet: bool = False) -> int:
-        """Run the environment's Python; with ``check`` a failure ends the set-up."""
-        output = subprocess.DEVNULL if quiet else None
-        command = [str(self.python), *arguments]
-        status = subprocess.run(command, stdout=output, stderr=output).returncode
-        if check and status:
-            raise SystemExit(f"set-up: {shlex.join(arguments)} failed with status {status}")
-        return status
-
-    def pip(self, *arguments: str) -> None:
-        """Run pip in the environment; its own configuration and PIP_* apply."""
-        self.run("-m", "pip", "install", *arguments)
-
-    def torch_facts(self) -> TorchFacts:
-        """What the environment has of torch."""
-        answer = subprocess.run(
-            [str(self.python), "-c", _ASK_TORCH_FACTS], check=True, capture_output=True, text=True
-        )
-        return TorchFacts(**json.loads(answer.stdout))
+def locked(stack: str, python: tuple[int, ...], torch: str) -> tuple[dict[str, str], str]:
+    """The packages to install as they are, and MMCV, which has to be compiled."""
+    older = python < (3, 11) or numbers(torch) < (2, 3)
+    found = pins("constraints.txt", *["constraints-numpy1.txt"] * older)
+    default, fork = pins("stack.txt"), pins(f"stack-{stack}.txt") if REPLACED[stack] else {}
+    mmcv = fork.pop("onedl-mmcv", default["mmcv"])
+    found = {name: line for name, line in found.items() if name not in REPLACED[stack]} | fork
+    found["torchvision"] = default["torchvision"]
+    if numbers(torch) != numbers(default["torch"].split("==")[1]):  # 0.(n + 15) goes with 2.n
+        found["torchvision"] = f"torchvision==0.{numbers(torch)[1] + 15}.*"
+    return found, mmcv
 
 
-def importable_torch() -> tuple[str, str] | None:
-    """Version and folder of the torch that this Python imports, if there is one from 2.6 on."""
-    code = "import os, torch; print(torch.__version__, os.path.dirname(torch.__path__[0]), sep='|')"
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    if found.returncode:
+def folder_name(stack: str, python: tuple[int, ...], torch: str) -> str:
+    """Folder of the environment: ``.venv``, and what is not the default in it."""
+    parts = [stack] * (stack != "openmmlab")
+    parts += [f"py{python[0]}.{python[1]}"] * (python[:2] != (3, 11))
+    if torch and torch != pins("stack.txt")["torch"]:
+        parts.append(re.sub(r"[^\w.+-]+", "_", torch.split()[0].replace("==", "")))
+    return "-".join([".venv", *parts])
+
+
+def installed(name: str) -> str | None:
+    """Version of a distribution in this environment, None without it."""
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
         return None
-    version, folder = found.stdout.strip().splitlines()[-1].split("|")
-    numbers = tuple(int(number) for number in version.split(".")[:2])
-    return (version, folder) if numbers >= (2, 6) else None
 
 
-def provide_torch(environment: Environment, wanted: str) -> None:
-    """Install the torch that is wanted, or keep the one that is there."""
-    have = environment.torch_facts().torch
-    if not wanted and have:
-        say(f"keeping torch {have}")
-        return
-    system = importable_torch() if wanted in ("", "system") else None
-    if wanted == "system" and system is None:
-        raise SystemExit(f"TORCH=system, but {sys.executable} imports no torch from 2.6 on")
-    if system is not None:
-        version, folder = system
-        say(f"using torch {version} of {sys.executable}")
-        environment.run("-m", "pip", "uninstall", "-y", "torch", check=False, quiet=True)
-        environment.torch_link().write_text(folder + "\n")
-        return
-    environment.torch_link().unlink(missing_ok=True)
-    if wanted:
-        say(f"installing torch as named: {wanted}")
-        environment.pip(*shlex.split(wanted))
-    else:
-        default = pins("stack.txt")["torch"]
-        say(f"installing {default}")
-        environment.pip(default, "-c", str(REQUIREMENTS / "constraints.txt"))
+def run(*arguments: str) -> None:
+    """Run this Python; a failure ends the set-up."""
+    if status := subprocess.run([sys.executable, *arguments], cwd=ROOT).returncode:
+        raise SystemExit(f"set-up: {shlex.join(arguments)} failed with status {status}")
 
 
-def provide_packages(environment: Environment) -> None:
-    """Install the locked list, with torchvision to match torch; nothing here replaces torch."""
-    facts = environment.torch_facts()
-    locked, stack = pinned(stack_name())[0], pins("stack.txt")
-    torch, torchvision = str(facts.torch), facts.torchvision
-    matching = stack["torchvision"]
-    if torch.split("+")[0] != stack["torch"].split("==")[1]:
-        # another torch brought packages of its own; torchvision 0.(n + 15) goes with torch 2.n
-        locked = {name: line for name, line in locked.items() if name not in facts.of_torch}
-        matching = f"torchvision==0.{int(torch.split('.')[1]) + 15}.*"
-    if torchvision and environment.torch_link().exists():
-        matching = "torchvision"  # the user's own, whichever it is
-    say(f"installing {len(locked)} locked packages and {matching}")
-    in_use = environment.folder / "requirements-in-use.txt"
-    in_use.write_text("\n".join([*locked.values(), ""]))
-    # what lies beside a torch from outside has no scripts (mim, pytest) in this environment
-    own = ["--ignore-installed"] if environment.torch_link().exists() else []
-    if stack_name() != "openmmlab":  # the fork's source distributions need setuptools only
-        own.append("--no-build-isolation")
-    environment.pip("-q", "--no-deps", *own, "-r", str(in_use))
-    environment.pip("-q", "--no-deps", matching)
+def pip(*arguments: str) -> None:
+    """Install into this environment; pip's own configuration and PIP_* apply."""
+    run("-m", "pip", "install", "--no-compile", *arguments)
 
 
-def provide_stack(environment: Environment) -> None:
-    """Everything but this package itself."""
-    wanted = os.environ.get("TORCH", "").strip()
-    tools = [
-        ROOT / "tools" / f"{n}.py"
-        for n in ("setup_environment", "environment_stacks", "build_mmcv")
-    ]
-    key = digest([*sorted(REQUIREMENTS.glob("*.txt")), *tools], stack_name())
-    stamp, have = environment.stamp(), environment.torch_facts().torch
-    same_torch = have == stamp.get("torch") and wanted in ("", stamp.get("wanted"))
-    if stamp.get("stack") == key and same_torch:
-        say(f"the stack is up to date (torch {have})")
-        return
-    locked, mmcv = pinned(stack_name())
-    environment.pip("-q", *(locked[name] for name in ("pip", "setuptools", "wheel")))
-    provide_torch(environment, wanted)
-    provide_packages(environment)
-    say(f"{mmcv} with its operators")
-    environment.run(str(ROOT / "tools" / "build_mmcv.py"), mmcv)
-    torch = str(environment.torch_facts().torch)
-    environment.note(stack=key, torch=torch, wanted=wanted or stamp.get("wanted", ""))
+def provide_torch(wanted: str, outer: str) -> None:
+    """Install the torch that is wanted, or use the one that is here or in the ``outer`` Python."""
+    have = installed("torch")
+    if have and not wanted:
+        return say(f"keeping torch {have}")
+    if wanted in ("", "system"):
+        found = subprocess.run([outer, "-c", WHICH_TORCH], capture_output=True, text=True).stdout
+        version, _, place = found.strip().rpartition("\n")[2].partition(" ")
+        if place and numbers(version) >= (2, 1):
+            say(f"using torch {version} of {outer}")
+            if have and not LINK.exists():
+                run("-m", "pip", "uninstall", "-q", "-y", "torch")
+            LINK.write_text(place + "\n")
+            return site.addsitedir(str(LINK.parent))
+        if wanted:
+            raise SystemExit(f"TORCH=system, but {outer} imports no torch from 2.1 on")
+    LINK.unlink(missing_ok=True)
+    default = pins("stack.txt")["torch"]
+    say(f"installing {wanted or default}")
+    older = sys.version_info < (3, 11)
+    constraints = ROOT / "requirements" / ("constraints-numpy1.txt" if older else "constraints.txt")
+    pip(*(shlex.split(wanted) or [default, "-c", str(constraints)]))
+    return None
 
 
-def provide_package(environment: Environment) -> None:
+def provide_packages(versions: dict[str, str]) -> None:
+    """Install the locked list as it is, without resolving; nothing here replaces torch."""
+    outside, needs = LINK.exists(), metadata.requires("torch") or []
+    if str(installed("torch")).split("+")[0] != pins("stack.txt")["torch"].split("==")[1]:
+        own = {normal(re.split(r"[^\w.-]", line)[0]) for line in needs}  # another torch's packages
+        versions = {n: line for n, line in versions.items() if n not in own or not installed(n)}
+    if outside and "torchvision" in versions and installed("torchvision"):
+        versions["torchvision"] = "torchvision"  # the user's own, whichever it is
+    say(f"installing {len(versions)} pinned packages")
+    # what lies beside a torch from outside has no scripts (mim, pytest) in this environment;
+    # the fork's source distributions need setuptools only
+    flags = ["-q", "--no-deps", "--no-build-isolation", *["--ignore-installed"] * outside]
+    pip(*flags, *versions.values())
+
+
+def provide_package() -> None:
     """This package, editable, with the extension of csrc/ as far as setup.py can build it."""
-    sources = [path for path in sorted((ROOT / "csrc").rglob("*")) if path.is_file()]
-    inputs = [ROOT / "pyproject.toml", *ROOT.glob("setup.py"), *sources]
-    settings = [f"{k}={v}" for k, v in sorted(os.environ.items()) if k in EXTENSION_SETTINGS]
-    torch, compiler = environment.stamp().get("torch", ""), str(shutil.which("c++"))
-    key = digest(inputs, str(ROOT), torch, compiler, *settings)
-    stamp = environment.stamp()
-    link = "lib/python*/site-packages/mmdet/.mim/configs/sparse_encoders"
-    published = any(environment.folder.glob(link))
-    same = stamp.get("package") == key and stamp.get("extension") == built_extension()
-    if same and published:
-        say("the package and its extension are up to date")
-        return
     say("installing this package, editable, and building its extension")
-    command = [str(environment.python), "-m", "pip", "install", "-v", "--no-deps"]
-    command += ["--no-build-isolation", "-e", str(ROOT)]
-    log = environment.folder / "sparse_encoders_build.log"
-    run_with_progress(command, "compiling csrc", log, ROOT)
+    command = [sys.executable, "-m", "pip", "install", "-v", "--no-deps", "--no-build-isolation"]
+    log = Path(sys.prefix, "sparse_encoders_build.log")
+    run_logged([*command, "-e", str(ROOT)], "compiling csrc", log)
     for line in log.read_text(errors="replace").splitlines():
         if line.strip().startswith("sparse_encoders: "):  # why it was not built, or not all of it
             print(f"    {line.strip()}")
-    # `mim train mmdet NAME` finds the configs of this checkout
-    environment.run("-W", "ignore", "-m", "sparse_encoders.zoo", "publish", quiet=True)
-    environment.note(package=key, extension=built_extension())
 
 
-def built_extension() -> str:
-    """Names and times of the compiled extension's files, empty where there is none."""
-    files = sorted((ROOT / "sparse_encoders").glob("_C*.so"))
-    return " ".join(f"{path.name}@{path.stat().st_mtime_ns}" for path in files)
+def stack_key() -> str:
+    """What everything but this package is made from."""
+    files = [
+        *sorted((ROOT / "requirements").glob("*.txt")),
+        *(ROOT / "tools" / name for name in TOOLS),
+    ]
+    found = hashlib.sha256(b"\0".join(path.read_bytes() for path in files))
+    return f"{found.hexdigest()} {STACK} {TORCH} {installed('torch')}"
 
 
-def main() -> int:
-    """Set up and check; returns the status of the check."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    folder = ".venv" if stack_name() == "openmmlab" else f".venv-{stack_name()}"
-    default = os.environ.get("SPARSE_ENCODERS_VENV") or ROOT / folder
-    parser.add_argument("--venv", type=Path, default=default, help="folder (default: %(default)s)")
-    environment = Environment(parser.parse_args().venv.expanduser().absolute())
-    environment.folder.parent.mkdir(parents=True, exist_ok=True)
-    place = os.open(environment.folder.parent, os.O_RDONLY)
-    fcntl.flock(place, fcntl.LOCK_EX)  # a second set-up of the same environment waits
-    environment.create()
-    provide_stack(environment)
-    provide_package(environment)
-    say("checking the environment")
-    status = environment.run(str(ROOT / "tools" / "check_environment.py"), check=False)
-    say("the environment is ready" if status == 0 else "the environment has the faults named above")
-    return status
+def package_key() -> str:
+    """What the installed package was made from, and what came out."""
+    sources = [*sorted((ROOT / "csrc").rglob("*.*")), ROOT / "setup.py", ROOT / "pyproject.toml"]
+    found = hashlib.sha256(b"\0".join(path.read_bytes() for path in sources))
+    settings = [f"{name}={os.environ.get(name)}" for name in SETTINGS]
+    made = [path.stat().st_mtime_ns for path in (ROOT / "sparse_encoders").glob("_C*.so")]
+    configs = Path(sysconfig.get_path("purelib"), "mmdet/.mim/configs/sparse_encoders").exists()
+    more = [str(ROOT), installed("torch"), shutil.which("c++"), settings, made, configs]
+    return f"{found.hexdigest()} {more}"
+
+
+def set_up(outer: str) -> None:
+    """Everything that happens inside of the virtual environment."""
+    stamp = Path(sys.prefix, "sparse_encoders_setup.txt")
+    before = stamp.read_text() if stamp.exists() else ""
+    new = f"{stack_key()}\n" not in before
+    if new:
+        stamp.unlink(missing_ok=True)
+        provide_torch(TORCH, outer)
+        versions, mmcv = locked(STACK, sys.version_info[:2], str(installed("torch")))
+        provide_packages({name: versions.pop(name) for name in BUILD_TOOLS})
+    changed = f"{package_key()}\n" not in before
+
+    def compile_all() -> None:
+        if new:
+            say(f"compiling {mmcv} beside that")
+            run(str(ROOT / "tools" / "build_mmcv.py"), mmcv)
+        if changed:
+            provide_package()
+
+    with ThreadPoolExecutor() as pool:  # MMCV compiles while the packages are fetched
+        jobs = [pool.submit(provide_packages, versions)] if new else []
+        jobs.append(pool.submit(compile_all))
+        for job in jobs:
+            job.result()
+    if new or changed:
+        say("checking the environment")
+        # `mim train mmdet NAME` finds the configs of this checkout
+        run("-W", "ignore", "-m", "sparse_encoders.zoo", "publish")
+        run("-c", CHECK)
+        stamp.write_text(f"{stack_key()}\n{package_key()}\n")
+    say(f"the environment {sys.prefix} is ready")
+
+
+def main() -> None:
+    """Make the virtual environment where there is none that runs, and go on inside of it."""
+    if STACK not in REPLACED:
+        raise SystemExit(f"STACK must be one of {', '.join(REPLACED)}, got {STACK!r}")
+    name = folder_name(STACK, sys.version_info[:2], TORCH)
+    folder = Path(os.environ.get("SPARSE_ENCODERS_VENV") or ROOT / name).expanduser().absolute()
+    if "--folder" in sys.argv:
+        return print(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    lock = os.open(folder.parent, os.O_RDONLY)
+    os.set_inheritable(lock, True)
+    fcntl.flock(lock, fcntl.LOCK_EX)  # a second set-up of the same environment waits
+    python = str(folder / "bin" / "python")
+    probe = f"{shlex.quote(str(folder / 'bin' / 'pip'))} --version"  # fails in a moved folder
+    if str(folder) not in subprocess.run(probe, shell=True, capture_output=True, text=True).stdout:
+        say(f"making the virtual environment {folder} with {sys.executable}")
+        if subprocess.run([sys.executable, "-m", "venv", "--clear", str(folder)]).returncode:
+            package = f"python3.{sys.version_info[1]}-venv"
+            raise SystemExit(f"python -m venv failed (Debian: apt-get install {package})")
+    os.environ["SETUP_STARTED"] = str(STARTED)
+    return os.execv(python, [python, __file__, "--inside", sys.executable])
 
 
 if __name__ == "__main__":
-    if sys.version_info < (3, 11):  # noqa: UP036 (this runs before pip could check it)
-        raise SystemExit(f"Python 3.11 or newer is needed, this is {sys.version.split()[0]}")
-    sys.exit(main())
+    if sys.version_info < (3, 10):  # noqa: UP036 (before pip could check it)
+        raise SystemExit(f"Python 3.10 or newer is needed, this is {sys.version.split()[0]}")
+    set_up(sys.argv[2]) if sys.argv[1:2] == ["--inside"] else main()

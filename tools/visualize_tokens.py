@@ -12,7 +12,6 @@ import argparse
 import sys
 from pathlib import Path
 
-from sparse_encoders.analysis.inspection import load_detector
 from sparse_encoders.analysis.token_pictures import (
     PICTURES,
     TokenRecord,
@@ -20,6 +19,7 @@ from sparse_encoders.analysis.token_pictures import (
     write_pictures,
     write_side_by_side,
 )
+from sparse_encoders.loading import load_detector
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:

@@ -6,7 +6,7 @@ from torch.nn import functional as F
 
 from sparse_encoders.contracts import DetectorParts, Targets
 from sparse_encoders.registry import MODELS
-from sparse_encoders.selectors.base import Selection, Selector
+from sparse_encoders.selectors import Selection, Selector
 from sparse_encoders.tokens import TokenGrid
 
 

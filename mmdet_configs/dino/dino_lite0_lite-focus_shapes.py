@@ -1,14 +1,9 @@
 _base_ = [
-    "../_base_/models/dino_lite0_small.py",
+    "../_base_/models/dino_lite0_shapes.py",
     "../_base_/encoders/lite_focus_small.py",
     "../_base_/datasets/shapes.py",
-    "../_base_/schedules/short.py",
+    "../_base_/schedules/shapes.py",
 ]
 
-# At most 8 objects a picture: fewer queries do.
-model = dict(
-    num_queries=60,
-    encoder=_base_.encoder,
-    dn_cfg=dict(group_cfg=dict(num_dn_queries=32)),
-    test_cfg=dict(max_per_img=60),
-)
+# The detector of dino_lite0_focus_shapes.py with another encoder.
+model = dict(encoder=_base_.encoder)

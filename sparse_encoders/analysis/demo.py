@@ -191,8 +191,8 @@ def run_mim(arguments: Sequence[str], log: Path) -> None:
     command = [str(mim)] if mim.is_file() else ["mim"]
     arguments = [mim_name_of_mmdet() if word == "mmdet" else word for word in arguments]
     print("$ mim " + " ".join(arguments), flush=True)
-    # idle threads that wait actively slow a shared machine down several times
-    environment = {"OMP_WAIT_POLICY": "PASSIVE", **os.environ, "PYTHONUNBUFFERED": "1"}
+    # nothing else differs from the same command by hand: threads wait as OpenMP's default says
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
     with (
         log.open("w") as file,
         subprocess.Popen(
@@ -261,13 +261,13 @@ def draw_pictures(
 ) -> list[Path]:
     """Detections on held-out images, and the tokens kept on the first of them."""
     from sparse_encoders.analysis.curves import draw_evaluations, read_evaluations
-    from sparse_encoders.analysis.inspection import load_detector
     from sparse_encoders.analysis.token_pictures import (
         draw_detection_sheet,
         draw_tokens,
         record_tokens,
         save_picture,
     )
+    from sparse_encoders.loading import load_detector
 
     if settings.pictures < 1:
         return []

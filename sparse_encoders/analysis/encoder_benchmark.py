@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from importlib.resources import files
 from typing import Any
 
 import torch
 from mmdet.registry import MODELS
-from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from torch import nn
 
@@ -19,6 +17,7 @@ from sparse_encoders.analysis.latency import Timing, interleaved
 from sparse_encoders.analysis.memory import MIB, peak_memory
 from sparse_encoders.analysis.quiet import quiet
 from sparse_encoders.analysis.variants import encoder_config
+from sparse_encoders.loading import read_config
 from sparse_encoders.tokens import TokenGrid
 
 STRIDES = (8, 16, 32, 64)
@@ -171,5 +170,4 @@ def _encode(model: Any, tokens: TokenGrid) -> Callable[[], object]:
 
 
 def _dino_config() -> Any:
-    path = files("mmdet") / ".mim" / "configs" / "dino" / "dino-4scale_r50_8xb2-12e_coco.py"
-    return Config.fromfile(str(path)).model
+    return read_config("mmdet::dino/dino-4scale_r50_8xb2-12e_coco.py").model

@@ -224,7 +224,7 @@ def _make_record(
     if selection is None:
         kept = np.stack([_levels_mask(output, encoder, i) for i in range(encoder.num_layers)])
     else:
-        layers = selection.layers
+        layers = output.layers
         kept = np.stack([layer.mask(tokens.num_tokens)[0].cpu().numpy() for layer in layers])
         foreground = selection.logits[0].detach().double().sigmoid().cpu().numpy()
         for places, layer in zip(output.objects, layers, strict=False):

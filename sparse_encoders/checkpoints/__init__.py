@@ -4,6 +4,7 @@ from importlib import import_module
 
 # each registers the checks of its fixture kinds when it is imported
 CHECK_MODULES = (
+    "reference_denoising",
     "reference_focus",
     "reference_key_aware",
     "reference_lite",

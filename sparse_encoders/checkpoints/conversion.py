@@ -9,15 +9,16 @@ from typing import Any
 
 import torch
 from mmdet.registry import MODELS
-from torch import Tensor, nn
+from torch import Tensor
 
 from sparse_encoders.checkpoints.families import convention_of
 from sparse_encoders.checkpoints.names import Renaming, rename
 from sparse_encoders.checkpoints.names_backbones import rename_swin, swin_prefix
 from sparse_encoders.checkpoints.names_detectors import released_names, used_name
+from sparse_encoders.loading.detectors import COUNTERS, check_fit
+from sparse_encoders.skip_init import SkipInit
 
 LABELS = "dn_query_generator.label_embedding.weight"
-COUNTERS = "num_batches_tracked"
 
 # what released files carry beside the model, and why nothing here reads it
 _NOT_THE_MODEL = (
@@ -172,30 +173,9 @@ def load_converted(model_config: Mapping[str, Any], state: Mapping[str, Tensor])
     Raises:
         ValueError: a tensor too few, too many, or of another shape.
     """
-    model: Any = MODELS.build(dict(model_config))
-    check_fit(model, state)
+    with SkipInit():  # all of it is loaded next
+        model: Any = MODELS.build(dict(model_config))
+    check_fit(model, state, "what the released file holds")
     model.load_state_dict(state, strict=False)
     model.eval()
     return model
-
-
-def check_fit(model: nn.Module, state: Mapping[str, Tensor]) -> None:
-    """Whether ``state`` fills a model, all of it and nothing else.
-
-    Raises:
-        ValueError: a tensor too few, too many, or of another shape.
-    """
-    wanted = {k: tuple(v.shape) for k, v in model.state_dict().items() if COUNTERS not in k}
-    found = {k: tuple(v.shape) for k, v in state.items() if COUNTERS not in k}
-    missing = sorted(wanted.keys() - found.keys())
-    unexpected = sorted(found.keys() - wanted.keys())
-    wrong = [
-        f"{k} is {found[k]}, wanted {wanted[k]}"
-        for k in sorted(wanted.keys() & found.keys())
-        if wanted[k] != found[k]
-    ]
-    if missing or unexpected or wrong:
-        raise ValueError(
-            "the released tensors do not fill the model: "
-            f"missing {missing[:8]}, unexpected {unexpected[:8]}, of another shape {wrong[:8]}"
-        )

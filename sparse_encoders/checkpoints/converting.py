@@ -15,17 +15,14 @@ from mmengine.registry import init_default_scope
 
 import sparse_encoders
 from sparse_encoders.checkpoints.classes import coco_classes_only, dataset_meta
-from sparse_encoders.checkpoints.conversion import COUNTERS, Conversion, convert, load_converted
+from sparse_encoders.checkpoints.conversion import Conversion, convert, load_converted
 from sparse_encoders.checkpoints.families import check_family
-from sparse_encoders.checkpoints.matching import (
-    differences,
-    facts,
-    matching_config,
-)
-from sparse_encoders.checkpoints.reading import ReleasedFile, read_checkpoint
+from sparse_encoders.checkpoints.matching import differences, facts, matching_config
 from sparse_encoders.checkpoints.released import model_config
 from sparse_encoders.checkpoints.settings import Setting, release_settings
-from sparse_encoders.publishing import config_path
+from sparse_encoders.loading import Checkpoint, read_checkpoint, read_config
+from sparse_encoders.loading.detectors import COUNTERS
+from sparse_encoders.skip_init import SkipInit
 
 # parts of a detector's config that a released model decides; the rest is training's
 _DECIDED = ("backbone", "neck", "encoder", "decoder", "positional_encoding")
@@ -51,7 +48,7 @@ class Converted:
     source: Path
     family: str
     convention: str
-    file: ReleasedFile
+    file: Checkpoint
     settings: dict[str, Setting]
     model: dict[str, Any]
     conversion: Conversion
@@ -162,7 +159,8 @@ def convert_file(
     own = built.state_dict()
     conversion.state.update({n: v for n, v in own.items() if n.endswith(COUNTERS)})
     zoo = matching_config(family, model, file.args)
-    named = MODELS.build(Config.fromfile(config_path(zoo.path)).model)
+    with SkipInit():  # its settings are asked for, not its weights
+        named = MODELS.build(read_config(f"sparse_encoders::{zoo.path}").model)
     return Converted(
         source=Path(path),
         family=family,
@@ -204,7 +202,7 @@ def write_converted(converted: Converted, path: str | Path) -> Path | None:
 
 def ready_config(converted: Converted) -> Config:
     """The zoo's config with the released model's settings put in."""
-    config = Config.fromfile(config_path(converted.config))
+    config = read_config(f"sparse_encoders::{converted.config}")
     model: dict[str, Any] = config.model.to_dict()
     released = copy.deepcopy(converted.model)
     for key, value in released.items():

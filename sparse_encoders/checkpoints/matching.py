@@ -107,18 +107,10 @@ def facts(model: Any) -> dict[str, Any]:
     if isinstance(encoder, LiteDETREncoder):
         found["encoder.blocks"] = encoder.schedule.blocks
         found["encoder.high_levels"] = encoder.schedule.high_levels
-    shapes = {n: tuple(p.shape) for n, p in model.named_parameters()}
     for part in ("backbone", "neck", "encoder", "decoder", "bbox_head"):
-        own = {n: s for n, s in shapes.items() if n.startswith(f"{part}.")}
-        found[f"{part} parameters"] = sum(_size(s) for s in own.values())
+        own = [p.numel() for n, p in model.named_parameters() if n.startswith(f"{part}.")]
+        found[f"{part} parameters"] = sum(own)
     return found
-
-
-def _size(shape: tuple[int, ...]) -> int:
-    total = 1
-    for side in shape:
-        total *= side
-    return total
 
 
 def differences(ours: Mapping[str, Any], named: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:

@@ -32,21 +32,26 @@ FOCUS_ENCODER: Renaming = (
     (r"transformer\.encoder\.layers\.(\d+)\.norms\.", r"encoder.layers.\1.norms."),
 )
 
+# A layer in Deformable DETR's repository, whose names Lite DETR and Sparse DETR keep.
+_LAYER = (
+    ("self_attn", "self_attn"),
+    ("norm1", "norms.0"),
+    ("linear1", "ffn.layers.0.0"),
+    ("linear2", "ffn.layers.1"),
+    ("norm2", "norms.1"),
+)
+_LOW_LEVEL_FFN = (
+    ("linear12", "low_level_ffn.layers.0.0"),
+    ("linear22", "low_level_ffn.layers.1"),
+    ("norm22", "low_level_norm"),
+)
+
 # Lite DETR's release (after DINO's and Deformable DETR's), the encoder.
 LITE_ENCODER: Renaming = (
     (r"(?:transformer\.)?level_embeds?$", r"level_embed"),
     *(
         (rf"(?:transformer\.)?encoder\.layers\.(\d+)\.{old}\.", rf"encoder.layers.\1.{new}.")
-        for old, new in (
-            ("self_attn", "self_attn"),
-            ("norm1", "norms.0"),
-            ("linear1", "ffn.layers.0.0"),
-            ("linear2", "ffn.layers.1"),
-            ("norm2", "norms.1"),
-            ("linear12", "low_level_ffn.layers.0.0"),
-            ("linear22", "low_level_ffn.layers.1"),
-            ("norm22", "low_level_norm"),
-        )
+        for old, new in (*_LAYER, *_LOW_LEVEL_FFN)
     ),
 )
 
@@ -64,13 +69,7 @@ SPARSE_ENCODER: Renaming = (
     ),
     *(
         (rf"transformer\.encoder\.layers\.(\d+)\.{old}\.", rf"encoder.layers.\1.{new}.")
-        for old, new in (
-            ("self_attn", "self_attn"),
-            ("norm1", "norms.0"),
-            ("linear1", "ffn.layers.0.0"),
-            ("linear2", "ffn.layers.1"),
-            ("norm2", "norms.1"),
-        )
+        for old, new in _LAYER
     ),
 )
 

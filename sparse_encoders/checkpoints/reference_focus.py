@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from math import ceil
 from typing import Any
 
@@ -23,6 +24,9 @@ from sparse_encoders.tokens import LevelShapes, TokenGrid
 def fixture_tokens(config: dict[str, Any], level_embed: Tensor | None) -> TokenGrid:
     """The token grid that a fixture of an encoder was made with.
 
+    As a detector does, it says how many tokens the batch's largest image has: the
+    released codes size by that what they keep.
+
     Args:
         config: with ``spatial_shapes``, ``valid_fraction_hw``, ``embed_dim``, ``seed``.
         level_embed: (L, C), where the model adds its own.
@@ -41,13 +45,20 @@ def fixture_tokens(config: dict[str, Any], level_embed: Tensor | None) -> TokenG
         for image, (fraction_h, fraction_w) in enumerate(fractions):
             mask[image, : ceil(fraction_h * h), : ceil(fraction_w * w)] = False
         masks.append(mask)
-    return TokenGrid.from_maps(features, positions, masks)
+    tokens = TokenGrid.from_maps(features, positions, masks)
+    return replace(tokens, max_valid=int(tokens.valid_counts().max()))
 
 
-@checks("focus_encoder")
-def check_focus_encoder(fixture: Fixture, config: dict[str, Any]) -> list[Check]:
-    """Foreground scores, kept tokens and memory of the released encoder."""
-    released = seeded_state(json.loads(str(fixture["param_shapes"])), config["seed"])
+def build_focus_encoder(
+    config: dict[str, Any], shapes: dict[str, list[int]]
+) -> tuple[DualAttentionEncoder, DetectorParts, Tensor]:
+    """The encoder of a fixture with its seeded weights, what a detector lends it, and (L, C).
+
+    Args:
+        config: the fixture's settings.
+        shapes: released parameter name to shape.
+    """
+    released = seeded_state(shapes, config["seed"])
     state, _ = rename(released, FOCUS_ENCODER)
     levels, dims = len(config["spatial_shapes"]), config["embed_dim"]
     encoder = DualAttentionEncoder(
@@ -62,6 +73,7 @@ def check_focus_encoder(fixture: Fixture, config: dict[str, Any]) -> list[Check]
             ffn_cfg=dict(embed_dims=dims, feedforward_channels=config["ffn_dim"]),
         ),
         num_object_tokens=config["topk_self_attention"],
+        selector=dict(test_count="batch"),
     ).eval()
     encoder.load_state_dict(under(state, "encoder."))
     assert encoder.selector is not None
@@ -73,15 +85,22 @@ def check_focus_encoder(fixture: Fixture, config: dict[str, Any]) -> list[Check]
     head = nn.Linear(dims, config["num_classes"])
     head.load_state_dict(under(released, "class_embed_enc."))
 
-    tokens = fixture_tokens(config, state["level_embed"])
-    output = encoder(tokens, DetectorParts(projection, lambda layer: head))
+    return encoder, DetectorParts(projection, lambda layer: head), state["level_embed"]
+
+
+@checks("focus_encoder")
+def check_focus_encoder(fixture: Fixture, config: dict[str, Any]) -> list[Check]:
+    """Foreground scores, kept tokens and memory of the released encoder."""
+    shapes = json.loads(str(fixture["param_shapes"]))
+    encoder, detector, level_embed = build_focus_encoder(config, shapes)
+    output = encoder(fixture_tokens(config, level_embed), detector)
     chosen = output.selection
     assert chosen is not None
     results = [
         close("foreground_score", chosen.scores, fixture["foreground_score"]),
         equal("num_foreground", chosen.counts, fixture["num_foreground"]),
     ]
-    for index, layer in enumerate(chosen.layers):
+    for index, layer in enumerate(output.layers):
         name = f"foreground_index_layer{index}"
         results.append(same_sets(name, layer.indices, fixture[name], chosen.scores))
     memory = output.memory[:, torch.from_numpy(fixture["memory_token_index"])]

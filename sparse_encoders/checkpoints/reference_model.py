@@ -31,7 +31,8 @@ def check_model(fixture: Fixture, config: dict[str, Any]) -> list[Check]:
     """Detections of each image: 97% within half a pixel and 1e-3 of the score.
 
     Where fewer agree, two-stage proposals that only rounding ranks may stand in the
-    other order, which the detail then says.
+    other order. The detail then says how many agree as computed, and how many with
+    which proposals swapped.
     """
     family, seed = str(fixture["family"]), int(fixture["seed"].item())
     shapes = json.loads(str(fixture["param_shapes"]))
@@ -72,15 +73,16 @@ def compare_detections(model: Any, fixture: Fixture, config: Mapping[str, Any]) 
     by_class = isinstance(model, DINO) or getattr(model, "class_specific_first_stage", False)
     scores = FirstStageScores(model.bbox_head.cls_branches[-1], by_class)
     with scores.watching():
-        results = compare()
-    swapped: list[list[str]] = []
+        computed = compare()
+    results, swapped = computed, []
     for image in range(len(results)):
-        results, gaps = _settle_ties(image, results, compare, scores, model.num_queries)
+        results, gaps = settle_ties(image, results, compare, scores, model.num_queries)
         swapped.append(gaps)
-    return [r.check(i, gaps) for i, (r, gaps) in enumerate(zip(results, swapped, strict=True))]
+    images = enumerate(zip(computed, results, swapped, strict=True))
+    return [raw.check(index, after, gaps) for index, (raw, after, gaps) in images]
 
 
-def _settle_ties(
+def settle_ties(
     image: int,
     results: list[Agreement],
     compare: Callable[[], list[Agreement]],
@@ -91,6 +93,13 @@ def _settle_ties(
 
     A swap moves every detection a little, as all queries attend to each other: what a
     swap is worth shows in the distance of all detections, not in how many agree.
+
+    Args:
+        image: index of the image; one that passes is left as it is.
+        results: of all images, with the swaps made so far.
+        compare: compares all images again.
+        scores: of the first stage; keeps the swaps that helped.
+        num_queries: proposals that are kept.
 
     Returns:
         The results, and the gaps of the proposals that were swapped.
@@ -182,12 +191,26 @@ class Agreement:
         """Whether enough agree, and there are as many."""
         return self.matched >= SHARE * self.wanted and self.found == self.wanted
 
-    def check(self, image: int, swapped: Sequence[str] = ()) -> Check:
-        """The image's line of the report."""
-        said = f"{self.matched} of {self.wanted} detections agree ({self.found} found)"
+    def check(
+        self, image: int, after: Agreement | None = None, swapped: Sequence[str] = ()
+    ) -> Check:
+        """The image's line of the report; ``self`` is what was computed, with nothing swapped.
+
+        Args:
+            image: index of the image.
+            after: the agreement with tied proposals swapped, which decides; None: nothing
+                could be swapped.
+            swapped: the gaps of the proposals that were; none: ``after`` is not mentioned.
+        """
+        final = after or self
+        raw = f"{self.matched} of {self.wanted} detections"
+        detail = f"{raw} agree as computed ({self.found} found)"
         if swapped:
-            said += f"; tied proposals swapped, {', '.join(swapped)} apart"
-        return Check(f"image {image}", self.passed, said)
+            detail += (
+                f"; {final.matched} of {final.wanted} ({final.found} found) with tied proposals "
+                f"swapped, {', '.join(swapped)} apart"
+            )
+        return Check(f"image {image}", final.passed, detail)
 
 
 def agreement(found: DetDataSample, wanted: Mapping[str, Tensor]) -> Agreement:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -38,9 +37,10 @@ def check_sparse_encoder(fixture: Fixture, config: dict[str, Any]) -> list[Check
     projection.norm.load_state_dict(under(state, "memory_trans_norm."))
 
     tokens = fixture_tokens(config, state["level_embed"])
-    # the released code sizes the kept tokens by the batch's largest image
-    tokens = replace(tokens, max_valid=int(tokens.valid_counts().max()))
-    output = encoder(tokens, DetectorParts(projection, for_loss=True))
+    refined: list[Tensor] = []
+    for layer in encoder.layers:  # kept by the encoder itself in training only
+        layer.register_forward_hook(lambda module, args, output: refined.append(output))
+    output = encoder(tokens, DetectorParts(projection))
     assert output.selection is not None
     wanted = torch.from_numpy(fixture["num_kept"]).long()
     # at ratio 1 the released count is one more than there are tokens
@@ -50,14 +50,14 @@ def check_sparse_encoder(fixture: Fixture, config: dict[str, Any]) -> list[Check
         equal("num_kept", output.selection.counts, counts.numpy()),
         same_sets(
             "kept_index",
-            output.selection.layers[0].indices,
+            output.layers[0].indices,
             fixture["kept_index"],
             output.selection.scores,
         ),
         _same_memory(output, fixture, wanted),
     ]
     if encoder.auxiliary is not None and "aux_cls_logits" in fixture:
-        predicted = encoder.auxiliary(output.refined, output.selection, tokens)
+        predicted = encoder.auxiliary(refined, output.layers, tokens)
         results += _same_auxiliary(output, fixture, predicted)
     return results
 
@@ -74,7 +74,7 @@ def _encoder(config: dict[str, Any]) -> SparseDETREncoder:
             ffn_cfg=dict(embed_dims=dims, feedforward_channels=config["ffn_dim"]),
         ),
         num_classes=config["num_classes"],
-        selector=dict(keep_ratio=config["keep_ratio"]),
+        selector=dict(keep_ratio=config["keep_ratio"], test_count="batch"),
     ).eval()
 
 
@@ -118,7 +118,7 @@ def _same_auxiliary(
     are carried along has no order from there on; that part is left out.
     """
     rank = torch.from_numpy(fixture["aux_token_rank"])
-    names, carried = ("aux_cls_logits", "aux_boxes"), output.refined[0].shape[1]
+    names, carried = ("aux_cls_logits", "aux_boxes"), predicted[0][0].shape[1]
     if rank.numel() and int(rank.max()) >= carried:
         detail = f"rank {int(rank.max())} was compared, {carried} tokens are kept"
         return [Check(name, False, detail) for name in names]

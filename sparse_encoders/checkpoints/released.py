@@ -18,7 +18,7 @@ HOSTS = {
 }
 HEADS = {
     "DINO": "DINOHead",
-    "DNDETR": "DINOHead",
+    "DNDETR": "DNDETRHead",
     "HDETR": "HDETRHead",
     "DeformableDETR": "DeformableDETRHead",
 }
@@ -157,14 +157,22 @@ def _encoder(family: str, config: Mapping[str, Any], shapes: Shapes) -> dict[str
             type="DualAttentionEncoder",
             num_object_tokens=config["topk_self_attention"],
             selector=dict(
-                type="FocusTokenSelector", keep_ratio=[ratio * f for f in config["cascade"]]
+                type="FocusTokenSelector",
+                keep_ratio=[ratio * f for f in config["cascade"]],
+                count="batch",
+                test_count="batch",
             ),
         )
     if family == "sparse_deformable_detr":
         return dict(
             type="SparseDETREncoder",
             auxiliary_heads=any("transformer.encoder.class_embed." in name for name in shapes),
-            selector=dict(type="DecoderAttentionSelector", keep_ratio=config["keep_ratio"]),
+            selector=dict(
+                type="DecoderAttentionSelector",
+                keep_ratio=config["keep_ratio"],
+                count="batch",
+                test_count="batch",
+            ),
         )
     if family == "lite_dino":
         attention = "encoder.layers.0.self_attn"

@@ -197,7 +197,8 @@ def make_shapes_dataset(
     for split in SPLITS:
         coco = _empty_coco(wanted)
         for name, drawn in _pictures(settings, split):
-            Image.fromarray(drawn.pixels).save(images / name, optimize=False)
+            # grain does not compress: the fastest level makes no larger files than the best
+            Image.fromarray(drawn.pixels).save(images / name, compress_level=1)
             _add(coco, name, drawn)
             done += 1
             if progress is not None:

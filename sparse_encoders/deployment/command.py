@@ -3,51 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import torch
-from mmdet.registry import MODELS
-from mmengine.config import Config
-from mmengine.registry import init_default_scope
-from mmengine.runner import load_checkpoint
 from torch import Tensor
 
-from sparse_encoders.checkpoints.seeded import seeded_state
 from sparse_encoders.deployment.onnx_file import (
     OnnxDifference,
     compare_with_onnx,
     export_onnx,
 )
-from sparse_encoders.publishing import SCOPE, config_path
-
-
-def load_detector(config: str | Path, checkpoint: str | Path | None) -> Any:
-    """A detector of a config in eval mode.
-
-    Args:
-        config: a path, or a name such as 'sparse_encoders::dino/....py'.
-        checkpoint: its weights; None fills it with the same made-up ones each time, see
-            :mod:`sparse_encoders.checkpoints.seeded`.
-
-    Raises:
-        FileNotFoundError: there is no such config or checkpoint.
-        ValueError: there is no config of that name.
-    """
-    init_default_scope("mmdet")
-    named = str(config).startswith(f"{SCOPE}::")
-    settings = Config.fromfile(config_path(str(config)) if named else config)
-    model = MODELS.build(settings.model)
-    if checkpoint is None:
-        # fresh weights would give all proposals almost the same score
-        shapes = {name: value.shape for name, value in model.state_dict().items()}
-        model.load_state_dict(seeded_state(shapes, seed=0))
-        if model.as_two_stage and hasattr(model, "query_embedding"):
-            # proposals of equal scores stand in any order: which query they get must not matter
-            with torch.no_grad():
-                model.query_embedding.weight[:] = model.query_embedding.weight[0].clone()
-    else:
-        load_checkpoint(model, str(checkpoint), map_location="cpu")
-    return model.eval()
+from sparse_encoders.loading import load_detector
 
 
 def read_image(path: Path | None, image_hw: tuple[int, int]) -> Tensor:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -12,9 +11,8 @@ from mmdet.structures.bbox import bbox_cxcywh_to_xyxy
 from torch import Tensor, nn
 
 from sparse_encoders.attention import DeformableAttention, KeyAwareDeformableAttention
-from sparse_encoders.detectors.batches import precisely
-from sparse_encoders.detectors.host import EncoderHost
-from sparse_encoders.tokens import TokenGrid
+from sparse_encoders.autocast import precisely
+from sparse_encoders.detectors.base import EncoderDetector
 
 
 class ImageToDetections(nn.Module):
@@ -38,13 +36,13 @@ class ImageToDetections(nn.Module):
 
     def __init__(self, model: Any, image_hw: tuple[int, int], normalize: bool = True) -> None:
         super().__init__()
-        if not isinstance(model, EncoderHost):
+        if not isinstance(model, EncoderDetector):
             raise TypeError(
                 f"model must be a detector of sparse_encoders, got {type(model).__name__}"
             )
         if min(image_hw) < 1:
             raise ValueError(f"image_hw must be at least (1, 1), got {tuple(image_hw)}")
-        if model.training:  # type: ignore[attr-defined]
+        if model.training:
             raise ValueError("the model is in training mode; call model.eval() first")
         if model.encoder.needs_boxes:
             raise ValueError(
@@ -56,7 +54,8 @@ class ImageToDetections(nn.Module):
         self.model = model
         self.image_hw = (int(image_hw[0]), int(image_hw[1]))
         self.normalize = normalize
-        self.max_per_img = int((model.test_cfg or {}).get("max_per_img", model.num_queries))
+        detector: Any = model  # MMDetection is not typed
+        self.max_per_img = int((detector.test_cfg or {}).get("max_per_img", detector.num_queries))
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Detect.
@@ -69,21 +68,14 @@ class ImageToDetections(nn.Module):
             first, and (1, K) int64 labels; K is ``test_cfg.max_per_img``.
         """
         model: Any = self.model
-        features = model.extract_feat(self._normalised(image))
-        tokens = self._tokens(features)
-        encoded = model.encoder(tokens, model.detector_parts())
-        queries, head_inputs = model._pre_decoder(encoded, None)
-        head_inputs.update(
-            model.forward_decoder(
-                memory=encoded.memory,
-                memory_mask=None,
-                spatial_shapes=tokens.shapes,
-                level_start_index=None,
-                valid_ratios=tokens.valid_ratios,
-                **{k: v for k, v in queries.items() if k not in ("memory", "memory_mask")},
-            )
+        encoded = model.encode(model.extract_feat(self._normalised(image)), self.image_hw)
+        queries = model.prepare_queries(encoded)
+        decoded = model.decode(queries, encoded)
+        logits, boxes = precisely(
+            lambda given: model.bbox_head(**given),
+            model.head_inputs(queries, decoded),
+            model.bbox_head,
         )
-        logits, boxes = precisely(model.bbox_head, head_inputs, model.bbox_head)
         return self._best(logits[-1], boxes[-1])
 
     def _normalised(self, image: Tensor) -> Tensor:
@@ -96,16 +88,6 @@ class ImageToDetections(nn.Module):
         if getattr(preprocessor, "_enable_normalize", False):
             image = (image - preprocessor.mean) / preprocessor.std
         return image
-
-    def _tokens(self, features: tuple[Tensor, ...]) -> TokenGrid:
-        """The token grid of an image without padding."""
-        model: Any = self.model
-        positions = [
-            model.positional_encoding(None, input=feature) + model.level_embed[level][:, None, None]
-            for level, feature in enumerate(features)
-        ]
-        tokens = TokenGrid.from_maps(features, positions, image_hw=self.image_hw)
-        return replace(tokens, max_valid=tokens.num_tokens)
 
     def _best(self, logits: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The best pairs of query and class, see :meth:`forward`."""

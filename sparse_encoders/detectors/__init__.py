@@ -1,9 +1,10 @@
 """MMDetection's detectors, each able to take any encoder."""
 
+from sparse_encoders.detectors.base import EncoderDetector
+from sparse_encoders.detectors.ddq_detr import DDQDETR
 from sparse_encoders.detectors.deformable_detr import DeformableDETR
 from sparse_encoders.detectors.dino import DINO
 from sparse_encoders.detectors.dn_detr import DNDETR
 from sparse_encoders.detectors.h_detr import HDETR, HDETRHead
-from sparse_encoders.detectors.host import EncoderHost
 
-__all__ = ["DINO", "DNDETR", "HDETR", "DeformableDETR", "EncoderHost", "HDETRHead"]
+__all__ = ["DDQDETR", "DINO", "DNDETR", "HDETR", "DeformableDETR", "EncoderDetector", "HDETRHead"]

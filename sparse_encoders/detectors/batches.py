@@ -2,20 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, TypeVar
 
 import torch
 from mmdet.structures import SampleList
 from mmengine.structures import InstanceData
-from torch import Tensor, nn
+from torch import Tensor
 
 from sparse_encoders.contracts import Targets
 from sparse_encoders.encoders.base import EncoderOutput
 from sparse_encoders.tokens import LevelShapes
 
-T = TypeVar("T")
+
+def sizes_of(
+    samples: SampleList | None,
+) -> tuple[tuple[int, int], list[tuple[int, int]]]:
+    """(height, width) of the padded input in pixels, and of each image in it.
+
+    Raises:
+        ValueError: no data samples, which say so.
+    """
+    if not samples:
+        raise ValueError("the detector needs data samples: they say how large each image is")
+    height, width = samples[0].batch_input_shape[:2]
+    sizes = [(int(s.img_shape[0]), int(s.img_shape[1])) for s in samples]
+    return (int(height), int(width)), sizes
 
 
 def targets_of(samples: SampleList) -> Targets:
@@ -24,7 +36,7 @@ def targets_of(samples: SampleList) -> Targets:
     for sample in samples:
         found = sample.gt_instances.bboxes
         boxes.append(found if isinstance(found, Tensor) else found.tensor)
-    return Targets(boxes, [s.gt_instances.labels for s in samples], samples)
+    return Targets(boxes, [s.gt_instances.labels for s in samples])
 
 
 def annotations_of(samples: SampleList | None) -> Targets:
@@ -74,29 +86,6 @@ def with_enough_tokens(
         mask = torch.cat([mask, mask.new_ones(batch, missing)], 1)
         shapes.append((1, missing))
     return memory, mask, tuple(shapes)
-
-
-def precisely(
-    call: Callable[..., T], head_inputs: Mapping[str, Any], head: nn.Module, **kwargs: Any
-) -> T:
-    """Call a head outside of autocast, in the dtype of its weights.
-
-    In bfloat16 its boxes would be rounded to pixels.
-
-    Args:
-        call: the head, or a method of it.
-        head_inputs: with ``hidden_states`` and ``references``, as decoders give them.
-        head: whose weights they meet.
-        **kwargs: further arguments of ``call``.
-    """
-    dtype = next(head.parameters()).dtype
-    inputs = {
-        **head_inputs,
-        "hidden_states": head_inputs["hidden_states"].to(dtype),
-        "references": [reference.to(dtype) for reference in head_inputs["references"]],
-    }
-    with torch.autocast(inputs["hidden_states"].device.type, enabled=False):
-        return call(**inputs, **kwargs)
 
 
 def in_float32(results: Sequence[InstanceData]) -> Sequence[InstanceData]:

@@ -1,20 +1,74 @@
-"""Decoders of the hosts that MMDetection has no decoder for."""
+"""MMDetection's decoders with this package's attention, and those that it does not have."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import torch
-from mmdet.models.layers import MLP, DeformableDetrTransformerDecoder, inverse_sigmoid
+from mmcv.cnn import build_norm_layer
+from mmcv.cnn.bricks.transformer import FFN, MultiheadAttention
+from mmdet.models.layers import (
+    MLP,
+    DeformableDetrTransformerDecoder,
+    DeformableDetrTransformerDecoderLayer,
+    DinoTransformerDecoder,
+    inverse_sigmoid,
+)
 from mmdet.models.layers.transformer.utils import coordinate_to_encoding
+from mmengine.model import ModuleList
 from torch import Tensor, nn
+
+from sparse_encoders.detectors.records import Decoded, Queries
+from sparse_encoders.encoders.base import EncoderOutput
+from sparse_encoders.registry import MODELS
 
 # References are kept this far from the image's border before their logit is taken
 # (released DN-DETR, DINO and H-Deformable-DETR in detrex).
 BORDER = 1e-3
 
 
-class RefiningDecoder(DeformableDetrTransformerDecoder):
+class DecoderLayer(DeformableDetrTransformerDecoderLayer):
+    """MMDetection's deformable decoder layer, with the cross-attention that its config names.
+
+    Args:
+        cross_attn_cfg: with its ``type``, see :func:`sparse_encoders.attention.attention_config`.
+        self_attn_cfg, ffn_cfg, norm_cfg: as MMDetection's.
+    """
+
+    def _init_layers(self) -> None:
+        self.self_attn = MultiheadAttention(**self.self_attn_cfg)
+        self.cross_attn = MODELS.build(self.cross_attn_cfg)
+        self.embed_dims = self.self_attn.embed_dims
+        self.ffn = FFN(**self.ffn_cfg)
+        self.norms = ModuleList(
+            build_norm_layer(self.norm_cfg, self.embed_dims)[1] for _ in range(3)
+        )
+
+
+class DeformableDecoder(DeformableDetrTransformerDecoder):
+    """Deformable DETR's decoder (Zhu et al., ICLR 2021, section 4.1) of :class:`DecoderLayer`.
+
+    Raises:
+        ValueError: a ``post_norm_cfg``, which it has no place for.
+    """
+
+    def _init_layers(self) -> None:
+        if self.post_norm_cfg is not None:
+            raise ValueError(f"decoder.post_norm_cfg must be None, got {self.post_norm_cfg}")
+        self.layers = ModuleList(DecoderLayer(**self.layer_cfg) for _ in range(self.num_layers))
+        self.embed_dims = self.layers[0].embed_dims
+
+
+class DINODecoder(DinoTransformerDecoder):
+    """DINO's decoder of :class:`DecoderLayer`, with DINO's position MLP as published."""
+
+    def _init_layers(self) -> None:
+        DeformableDecoder._init_layers(self)
+        self.ref_point_head = PositionHead(self.embed_dims)
+        self.norm = nn.LayerNorm(self.embed_dims)
+
+
+class RefiningDecoder(DeformableDecoder):
     """Deformable DETR's decoder whose layers refine boxes (x, y, w, h) and may hide queries.
 
     Args:
@@ -95,6 +149,24 @@ class RefiningDecoder(DeformableDetrTransformerDecoder):
         return torch.stack(states), references
 
 
+def refine_boxes(
+    decoder: RefiningDecoder, queries: Queries, encoded: EncoderOutput, reg_branches: nn.ModuleList
+) -> Decoded:
+    """Run a :class:`RefiningDecoder` on what a detector's first two steps give."""
+    states, references = decoder(
+        query=queries.content,
+        query_pos=queries.position,
+        value=encoded.memory,
+        key_padding_mask=encoded.tokens.padding_mask,
+        reference_points=queries.reference_points,
+        spatial_shapes=encoded.tokens.shapes,
+        valid_ratios=encoded.tokens.valid_ratios,
+        reg_branches=reg_branches,
+        self_attn_mask=queries.attention_mask,
+    )
+    return Decoded(states, references)
+
+
 class AnchorDecoder(RefiningDecoder):
     """DN-Deformable-DETR's: a query's position follows its box, scaled by its content.
 
@@ -120,12 +192,12 @@ class AnchorDecoder(RefiningDecoder):
         return position * self.query_scale(query)
 
 
-class PublishedPositionHead(MLP):
-    """DINO's position MLP as published, on the box embedding of MMDetection's fork.
+class PositionHead(MLP):
+    """DINO's MLP from the sine embedding of a box to a query's position, as published.
 
-    DINO embeds each of a box's four coordinates in C / 2 channels. The fork
-    (``onedl-mmdetection``) does in C, with an MLP twice as wide, into which no
-    published weights fit; every second frequency of its embedding is DINO's.
+    DINO embeds each of a box's four coordinates in C / 2 channels. MMDetection's
+    fork (``onedl-mmdetection``) does in C, with an MLP twice as wide, into which
+    no published weights fit; every second frequency of its embedding is DINO's.
 
     Args:
         dims: C.
@@ -133,20 +205,12 @@ class PublishedPositionHead(MLP):
 
     def __init__(self, dims: int) -> None:
         super().__init__(2 * dims, dims, dims, 2)
+        self.dims = dims
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, Q, 4 C) sine embedding to (B, Q, C) position."""
-        pairs = x.unflatten(-1, (4, -1, 2))  # coordinate, frequency, sine and cosine
-        position: Tensor = super().forward(pairs[..., ::2, :].flatten(-3))
+        """(B, Q, 2 C), or the fork's (B, Q, 4 C), sine embedding to (B, Q, C) position."""
+        if x.shape[-1] == 4 * self.dims:
+            pairs = x.unflatten(-1, (4, -1, 2))  # coordinate, frequency, sine and cosine
+            x = pairs[..., ::2, :].flatten(-3)
+        position: Tensor = super().forward(x)
         return position
-
-
-def use_published_position_head(decoder: Any) -> None:
-    """Give a DINO decoder the paper's position MLP, where the installed MMDetection has another.
-
-    Args:
-        decoder: MMDetection's ``DinoTransformerDecoder``, built.
-    """
-    dims = decoder.embed_dims
-    if decoder.ref_point_head.layers[0].in_features == 4 * dims:
-        decoder.ref_point_head = PublishedPositionHead(dims)

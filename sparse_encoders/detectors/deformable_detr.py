@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
+import torch
 from mmdet.models.detectors import DeformableDETR as MMDetDeformableDETR
+from mmdet.models.layers import SinePositionalEncoding
 from mmdet.structures import SampleList
 from torch import Tensor, nn
 
-from sparse_encoders.detectors.batches import targets_of, with_enough_tokens
-from sparse_encoders.detectors.host import EncoderHost
+from sparse_encoders.detectors.base import EncoderDetector
+from sparse_encoders.detectors.decoders import DeformableDecoder
+from sparse_encoders.detectors.first_stage import run_first_stage
+from sparse_encoders.detectors.records import Decoded, Queries
 from sparse_encoders.encoders.base import EncoderOutput
 from sparse_encoders.registry import DETECTORS
 
 
 @DETECTORS.register_module()
-class DeformableDETR(EncoderHost, MMDetDeformableDETR):
+class DeformableDETR(EncoderDetector, MMDetDeformableDETR):
     """MMDetection's Deformable DETR; ``encoder.type`` chooses how tokens are refined.
 
     One-stage (learned queries), with box refinement, or two-stage, as
@@ -57,45 +62,57 @@ class DeformableDETR(EncoderHost, MMDetDeformableDETR):
         super().__init__(*args, as_two_stage=as_two_stage, **kwargs)
 
     def _init_layers(self) -> None:
-        super()._init_layers()
-        if self.efficient_query_init:
-            self.pos_trans_fc = nn.Linear(self.embed_dims * 2, self.embed_dims)
-            self.pos_trans_norm = nn.LayerNorm(self.embed_dims)
+        self.positional_encoding = SinePositionalEncoding(**self.positional_encoding)
+        self.encoder = self.build_encoder(self.encoder)
+        self.decoder = self.build_decoder()
+        dims = self.embed_dims = self.encoder.embed_dims
+        self.check_position_channels()
+        if not self.as_two_stage:
+            self.query_embedding = nn.Embedding(self.num_queries, 2 * dims)
+        self.level_embed = nn.Parameter(torch.empty(self.num_feature_levels, dims))
+        if self.as_two_stage:
+            self.memory_trans_fc = nn.Linear(dims, dims)
+            self.memory_trans_norm = nn.LayerNorm(dims)
+            # a query's content and position, or its position only
+            made = dims if self.efficient_query_init else 2 * dims
+            self.pos_trans_fc = nn.Linear(2 * dims, made)
+            self.pos_trans_norm = nn.LayerNorm(made)
+        else:
+            self.reference_points_fc = nn.Linear(dims, 2)
 
-    def _pre_decoder(
-        self, encoded: EncoderOutput, samples: SampleList | None
-    ) -> tuple[dict[str, Any], dict[str, Any]]:
-        """The best proposals as queries, MMDetection's way or Sparse DETR's."""
+    def build_decoder(self) -> nn.Module:
+        """Deformable DETR's decoder."""
+        return DeformableDecoder(**self.decoder_config(self.decoder))
+
+    def prepare_queries(self, encoded: EncoderOutput, samples: SampleList | None = None) -> Queries:
+        """Learned queries, or the best proposals, MMDetection's way or Sparse DETR's."""
         if not (self.efficient_query_init or self.class_specific_first_stage):
-            return super()._pre_decoder(encoded, samples)
-        memory, mask, shapes = with_enough_tokens(encoded, self.num_queries)
-        projected, proposals = self.gen_encoder_output_proposals(memory, mask, shapes)
-        classes = self.bbox_head.cls_branches[self._num_decoder_layers](projected)
-        boxes = self.bbox_head.reg_branches[self._num_decoder_layers](projected) + proposals
-        foreground = classes.amax(-1) if self.class_specific_first_stage else classes[..., 0]
-        best = foreground.topk(self.num_queries, dim=1).indices.unsqueeze(-1)
-        chosen = boxes.gather(1, best.expand(-1, -1, 4)).detach()
+            return super().prepare_queries(encoded, samples)
+        stage = run_first_stage(self, encoded, self.num_queries)
+        chosen = stage.best(self.num_queries, self.class_specific_first_stage)
         embedded = self.pos_trans_norm(
-            self.pos_trans_fc(self.get_proposal_pos_embed(chosen, self.embed_dims // 2))
+            self.pos_trans_fc(self.get_proposal_pos_embed(chosen.boxes, self.embed_dims // 2))
         )
         if self.efficient_query_init:
-            position, content = embedded, memory.gather(1, best.expand(-1, -1, self.embed_dims))
+            position, content = embedded, chosen.of(stage.memory)
         else:
             position, content = embedded.split(self.embed_dims, dim=2)
-        queries = dict(query=content, query_pos=position, reference_points=chosen.sigmoid())
-        if not self.training:
-            return queries, {}
-        return queries, dict(enc_outputs_class=classes, enc_outputs_coord=boxes.sigmoid())
+        return Queries(
+            content=content,
+            position=position,
+            reference_points=chosen.boxes.sigmoid(),
+            proposals=stage.proposals() if self.training else None,
+        )
 
-    def _head_loss(self, head_inputs: dict[str, Any], samples: SampleList) -> dict[str, Tensor]:
+    def head_loss(
+        self, queries: Queries, decoded: Decoded, samples: SampleList
+    ) -> dict[str, Tensor]:
         """The head's losses; a class-specific first stage learns the classes."""
-        classes = head_inputs.get("enc_outputs_class")
-        if not self.class_specific_first_stage or classes is None:
-            return super()._head_loss(head_inputs, samples)
-        boxes = head_inputs["enc_outputs_coord"]
-        # without its outputs MMDetection's head leaves the first stage out
-        rest = {**head_inputs, "enc_outputs_class": None, "enc_outputs_coord": None}
-        losses = super()._head_loss(rest, samples)
-        found = self._detection_loss(classes, boxes, targets_of(samples))
-        first = dict(zip(("enc_loss_cls", "enc_loss_bbox", "enc_loss_iou"), found, strict=True))
-        return {**losses, **first}
+        first = queries.proposals
+        if not self.class_specific_first_stage or first is None:
+            return super().head_loss(queries, decoded, samples)
+        # MMDetection's head would teach the first stage one class only
+        losses = super().head_loss(replace(queries, proposals=None), decoded, samples)
+        found = self.detection_loss(samples)(first.logits, first.boxes)
+        names = ("enc_loss_cls", "enc_loss_bbox", "enc_loss_iou")
+        return {**losses, **dict(zip(names, found, strict=True))}

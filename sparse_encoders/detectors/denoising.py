@@ -5,14 +5,36 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from mmdet.models.dense_heads import DINOHead
 from mmdet.models.layers import CdnQueryGenerator, inverse_sigmoid
 from mmdet.structures import SampleList
 from mmdet.structures.bbox import bbox_xyxy_to_cxcywh
+from mmengine.structures import InstanceData
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from sparse_encoders.detectors.batches import targets_of
 from sparse_encoders.detectors.decoders import BORDER
+from sparse_encoders.registry import MODELS
+
+
+@MODELS.register_module()
+class DNDETRHead(DINOHead):
+    """MMDetection's ``DINOHead`` with DN-DETR's denoising loss.
+
+    Only queries that denoise a box have a loss. Those that pad an image with fewer boxes
+    than the batch's largest have none, and all three losses are divided by the number of
+    denoised boxes of the batch (released DN-DETR; DINO counts them as background).
+    """
+
+    def _get_dn_targets_single(
+        self, gt_instances: InstanceData, img_meta: dict[str, Any], dn_meta: dict[str, int]
+    ) -> tuple[Tensor, ...]:
+        """MMDetection's targets of an image; what denoises no box weighs nothing."""
+        labels, _, boxes, weights, denoising, _ = super()._get_dn_targets_single(
+            gt_instances, img_meta, dn_meta
+        )
+        return labels, weights[:, 0], boxes, weights, denoising, denoising[:0]
 
 
 class DNQueryGenerator(CdnQueryGenerator):

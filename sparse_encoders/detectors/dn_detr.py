@@ -8,63 +8,35 @@ import torch
 from mmcv.ops import MultiScaleDeformableAttention
 from mmdet.models.dense_heads import DINOHead
 from mmdet.models.detectors import DeformableDETR as MMDetDeformableDETR
-from mmdet.models.layers import DeformableDetrTransformerEncoder, SinePositionalEncoding
+from mmdet.models.layers import SinePositionalEncoding
 from mmdet.structures import SampleList
-from torch import Tensor, nn
+from torch import nn
 
-from sparse_encoders.detectors.decoders import AnchorDecoder
-from sparse_encoders.detectors.denoising import DNQueryGenerator
-from sparse_encoders.detectors.host import EncoderHost
+from sparse_encoders.detectors.base import EncoderDetector
+from sparse_encoders.detectors.decoders import AnchorDecoder, refine_boxes
+from sparse_encoders.detectors.denoising import DNDETRHead, DNQueryGenerator
+from sparse_encoders.detectors.records import Decoded, Queries
 from sparse_encoders.encoders.base import EncoderOutput
-from sparse_encoders.registry import DETECTORS
-
-
-class AnchorDETR(MMDetDeformableDETR):
-    """MMDetection's one-stage Deformable DETR with learned 4-d anchors for queries."""
-
-    # configs until they are built; MMDetection is not typed
-    positional_encoding: Any
-    encoder: Any
-    decoder: Any
-
-    def _init_layers(self) -> None:
-        self.positional_encoding = SinePositionalEncoding(**self.positional_encoding)
-        self.encoder = DeformableDetrTransformerEncoder(**self.encoder)
-        self.decoder = AnchorDecoder(**self.decoder)
-        self.embed_dims = self.encoder.embed_dims
-        self.level_embed = nn.Parameter(torch.empty(self.num_feature_levels, self.embed_dims))
-        # the last channel is the indicator
-        self.query_embedding = nn.Embedding(self.num_queries, self.embed_dims - 1)
-        self.anchor_embedding = nn.Embedding(self.num_queries, 4)
-
-    def init_weights(self) -> None:
-        """Deformable DETR's, without its reference points."""
-        super(MMDetDeformableDETR, self).init_weights()
-        for coder in (self.encoder, self.decoder):
-            for parameter in coder.parameters():
-                if parameter.dim() > 1:
-                    nn.init.xavier_uniform_(parameter)
-        for module in self.modules():
-            if isinstance(module, MultiScaleDeformableAttention):
-                module.init_weights()
-        nn.init.normal_(self.level_embed)
+from sparse_encoders.registry import DETECTORS, MODELS
 
 
 @DETECTORS.register_module()
-class DNDETR(EncoderHost, AnchorDETR):
+class DNDETR(EncoderDetector, MMDetDeformableDETR):
     """Deformable DETR with learned 4-d anchors and denoising training.
 
     A query is a learned content of C - 1 channels and an indicator, and a learned
     anchor box; while training, noised ground truth is denoised beside it. In a
-    config: ``type='sparse_encoders.DNDETR'`` with ``bbox_head.type='DINOHead'``,
-    whose denoising losses it uses.
+    config: ``type='sparse_encoders.DNDETR'`` with
+    ``bbox_head.type='DNDETRHead'``; for ``'DINOHead'``, which counts padding queries as
+    background, it builds the same.
 
     Args:
+        bbox_head: config of the head, see above.
         dn_cfg: settings of :class:`DNQueryGenerator`: ``label_noise_scale``,
             ``box_noise_scale``, ``group_cfg``.
         with_box_refine: True; each layer refines the anchors.
         as_two_stage: False; the anchors are learned.
-        **kwargs: as MMDetection's ``DeformableDETR`` and :class:`EncoderHost`.
+        **kwargs: as MMDetection's ``DeformableDETR`` and :class:`EncoderDetector`.
 
     Raises:
         TypeError: a head without denoising losses.
@@ -74,6 +46,7 @@ class DNDETR(EncoderHost, AnchorDETR):
     def __init__(
         self,
         *args: Any,
+        bbox_head: dict[str, Any] | None = None,
         dn_cfg: dict[str, Any] | None = None,
         with_box_refine: bool = True,
         as_two_stage: bool = False,
@@ -83,10 +56,16 @@ class DNDETR(EncoderHost, AnchorDETR):
             raise ValueError("model.as_two_stage must be False for DNDETR: it learns its anchors")
         if not with_box_refine:
             raise ValueError("model.with_box_refine must be True for DNDETR")
-        super().__init__(*args, with_box_refine=True, as_two_stage=False, **kwargs)
+        kind = (bbox_head or {}).get("type")
+        if kind is DINOHead or (isinstance(kind, str) and MODELS.get(kind) is DINOHead):
+            bbox_head = {**(bbox_head or {}), "type": DNDETRHead}
+        super().__init__(
+            *args, bbox_head=bbox_head, with_box_refine=True, as_two_stage=False, **kwargs
+        )
         if not isinstance(self.bbox_head, DINOHead):
             raise TypeError(
-                f"model.bbox_head.type must be a DINOHead, got {type(self.bbox_head).__name__}"
+                "model.bbox_head.type must be a DINOHead, such as DNDETRHead, got "
+                f"{type(self.bbox_head).__name__}"
             )
         self.dn_query_generator = DNQueryGenerator(
             num_classes=self.bbox_head.num_classes,
@@ -95,44 +74,51 @@ class DNDETR(EncoderHost, AnchorDETR):
             **(dn_cfg or {}),
         )
 
-    def _pre_decoder(
-        self, encoded: EncoderOutput, samples: SampleList | None
-    ) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Queries and boxes, the denoising ones first."""
+    def _init_layers(self) -> None:
+        self.positional_encoding = SinePositionalEncoding(**self.positional_encoding)
+        self.encoder = self.build_encoder(self.encoder)
+        self.decoder = AnchorDecoder(**self.decoder_config(self.decoder))
+        self.embed_dims = self.encoder.embed_dims
+        self.check_position_channels()
+        self.level_embed = nn.Parameter(torch.empty(self.num_feature_levels, self.embed_dims))
+        # the last channel is the indicator
+        self.query_embedding = nn.Embedding(self.num_queries, self.embed_dims - 1)
+        self.anchor_embedding = nn.Embedding(self.num_queries, 4)
+
+    def init_weights(self) -> None:
+        """Deformable DETR's, which has no anchors but reference points to initialise."""
+        super(MMDetDeformableDETR, self).init_weights()
+        for coder in (self.encoder, self.decoder):
+            for parameter in coder.parameters():
+                if parameter.dim() > 1:
+                    nn.init.xavier_uniform_(parameter)
+        for module in self.modules():
+            if isinstance(module, MultiScaleDeformableAttention):
+                module.init_weights()
+        nn.init.normal_(self.level_embed)
+        self.init_own_weights()
+
+    def prepare_queries(self, encoded: EncoderOutput, samples: SampleList | None = None) -> Queries:
+        """Learned contents and anchors, behind denoising queries in training."""
         batch = encoded.memory.shape[0]
         content = self.query_embedding.weight
         content = torch.cat([content, torch.zeros_like(content[:, :1])], 1).expand(batch, -1, -1)
         anchors = self.anchor_embedding.weight.expand(batch, -1, -1)
         if not self.training:
-            return dict(query=content, reference_points=anchors.sigmoid(), dn_mask=None), {}
+            return Queries(content, anchors.sigmoid())
         noised, boxes, mask, meta = self.dn_query_generator(samples)
-        queries = dict(
-            query=torch.cat([noised, content], 1),
+        return Queries(
+            content=torch.cat([noised, content], 1),
             reference_points=torch.cat([boxes, anchors], 1).sigmoid(),
-            dn_mask=mask,
+            attention_mask=mask,
+            denoising=meta,
         )
-        return queries, dict(enc_outputs_class=None, enc_outputs_coord=None, dn_meta=meta)
 
-    def forward_decoder(
-        self,
-        query: Tensor,
-        memory: Tensor,
-        memory_mask: Tensor | None,
-        reference_points: Tensor,
-        spatial_shapes: Any,
-        valid_ratios: Tensor,
-        dn_mask: Tensor | None,
-        **kwargs: Any,
-    ) -> dict[str, Any]:
-        """The head's inputs, see :class:`RefiningDecoder`."""
-        states, references = self.decoder(
-            query=query,
-            value=memory,
-            key_padding_mask=memory_mask,
-            reference_points=reference_points,
-            spatial_shapes=spatial_shapes,
-            valid_ratios=valid_ratios,
-            reg_branches=self.bbox_head.reg_branches,
-            self_attn_mask=dn_mask,
-        )
-        return dict(hidden_states=states, references=references)
+    def run_decoder(self, queries: Queries, encoded: EncoderOutput) -> Decoded:
+        """Boxes refined by every layer, see :class:`RefiningDecoder`."""
+        return refine_boxes(self.decoder, queries, encoded, self.bbox_head.reg_branches)
+
+    def head_inputs(self, queries: Queries, decoded: Decoded) -> dict[str, Any]:
+        """What the head takes, in training with the numbers of denoising queries."""
+        inputs = super().head_inputs(queries, decoded)
+        return dict(**inputs, dn_meta=queries.denoising) if self.training else inputs

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 import torch
 from mmdet.models.dense_heads import DeformableDETRHead, DETRHead
-from mmdet.models.detectors import DeformableDETR as MMDetDeformableDETR
 from mmdet.structures import SampleList
 from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
-from sparse_encoders.detectors.batches import with_enough_tokens
-from sparse_encoders.detectors.decoders import RefiningDecoder
-from sparse_encoders.detectors.host import EncoderHost
+from sparse_encoders.detectors.decoders import RefiningDecoder, refine_boxes
+from sparse_encoders.detectors.deformable_detr import DeformableDETR
+from sparse_encoders.detectors.first_stage import run_first_stage
+from sparse_encoders.detectors.records import Decoded, Queries
 from sparse_encoders.encoders.base import EncoderOutput
 from sparse_encoders.registry import DETECTORS, MODELS
 
@@ -95,25 +94,8 @@ def _plain(boxes: Any) -> Tensor:
     return boxes if isinstance(boxes, Tensor) else boxes.tensor
 
 
-class HybridDETR(MMDetDeformableDETR):
-    """MMDetection's two-stage Deformable DETR with H-DETR's decoder and content queries."""
-
-    decoder: Any  # a config until it is built; MMDetection is not typed
-    num_queries_one2many: int
-    mixed_selection: bool
-    look_forward_twice: bool
-
-    def _init_layers(self) -> None:
-        decoder = copy.deepcopy(self.decoder)
-        super()._init_layers()
-        self.decoder = RefiningDecoder(**decoder, look_forward_twice=self.look_forward_twice)
-        if self.mixed_selection:
-            total = self.num_queries + self.num_queries_one2many
-            self.query_embedding = nn.Embedding(total, self.embed_dims)
-
-
 @DETECTORS.register_module()
-class HDETR(EncoderHost, HybridDETR):
+class HDETR(DeformableDETR):
     """Two-stage Deformable DETR with a one-to-many branch of queries while training.
 
     In a config: ``type='sparse_encoders.HDETR'`` with ``bbox_head.type='HDETRHead'``.
@@ -127,7 +109,7 @@ class HDETR(EncoderHost, HybridDETR):
             proposals (the released "tricks"); False takes both from the proposals.
         look_forward_twice: see :class:`RefiningDecoder`.
         with_box_refine, as_two_stage: True.
-        **kwargs: as MMDetection's ``DeformableDETR`` and :class:`EncoderHost`.
+        **kwargs: as MMDetection's ``DeformableDETR`` and :class:`EncoderDetector`.
 
     Raises:
         TypeError: a head without the second matching.
@@ -161,62 +143,45 @@ class HDETR(EncoderHost, HybridDETR):
                 f"model.bbox_head.type must be HDETRHead, got {type(self.bbox_head).__name__}"
             )
 
-    def _pre_decoder(
-        self, encoded: EncoderOutput, samples: SampleList | None
-    ) -> tuple[dict[str, Any], dict[str, Any]]:
+    def build_decoder(self) -> nn.Module:
+        """A decoder that may hide the two groups of queries from each other."""
+        return RefiningDecoder(
+            **self.decoder_config(self.decoder), look_forward_twice=self.look_forward_twice
+        )
+
+    def _init_layers(self) -> None:
+        super()._init_layers()
+        if self.mixed_selection:
+            total = self.num_queries + self.num_queries_one2many
+            self.query_embedding = nn.Embedding(total, self.embed_dims)
+
+    def prepare_queries(self, encoded: EncoderOutput, samples: SampleList | None = None) -> Queries:
         """The best proposals as queries, the one-to-one group's first."""
         count = self.num_queries + (self.num_queries_one2many if self.training else 0)
-        memory, mask, shapes = with_enough_tokens(encoded, count)
-        projected, proposals = self.gen_encoder_output_proposals(memory, mask, shapes)
-        stage = self._num_decoder_layers
-        classes = self.bbox_head.cls_branches[stage](projected)
-        logits = self.bbox_head.reg_branches[stage](projected) + proposals
-        # the first channel alone means foreground, as in two-stage Deformable DETR
-        best = classes[..., 0].topk(count, dim=1).indices.unsqueeze(-1).expand(-1, -1, 4)
-        chosen = logits.gather(1, best).detach()
+        stage = run_first_stage(self, encoded, count)
+        chosen = stage.best(count, class_specific=False)
         embedded = self.pos_trans_norm(
-            self.pos_trans_fc(self.get_proposal_pos_embed(chosen, self.embed_dims // 2))
+            self.pos_trans_fc(self.get_proposal_pos_embed(chosen.boxes, self.embed_dims // 2))
         )
         position, content = embedded.split(self.embed_dims, dim=2)
         if self.mixed_selection:
-            content = self.query_embedding.weight[:count].expand(len(memory), -1, -1)
-        queries = dict(query=content, query_pos=position, reference_points=chosen.sigmoid())
-        if not self.training:
-            return queries, {}
-        return queries, dict(
-            enc_outputs_class=classes,
-            enc_outputs_coord=logits.sigmoid(),
-            num_one2one=self.num_queries,
+            content = self.query_embedding.weight[:count].expand(len(content), -1, -1)
+        return Queries(
+            content=content,
+            position=position,
+            reference_points=chosen.boxes.sigmoid(),
+            attention_mask=self._group_mask(count, content.device),
+            proposals=stage.proposals() if self.training else None,
         )
 
-    def forward_decoder(
-        self,
-        query: Tensor,
-        query_pos: Tensor,
-        memory: Tensor,
-        memory_mask: Tensor | None,
-        reference_points: Tensor,
-        spatial_shapes: Any,
-        valid_ratios: Tensor,
-        **kwargs: Any,
-    ) -> dict[str, Any]:
-        """The head's inputs, see :class:`RefiningDecoder`."""
-        states, references = self.decoder(
-            query=query,
-            query_pos=query_pos,
-            value=memory,
-            key_padding_mask=memory_mask,
-            reference_points=reference_points,
-            spatial_shapes=spatial_shapes,
-            valid_ratios=valid_ratios,
-            reg_branches=self.bbox_head.reg_branches,
-            self_attn_mask=self._group_mask(query.shape[1], query.device),
-        )
-        return dict(hidden_states=states, references=references)
+    def run_decoder(self, queries: Queries, encoded: EncoderOutput) -> Decoded:
+        """Boxes refined by every layer, see :class:`RefiningDecoder`."""
+        return refine_boxes(self.decoder, queries, encoded, self.bbox_head.reg_branches)
 
-    def _matching_queries(self) -> slice:
-        """The one-to-one queries, which stand first."""
-        return slice(0, self.num_queries)
+    def head_inputs(self, queries: Queries, decoded: Decoded) -> dict[str, Any]:
+        """What the head takes, in training with the size of the one-to-one group."""
+        inputs = super().head_inputs(queries, decoded)
+        return dict(**inputs, num_one2one=self.num_queries) if self.training else inputs
 
     def _group_mask(self, count: int, device: torch.device) -> Tensor | None:
         """(Q, Q) bool, True between the two groups; None where there is one."""

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from sparse_encoders.attention import KeyAwareDeformableAttention
 from sparse_encoders.attention.deformable import host_shapes
+from sparse_encoders.autocast import without_gradient
 from sparse_encoders.ops.reference import sample, sampling_places
 from sparse_encoders.supervision.decoder_attention import decoder_attention_map
 from sparse_encoders.tokens import LevelShapes
@@ -58,7 +59,7 @@ def record_cross_attention(decoder: nn.Module, queries: slice) -> Iterator[Atten
         raise ValueError(f"{type(decoder).__name__} has no deformable cross-attention to record")
     record = AttentionRecord()
 
-    @torch.no_grad()
+    @without_gradient
     def observe(module: nn.Module, args: tuple[Any, ...], inputs: dict[str, Any]) -> None:
         query = args[0] if args else inputs["query"]
         position = inputs.get("query_pos")

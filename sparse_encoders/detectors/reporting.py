@@ -22,15 +22,15 @@ def token_reports(encoded: EncoderOutput, attention_map: Tensor) -> list[BaseDat
         (N,) float32 (a selector's, else absent), ``attention`` (N,) float32, and
         the level ``shapes`` as metainfo.
     """
-    tokens, selection = encoded.tokens, encoded.selection
+    tokens, selection, layers = encoded.tokens, encoded.selection, encoded.layers
     if tokens.padding_mask is None:
         valid = torch.ones(attention_map.shape, dtype=torch.bool, device=attention_map.device)
     else:
         valid = ~tokens.padding_mask
-    if selection is None:
-        kept = valid.unsqueeze(1)
+    if layers:
+        kept = torch.stack([layer.mask(tokens.num_tokens) for layer in layers], 1)
     else:
-        kept = torch.stack([layer.mask(tokens.num_tokens) for layer in selection.layers], 1)
+        kept = valid.unsqueeze(1)
     reports = []
     for image in range(len(valid)):
         report = BaseDataElement(metainfo=dict(shapes=tokens.shapes))

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from mmengine.model import bias_init_with_prob, constant_init
 from torch import Tensor, nn
 
-from sparse_encoders.contracts import DetectionLoss, Targets
-from sparse_encoders.selectors.base import Selection
+from sparse_encoders.contracts import DetectionLoss
+from sparse_encoders.selectors.selection import LayerSelection
 from sparse_encoders.tokens import TokenGrid
 
 
@@ -45,13 +45,13 @@ class AuxiliaryHeads(nn.Module):
             constant_init(regress.get_submodule("4"), 0, bias=0)
 
     def forward(
-        self, refined: Sequence[Tensor], selection: Selection, tokens: TokenGrid
+        self, refined: Sequence[Tensor], layers: Sequence[LayerSelection], tokens: TokenGrid
     ) -> list[tuple[Tensor, Tensor]]:
         """Class logits and boxes of every layer's tokens.
 
         Args:
             refined: for each layer the (B, K, C) tokens it refined.
-            selection: which tokens these are.
+            layers: which tokens these are.
             tokens: the batch, for the proposals.
 
         Returns:
@@ -61,9 +61,7 @@ class AuxiliaryHeads(nn.Module):
         """
         outputs = []
         branches = zip(self.cls_branches, self.reg_branches, strict=True)
-        for (classify, regress), found, chosen in zip(
-            branches, refined, selection.layers, strict=False
-        ):
+        for (classify, regress), found, chosen in zip(branches, refined, layers, strict=False):
             boxes = (chosen.gather(tokens.proposals) + regress(found)).sigmoid()
             outputs.append((classify(found), boxes))
         return outputs
@@ -71,9 +69,8 @@ class AuxiliaryHeads(nn.Module):
     def loss(
         self,
         refined: Sequence[Tensor],
-        selection: Selection,
+        layers: Sequence[LayerSelection],
         tokens: TokenGrid,
-        targets: Targets,
         detection_loss: DetectionLoss,
     ) -> dict[str, Tensor]:
         """``enc{i}.loss_cls``, ``enc{i}.loss_bbox`` and ``enc{i}.loss_iou`` of encoder layer i.
@@ -81,8 +78,8 @@ class AuxiliaryHeads(nn.Module):
         Matched and weighted like a decoder layer by the detector's own head.
         """
         losses = {}
-        for index, (logits, boxes) in enumerate(self(refined, selection, tokens)):
-            parts = detection_loss(logits, boxes, targets)
+        for index, (logits, boxes) in enumerate(self(refined, layers, tokens)):
+            parts = detection_loss(logits, boxes)
             for name, value in zip(("cls", "bbox", "iou"), parts, strict=True):
                 losses[f"enc{index}.loss_{name}"] = value
         return losses

@@ -8,19 +8,17 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from mmcv.ops import MultiScaleDeformableAttention
 from mmengine.model import BaseModule, ModuleList
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from sparse_encoders.attention import DeformableAttention, KeyAwareDeformableAttention
-from sparse_encoders.contracts import DetectorParts, Targets
+from sparse_encoders.attention import attention_config
+from sparse_encoders.contracts import DetectionLoss, DetectorParts, Targets
+from sparse_encoders.encoders.layer import EncoderLayer
 from sparse_encoders.registry import build_swappable
-from sparse_encoders.selectors.base import Selection, Selector
+from sparse_encoders.selectors.base import Selector
+from sparse_encoders.selectors.selection import LayerSelection, Selection
 from sparse_encoders.tokens import TokenGrid
-
-ATTENTIONS = ("plain", "key_aware")
-KEY_AWARE_SETTINGS = ("same_locations_on_every_level", "separate_key_projection")
 
 
 @dataclass(frozen=True)
@@ -30,7 +28,8 @@ class EncoderOutput:
     Attributes:
         memory: (B, N, C) refined tokens.
         tokens: the tokens that came in.
-        selection: what the selector chose; None where every token is refined.
+        selection: what the selector decided, for its loss; None without a selector.
+        layers: what each layer refined, for reports; empty without a selector.
         refined: (B, K, C) tokens as each layer refined them, where a loss of the
             encoder will read them; empty otherwise.
         objects: (B, k) int64 for each layer of dual attention: where its object
@@ -40,6 +39,7 @@ class EncoderOutput:
     memory: Tensor
     tokens: TokenGrid
     selection: Selection | None = None
+    layers: tuple[LayerSelection, ...] = ()
     refined: tuple[Tensor, ...] = ()
     objects: tuple[Tensor, ...] = ()
 
@@ -100,13 +100,21 @@ class Encoder(BaseModule):
         self.layers = ModuleList()
         self.selector: Selector | None = None
 
-    def build_layers(self, layer_class: type[nn.Module], **layer_settings: Any) -> ModuleList:
-        """``num_layers`` of an MMDetection encoder layer, with this package's attention."""
-        layers = ModuleList(
-            layer_class(**copy.deepcopy(self.layer_cfg), **layer_settings)
-            for _ in range(self.num_layers)
+    def build_layers(self, layer_class: type[EncoderLayer], **layer_settings: Any) -> ModuleList:
+        """``num_layers`` layers of one class; ``layer_settings`` are its further arguments."""
+        return ModuleList(
+            layer_class(**self.layer_config(), **layer_settings) for _ in range(self.num_layers)
         )
-        return use_attention(layers, self.attention_backend)
+
+    def layer_config(
+        self, attention: str = "plain", key_aware: dict[str, Any] | None = None
+    ) -> dict[str, Any]:
+        """A copy of ``layer_cfg`` that says which attention (:func:`attention_config`)."""
+        config = copy.deepcopy(self.layer_cfg)
+        config["self_attn_cfg"] = attention_config(
+            config["self_attn_cfg"], self.attention_backend, attention, key_aware
+        )
+        return config
 
     def build_selector(self, selector: dict[str, Any], **defaults: Any) -> Selector:
         """Build a selector from config, told what the encoder knows."""
@@ -140,9 +148,18 @@ class Encoder(BaseModule):
         raise NotImplementedError(f"{type(self).__name__} must implement forward()")
 
     def loss(
-        self, output: EncoderOutput, targets: Targets, detector: DetectorParts
+        self,
+        output: EncoderOutput,
+        targets: Targets,
+        detection_loss: DetectionLoss | None = None,
     ) -> dict[str, Tensor]:
-        """Losses that the encoder and its selector add to the detector's."""
+        """Losses that the encoder and its selector add to the detector's.
+
+        Args:
+            output: of :meth:`forward`, in training.
+            targets: ground truth of the batch.
+            detection_loss: the detector's, for encoders with heads of their own.
+        """
         if self.selector is None or output.selection is None:
             return {}
         return self.selector.loss(output.selection, output.tokens, targets)
@@ -194,80 +211,3 @@ def complete_layer_cfg(layer_cfg: dict[str, Any] | None, num_levels: int) -> dic
     ffn.setdefault("ffn_drop", 0.0)
     full["self_attn_cfg"], full["ffn_cfg"] = attention, ffn
     return full
-
-
-def use_attention(
-    module: nn.Module,
-    backend: str,
-    kind: str = "plain",
-    key_aware: dict[str, Any] | None = None,
-    setting: str = "encoder.",
-) -> Any:
-    """Replace every mmcv deformable attention inside ``module`` by this package's.
-
-    Plain attention has the same parameters, names and initialisation; only the
-    operator behind them changes. Meant for freshly built modules: weights are not
-    carried over.
-
-    Args:
-        module: searched with all its children.
-        backend: see :class:`Encoder`; key-aware attention has no 'mmcv' and takes
-            'torch' in its place.
-        kind: 'plain' or 'key_aware'.
-        key_aware: further settings of :class:`KeyAwareDeformableAttention`.
-        setting: what stands before 'attention' and 'key_aware' in messages.
-
-    Raises:
-        ValueError: an unknown kind, or ``key_aware`` settings for plain attention.
-    """
-    if kind not in ATTENTIONS:
-        raise ValueError(f"{setting}attention must be one of {ATTENTIONS}, got {kind!r}")
-    unknown = (key_aware or {}).keys() - KEY_AWARE_SETTINGS
-    if unknown:
-        raise ValueError(
-            f"{setting}key_aware accepts {', '.join(KEY_AWARE_SETTINGS)}, "
-            f"got {', '.join(sorted(unknown))}"
-        )
-    if key_aware and kind == "plain":
-        raise ValueError(
-            f"{setting}key_aware is set ({key_aware}), but {setting}attention is 'plain'"
-        )
-    for name, child in list(module.named_children()):
-        if not isinstance(child, MultiScaleDeformableAttention):
-            use_attention(child, backend, kind, key_aware, setting)
-        elif kind == "plain":
-            setattr(module, name, _like(child, backend))
-        else:
-            setattr(module, name, _key_aware_like(child, backend, key_aware or {}))
-    return module
-
-
-def _key_aware_like(
-    attention: MultiScaleDeformableAttention, backend: str, settings: dict[str, Any]
-) -> KeyAwareDeformableAttention:
-    """A fresh :class:`KeyAwareDeformableAttention` of another attention's size."""
-    return KeyAwareDeformableAttention(
-        embed_dims=attention.embed_dims,
-        num_heads=attention.num_heads,
-        num_levels=attention.num_levels,
-        num_points=attention.num_points,
-        dropout=attention.dropout.p,
-        batch_first=attention.batch_first,
-        backend="torch" if backend == "mmcv" else backend,
-        **settings,
-    )
-
-
-def _like(attention: MultiScaleDeformableAttention, backend: str) -> DeformableAttention:
-    """A fresh :class:`DeformableAttention` with another one's settings."""
-    return DeformableAttention(
-        embed_dims=attention.embed_dims,
-        num_heads=attention.num_heads,
-        num_levels=attention.num_levels,
-        num_points=attention.num_points,
-        im2col_step=attention.im2col_step,
-        dropout=attention.dropout.p,
-        batch_first=attention.batch_first,
-        value_proj_ratio=attention.value_proj.out_features / attention.embed_dims,
-        backend=backend,
-    )

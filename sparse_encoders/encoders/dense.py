@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from mmdet.models.layers import DeformableDetrTransformerEncoderLayer
-
 from sparse_encoders.contracts import DetectorParts
 from sparse_encoders.encoders.base import Encoder, EncoderOutput
+from sparse_encoders.encoders.layer import EncoderLayer
 from sparse_encoders.registry import MODELS
 from sparse_encoders.tokens import TokenGrid
 
@@ -26,7 +25,7 @@ class DenseEncoder(Encoder):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.layers = self.build_layers(DeformableDetrTransformerEncoderLayer)
+        self.layers = self.build_layers(EncoderLayer)
 
     def forward(self, tokens: TokenGrid, detector: DetectorParts) -> EncoderOutput:
         """(B, N, C) tokens, each refined by every layer."""

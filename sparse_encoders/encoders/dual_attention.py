@@ -8,6 +8,7 @@ import torch
 from mmcv.cnn.bricks.transformer import MultiheadAttention
 from torch import Tensor, nn
 
+from sparse_encoders.autocast import without_gradient
 from sparse_encoders.contracts import CategoryHead, DetectorParts
 from sparse_encoders.encoders.base import Encoder, EncoderOutput
 from sparse_encoders.encoders.kept_tokens import KeptTokensLayer
@@ -104,7 +105,8 @@ class DualAttentionEncoder(Encoder):
 
     The defaults are the released code's, which trained weights expect; the
     paper's way is ``values='updated'``, ``object_score='probability'`` here and
-    ``count='image'``, ``intervals='overlapping'`` in the selector.
+    ``count='image'``, ``intervals='overlapping'`` in the selector. At test time every
+    image keeps its own count either way (``test_count`` in the selector).
 
     Args:
         selector: config of any :class:`Selector`; Focus-DETR's by default.
@@ -167,17 +169,18 @@ class DualAttentionEncoder(Encoder):
                 "this detector lends none; set encoder.dual_attention=False"
             )
         selection = self.selector.select(tokens, detector)
-        # A later layer keeps the first ones of what an earlier layer kept, so the
-        # kept tokens are gathered once and each layer takes as many as it needs.
-        first = selection.layers[0]
+        # One ranking: a later layer keeps the first ones of what an earlier layer kept,
+        # so the kept tokens are gathered once and each layer takes as many as it needs.
+        (group,) = selection.groups
+        first = group.layers[0]
         query, query_pos = first.gather(tokens.features), first.gather(tokens.positions)
         points = first.gather(tokens.reference_points.flatten(2)).unflatten(2, (-1, 2))
         foreground = first.gather(selection.scores)
         value = tokens.features
         done: list[Tensor] = []  # tokens that no later layer keeps, latest first
         objects: list[Tensor] = []
-        for index, (layer, chosen) in enumerate(zip(self.layers, selection.layers, strict=True)):
-            count = chosen.indices.shape[1]
+        for index, (layer, chosen) in enumerate(zip(self.layers, group.layers, strict=True)):
+            count = chosen.size
             done.insert(0, query[:, count:])
             query = query[:, :count]
             places = query_pos[:, :count], points[:, :count]
@@ -195,9 +198,9 @@ class DualAttentionEncoder(Encoder):
             if self.values == "updated" and index + 1 < self.num_layers:
                 value = first.put(tokens.features, torch.cat([query, *done], 1))
         memory = first.put(tokens.features, torch.cat([query, *done], 1))
-        return EncoderOutput(memory, tokens, selection, objects=tuple(objects))
+        return EncoderOutput(memory, tokens, selection, group.layers, objects=tuple(objects))
 
-    @torch.no_grad()
+    @without_gradient
     def object_scores(self, kept: Tensor, foreground: Tensor, head: CategoryHead) -> Tensor:
         """(B, K) foreground times best category score (equation 3).
 

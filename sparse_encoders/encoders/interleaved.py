@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import torch
 from mmcv.cnn.bricks.transformer import FFN
-from mmdet.models.layers import DeformableDetrTransformerEncoderLayer
 from torch import Tensor, nn
 
 from sparse_encoders.contracts import DetectorParts
-from sparse_encoders.encoders.base import Encoder, EncoderOutput, use_attention
+from sparse_encoders.encoders.base import Encoder, EncoderOutput
+from sparse_encoders.encoders.layer import EncoderLayer
 from sparse_encoders.encoders.schedule import make_schedule
 from sparse_encoders.registry import MODELS
-from sparse_encoders.selectors.base import LayerSelection, Selection, Selector
+from sparse_encoders.selectors.selection import LayerSelection, Selection
 from sparse_encoders.tokens import TokenGrid
 
 
-class InterleavedLayer(DeformableDetrTransformerEncoderLayer):
+class InterleavedLayer(EncoderLayer):
     """A deformable encoder layer from some tokens to all.
 
     The names of attention, FFN and norms are MMDetection's, so that a dense
@@ -132,8 +131,8 @@ class LiteDETREncoder(Encoder):
         self.prune_high_levels = prune_high_levels
         for index in range(self.num_layers):
             small = small_low_level_ffn and self.schedule.refines_all(index)
-            self.layers.append(InterleavedLayer(**self.layer_cfg, small_low_level_ffn=small))
-        use_attention(self.layers, self.attention_backend, attention, key_aware)
+            config = self.layer_config(attention, key_aware)
+            self.layers.append(InterleavedLayer(**config, small_low_level_ffn=small))
         if selector is not None:
             self.selector = self.build_selector(selector)
 
@@ -147,22 +146,28 @@ class LiteDETREncoder(Encoder):
             raise ValueError(
                 f"encoder.num_levels is {self.num_levels}, got {tokens.num_levels} feature levels"
             )
-        num_low = tokens.level_slices[self.num_levels - self.schedule.high_levels].start
-        selection, low_kept = None, [0] * self.num_layers
+        split = self.num_levels - self.schedule.high_levels
+        num_low = tokens.level_slices[split].start
+        selection: Selection | None = None
+        chosen: tuple[LayerSelection, ...] = ()
+        low_kept = [0] * self.num_layers
         if self.selector is not None:
-            selection, low_kept = self._select(self.selector, tokens, detector, num_low)
+            # how many tokens go through which FFN must be known before anything runs, so
+            # low and high levels are ranked by themselves
+            groups = range(split), range(split, self.num_levels)
+            selection = self.selector.select(tokens, detector, groups)
+            chosen, low_kept = self._chosen(selection, tokens, num_low)
         memory = tokens.features
         for index, layer in enumerate(self.layers):
             everywhere = self.schedule.refines_all(index)
-            if selection is not None and (everywhere or self.prune_high_levels):
-                chosen = selection.layers[index]
+            if chosen and (everywhere or self.prune_high_levels):
                 memory = self.run_layer(
-                    index, _refine_chosen, layer, memory, tokens, chosen, low_kept[index]
+                    index, _refine_chosen, layer, memory, tokens, chosen[index], low_kept[index]
                 )
             else:
                 start = 0 if everywhere else num_low
                 memory = self.run_layer(index, _refine_from, layer, memory, tokens, start, num_low)
-        return EncoderOutput(memory, tokens, selection)
+        return EncoderOutput(memory, tokens, selection, chosen)
 
     def refined_levels(self, layer: int) -> range:
         """All levels in the last layer of a block, the high (coarse) ones in the others."""
@@ -171,23 +176,22 @@ class LiteDETREncoder(Encoder):
         )
         return range(first, self.num_levels)
 
-    def _select(
-        self, selector: Selector, tokens: TokenGrid, detector: DetectorParts, num_low: int
-    ) -> tuple[Selection, list[int]]:
+    def _chosen(
+        self, selection: Selection, tokens: TokenGrid, num_low: int
+    ) -> tuple[tuple[LayerSelection, ...], list[int]]:
         """What each layer refines, low-level tokens first, and how many of them are low-level."""
-        scored = selector.select(tokens, detector)
-        split = self.num_levels - self.schedule.high_levels
-        low = _cut_levels(selector, scored.logits, tokens, range(split))
-        high = _cut_levels(selector, scored.logits, tokens, range(split, self.num_levels))
+        low, high = selection.groups
         layers, low_kept = [], []
         for index in range(self.num_layers):
             everywhere = self.schedule.refines_all(index)
             if everywhere:
-                layers.append(_join(low[index], high[index]))
+                layers.append(LayerSelection.join([low.layers[index], high.layers[index]]))
+            elif self.prune_high_levels:
+                layers.append(high.layers[index])
             else:
-                layers.append(high[index] if self.prune_high_levels else _all_from(tokens, num_low))
-            low_kept.append(low[index].indices.shape[1] if everywhere else 0)
-        return replace(scored, layers=tuple(layers)), low_kept
+                layers.append(_all_from(tokens, num_low))
+            low_kept.append(low.layers[index].size if everywhere else 0)
+        return tuple(layers), low_kept
 
 
 def _refine_from(
@@ -218,40 +222,10 @@ def _refine_chosen(
     return chosen.write(memory, refined.to(memory.dtype))
 
 
-def _cut_levels(
-    selector: Selector, logits: Tensor, tokens: TokenGrid, levels: range
-) -> tuple[LayerSelection, ...]:
-    """Each layer's kept tokens among some levels, as indices into all tokens."""
-    first, last = levels[0], levels[-1]
-    part = slice(tokens.level_slices[first].start, tokens.level_slices[last].stop)
-    mask = tokens.padding_mask
-    grid = TokenGrid(
-        features=tokens.features[:, part],
-        positions=tokens.positions[:, part],
-        padding_mask=None if mask is None else mask[:, part],
-        shapes=tokens.shapes[first : last + 1],
-        valid_ratios=tokens.valid_ratios[:, first : last + 1],
-        image_hw=tokens.image_hw,
-        max_valid=min(part.stop - part.start, tokens.capacity),
-    )
-    return tuple(
-        LayerSelection(layer.indices + part.start, layer.kept, layer.present)
-        for layer in selector.cut(logits[:, part], grid).layers
-    )
-
-
-def _join(low: LayerSelection, high: LayerSelection) -> LayerSelection:
-    return LayerSelection(
-        torch.cat([low.indices, high.indices], 1),
-        torch.cat([low.kept, high.kept], 1),
-        torch.cat([low.present, high.present], 1),
-    )
-
-
 def _all_from(tokens: TokenGrid, first: int) -> LayerSelection:
     """Every token from ``first`` on that is not padding."""
     batch, device = tokens.features.shape[0], tokens.features.device
     indices = torch.arange(first, tokens.num_tokens, device=device).expand(batch, -1)
     mask = tokens.padding_mask
     kept = torch.ones_like(indices, dtype=torch.bool) if mask is None else ~mask[:, first:]
-    return LayerSelection(indices, kept, kept)
+    return LayerSelection(indices, kept, kept, mask is None)

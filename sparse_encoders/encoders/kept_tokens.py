@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from mmdet.models.layers import DeformableDetrTransformerEncoderLayer
 from torch import Tensor
 
+from sparse_encoders.encoders.layer import EncoderLayer
 from sparse_encoders.tokens import TokenGrid
 
 
-class KeptTokensLayer(DeformableDetrTransformerEncoderLayer):
+class KeptTokensLayer(EncoderLayer):
     """A deformable encoder layer whose queries are not its values.
 
     Its weights have MMDetection's names: a dense checkpoint initialises them.

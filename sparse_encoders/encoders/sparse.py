@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from sparse_encoders.contracts import DetectorParts, Targets
+from sparse_encoders.contracts import DetectionLoss, DetectorParts, Targets
 from sparse_encoders.encoders.auxiliary import AuxiliaryHeads
 from sparse_encoders.encoders.base import Encoder, EncoderOutput
 from sparse_encoders.encoders.kept_tokens import KeptTokensLayer
@@ -65,32 +65,37 @@ class SparseDETREncoder(Encoder):
         """
         assert self.selector is not None
         selection = self.selector.select(tokens, detector)
-        first = selection.layers[0]
+        # one ranking: a later layer keeps the first ones of what an earlier layer kept
+        (group,) = selection.groups
+        first = group.layers[0]
         query, position = first.gather(tokens.features), first.gather(tokens.positions)
         points = first.gather(tokens.reference_points.flatten(2)).unflatten(2, (-1, 2))
         memory, refined = tokens.features, []
-        for index, (layer, chosen) in enumerate(zip(self.layers, selection.layers, strict=True)):
-            count = chosen.indices.shape[1]  # shrinks where the selector cascades
+        for index, (layer, chosen) in enumerate(zip(self.layers, group.layers, strict=True)):
+            count = chosen.size  # shrinks where the selector cascades
             places = position[:, :count], points[:, :count]
             query = self.run_layer(index, layer, query[:, :count], *places, memory, tokens)
             memory = chosen.write(memory, query.to(memory.dtype))
             refined.append(query)
-        kept = tuple(refined) if detector.for_loss and self.auxiliary is not None else ()
-        return EncoderOutput(memory, tokens, selection, kept)
+        kept = tuple(refined) if self.training and self.auxiliary is not None else ()
+        return EncoderOutput(memory, tokens, selection, group.layers, kept)
 
     def loss(
-        self, output: EncoderOutput, targets: Targets, detector: DetectorParts
+        self,
+        output: EncoderOutput,
+        targets: Targets,
+        detection_loss: DetectionLoss | None = None,
     ) -> dict[str, Tensor]:
         """The selector's loss and those of the auxiliary heads."""
-        losses = super().loss(output, targets, detector)
+        losses = super().loss(output, targets, detection_loss)
         if self.auxiliary is None or not output.refined:
             return losses
-        if detector.detection_loss is None or output.selection is None:
+        if detection_loss is None:
             raise ValueError(
                 "the auxiliary heads need the detector's detection loss, but it lends none; "
                 "set encoder.auxiliary_heads=False"
             )
         auxiliary = self.auxiliary.loss(
-            output.refined, output.selection, output.tokens, targets, detector.detection_loss
+            output.refined, output.layers, output.tokens, detection_loss
         )
         return {**losses, **auxiliary}

@@ -1,5 +1,7 @@
 """What this package adds to MMEngine's training loop."""
 
+from sparse_encoders.hooks.non_finite_loss import NonFiniteLossHook
+from sparse_encoders.hooks.seed_by_step import SeedByStepHook
 from sparse_encoders.hooks.token_pictures import TokenPicturesHook
 
-__all__ = ["TokenPicturesHook"]
+__all__ = ["NonFiniteLossHook", "SeedByStepHook", "TokenPicturesHook"]

@@ -8,10 +8,10 @@ from torch import Tensor
 
 from sparse_encoders.contracts import DetectorParts, Targets
 from sparse_encoders.registry import MODELS
-from sparse_encoders.selectors.base import Selection, Selector
-from sparse_encoders.selectors.keep import foreground_count
+from sparse_encoders.selectors.base import Selector
 from sparse_encoders.selectors.projection import TokenProjection, project_tokens
 from sparse_encoders.selectors.score_mlp import ScoreMLP
+from sparse_encoders.selectors.selection import Selection
 from sparse_encoders.supervision.decoder_attention import attention_labels, token_selection_loss
 from sparse_encoders.tokens import TokenGrid
 
@@ -30,7 +30,8 @@ class DecoderAttentionSelector(Selector):
         keep_ratio: share of the valid tokens that is kept (rho in the paper), or
             one for each layer.
         cascade: True keeps fewer tokens in later layers, as Focus-DETR does.
-        count: see :class:`Selector`; without a cascade both ways are the same.
+        count, test_count: see :class:`Selector`; without a cascade both ways keep the
+            same tokens.
         loss_weight: weight of the loss, 1 in the paper.
         first_stage: set by the detector: True where it lends its projection,
             False gives the selector a projection of its own.
@@ -51,9 +52,10 @@ class DecoderAttentionSelector(Selector):
         count: str = "batch",
         loss_weight: float = 1.0,
         first_stage: bool = True,
+        test_count: str = "image",
     ) -> None:
         super().__init__(
-            num_layers, num_levels, embed_dims, keep_ratio, cascade, count, first_stage
+            num_layers, num_levels, embed_dims, keep_ratio, cascade, count, first_stage, test_count
         )
         if loss_weight < 0:
             raise ValueError(f"loss_weight must not be negative, got {loss_weight}")
@@ -68,15 +70,22 @@ class DecoderAttentionSelector(Selector):
         return logits
 
     def loss(self, selection: Selection, tokens: TokenGrid, targets: Targets) -> dict[str, Tensor]:
-        """``loss_decoder_attention``, a scalar."""
+        """``loss_decoder_attention``, a scalar.
+
+        What is ranked together is labelled together: the most attended tokens of each
+        group of levels are its positives, as many as the image has foreground tokens there.
+        """
         if targets.attention_map is None:
             raise ValueError(
                 "DecoderAttentionSelector learns from the decoder's cross-attention, but the "
                 "detector recorded none; use one of this package's detectors"
             )
-        most = foreground_count(tokens.capacity, self.active_schedule.ratio)
-        labels = attention_labels(
-            targets.attention_map, selection.counts, most, tokens.padding_mask
-        )
-        loss = token_selection_loss(selection.logits, labels, tokens.padding_mask)
+        loss = selection.logits.new_zeros(()).float()
+        for group in selection.groups:
+            part, padding = tokens.tokens_of(group.levels), tokens.padding_of(group.levels)
+            attention, logits = targets.attention_map[:, part], selection.logits[:, part]
+            labels = attention_labels(attention, group.counts, group.most, padding)
+            # a mean over all tokens
+            share = logits.shape[1] / tokens.num_tokens
+            loss = loss + share * token_selection_loss(logits, labels, padding)
         return {"loss_decoder_attention": self.loss_weight * loss}

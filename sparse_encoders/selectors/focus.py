@@ -11,9 +11,10 @@ from torch.nn import functional as F
 
 from sparse_encoders.contracts import DetectorParts, Targets
 from sparse_encoders.registry import MODELS
-from sparse_encoders.selectors.base import Selection, Selector
+from sparse_encoders.selectors.base import Selector
 from sparse_encoders.selectors.projection import TokenProjection, project_tokens
 from sparse_encoders.selectors.score_mlp import ScoreMLP
+from sparse_encoders.selectors.selection import Selection
 from sparse_encoders.supervision.foreground import (
     ForegroundLabels,
     Intervals,
@@ -38,7 +39,7 @@ class FocusTokenSelector(Selector):
         keep_ratio: average keep ratio (Table 1 of the supplement gives the
             cascade of 0.1, 0.2, 0.3, 0.4, 0.5), or one ratio for each layer.
         cascade: False keeps the same share in every layer (Table 4's ablation).
-        count: 'batch' (released) or 'image' (paper), see :class:`Selector`.
+        count: in training, 'batch' (released) or 'image' (paper), see :class:`Selector`.
         modulation: 'top_down' (paper), 'bottom_up' or None (Table 5).
         supervised: False leaves the scores without a loss (ablation).
         intervals: 'non_overlapping' (released), 'overlapping' (the paper's
@@ -47,6 +48,7 @@ class FocusTokenSelector(Selector):
         loss_weight: weight of the foreground loss (1.5 in section 4.1).
         first_stage: set by the detector: True where it lends its projection,
             False gives the selector a projection of its own.
+        test_count: the same as ``count`` at test time, see :class:`Selector`.
 
     Raises:
         ValueError: an unknown switch, or intervals or strides that do not match
@@ -69,9 +71,10 @@ class FocusTokenSelector(Selector):
         strides: Sequence[int] | None = None,
         loss_weight: float = 1.5,
         first_stage: bool = True,
+        test_count: str = "image",
     ) -> None:
         super().__init__(
-            num_layers, num_levels, embed_dims, keep_ratio, cascade, count, first_stage
+            num_layers, num_levels, embed_dims, keep_ratio, cascade, count, first_stage, test_count
         )
         if modulation not in MODULATIONS:
             raise ValueError(f"modulation must be one of {MODULATIONS}, got {modulation!r}")
@@ -122,6 +125,7 @@ class FocusTokenSelector(Selector):
         settings: dict[str, Any] = {
             "keep_ratio": self.schedule.per_layer,
             "count": self.count,
+            "test_count": self.test_count,
             "modulation": self.modulation,
             "supervised": self.supervised,
         }

@@ -2,17 +2,23 @@
 
 Focus-DETR keeps fewer tokens in each layer (supplement, section A.1, Table 1);
 Sparse DETR keeps the same ones in all. Counts follow the released code: an
-image with v valid tokens has n = int(v * ratio) + 1 foreground tokens, and
-layer i keeps int(factor_i * n) of them, in float32 arithmetic.
+image with v valid tokens has n = int(v * ratio) + 1 foreground tokens (at most v),
+and layer i keeps int(factor_i * n) of them (at least 1), in float32 arithmetic. One
+formula counts on the host, where it sizes tensors, and on the device, where it masks.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
+import torch
 from torch import Tensor
+
+# Tokens of one image on the host, or (B,) int64 tokens of each image on the device.
+Count = TypeVar("Count", int, Tensor)
 
 # Table 1 of the supplement: average keep ratio -> keep ratio of each of 6 layers.
 CASCADES: dict[float, tuple[float, ...]] = {
@@ -90,31 +96,28 @@ class KeepSchedule:
         """Mean keep ratio over the layers."""
         return sum(self.per_layer) / len(self.factors)
 
-    def layer_sizes(self, capacity: int) -> tuple[int, ...]:
-        """Most tokens that each layer can keep, of ``capacity`` valid ones; host only."""
-        kept = foreground_count(capacity, self.ratio)
-        return tuple(
-            min(max(_int32(np.float32(f) * np.float32(kept)), 1), capacity) for f in self.factors
-        )
+    def foreground_counts(self, valid: Count) -> Count:
+        """Foreground tokens of images with ``valid`` tokens: int(valid * ratio) + 1, at most all.
 
-    def foreground_counts(self, valid: Tensor) -> Tensor:
-        """(B,) int64 foreground tokens of images with (B,) ``valid`` tokens, on the device."""
-        return (valid * self.ratio).int().long() + 1
-
-    def layer_limits(self, counts: Tensor, count: str) -> list[Tensor]:
-        """Per layer (B,) tokens that a layer takes of each image, of (B,) ``counts``.
-
-        ``count='batch'`` is the released way: the share of the batch's largest
-        image from every image (which then writes back at most its own
-        foreground). ``count='image'`` takes the share of the image itself.
+        Args:
+            valid: tokens of one image (an int, on the host) or of each image, (B,) int64.
         """
-        base = counts.max().expand_as(counts) if count == "batch" else counts
-        return [(base.float() * f).long().clamp(min=1) for f in self.factors]
+        wanted = floor_share(valid, self.ratio) + 1
+        if isinstance(wanted, Tensor):
+            return torch.minimum(wanted, valid)
+        return min(wanted, valid)
+
+    def layer_counts(self, foreground: Count) -> tuple[Count, ...]:
+        """Tokens that each layer takes of so many foreground ones: int(factor * n), at least 1."""
+        shares = [floor_share(foreground, factor) for factor in self.factors]
+        return tuple(s.clamp(min=1) if isinstance(s, Tensor) else max(s, 1) for s in shares)
 
 
-def foreground_count(valid: int, ratio: float) -> int:
-    """int(valid * ratio) + 1 in float32, as the device computes it."""
-    return _int32(np.float32(valid) * np.float32(ratio)) + 1
+def floor_share(count: Count, share: float) -> Count:
+    """int(count * share) in float32, as the released codes compute it; alike on both sides."""
+    if isinstance(count, Tensor):
+        return (count.float() * share).long()
+    return int(np.float32(count) * np.float32(share))
 
 
 def cascade_of_average(average: float, num_layers: int) -> tuple[float, ...]:
@@ -142,7 +145,3 @@ def cascade_of_average(average: float, num_layers: int) -> tuple[float, ...]:
 def _check_ratio(name: str, value: float) -> None:
     if isinstance(value, bool) or not 0.0 < float(value) <= 1.0:
         raise ValueError(f"{name} must lie in (0, 1], got {value!r}")
-
-
-def _int32(value: np.float32) -> int:
-    return int(value)

@@ -21,8 +21,9 @@ class RandomSelector(Selector):
     """Keeps tokens at random: what a selector is worth shows against this.
 
     Args:
-        seed: at test time every call draws from this seed, so that equal batches
-            get equal tokens; training draws anew each time.
+        seed: at test time every call draws from this seed, once for all images of
+            the batch: an image's tokens depend on its (padded) size alone. Training
+            draws anew each time, and for each image.
         **kwargs: see :class:`Selector`.
 
     Raises:
@@ -41,7 +42,8 @@ class RandomSelector(Selector):
         if self.training:
             return torch.rand(shape, device=device)
         generator = torch.Generator(device).manual_seed(self.seed)
-        return torch.rand(shape, generator=generator, device=device)
+        drawn = torch.rand(shape[1:], generator=generator, device=device)
+        return drawn.expand(shape)
 
 
 @MODELS.register_module()
@@ -56,7 +58,7 @@ class OracleSelector(Selector):
     Args:
         intervals, strides: see :class:`ForegroundLabels`.
         num_layers, num_levels, embed_dims, keep_ratio, cascade, count,
-            first_stage: see :class:`Selector`.
+            first_stage, test_count: see :class:`Selector`.
 
     Raises:
         ValueError: what :class:`ForegroundLabels` refuses; when called, boxes
@@ -76,9 +78,10 @@ class OracleSelector(Selector):
         intervals: str | Intervals = "non_overlapping",
         strides: Sequence[int] | None = None,
         first_stage: bool = True,
+        test_count: str = "image",
     ) -> None:
         super().__init__(
-            num_layers, num_levels, embed_dims, keep_ratio, cascade, count, first_stage
+            num_layers, num_levels, embed_dims, keep_ratio, cascade, count, first_stage, test_count
         )
         self.labels = ForegroundLabels(num_levels, intervals, strides)
 

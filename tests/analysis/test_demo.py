@@ -1,6 +1,7 @@
 """The demo: the whole way through mim on a tiny set, and its parts."""
 
 import json
+import os
 
 import pytest
 
@@ -42,6 +43,7 @@ def test_options_name_the_data_set():
     ]
 
 
+@pytest.mark.slow
 def test_the_whole_demo(tmp_path, request, capsys):
     config = request.config.rootpath / "mmdet_configs/dino/dino_lite0_focus_shapes.py"
     settings = DemoSettings(
@@ -73,6 +75,35 @@ def test_the_whole_demo(tmp_path, request, capsys):
     assert "AP50" in out
 
 
+def test_mim_runs_as_it_does_by_hand(tmp_path, monkeypatch):
+    mim = tmp_path / "mim"
+    mim.write_text("#!/bin/sh\nenv\n")
+    mim.chmod(0o755)
+    monkeypatch.setattr(demo.sys, "executable", str(tmp_path / "python"))
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    demo.run_mim(["train", "mmdet"], tmp_path / "train.log")
+    seen = dict(line.split("=", 1) for line in (tmp_path / "train.log").read_text().splitlines())
+    # settings of threads decide how fast a step is
+    threads = {k: v for k, v in seen.items() if k.startswith(("OMP_", "GOMP_", "KMP_", "MKL_"))}
+    assert threads == {k: v for k, v in os.environ.items() if k in threads}
+
+
+def test_only_the_drawn_sets_training_does_not_validate(tmp_path, monkeypatch):
+    ran = []
+    monkeypatch.setattr(tool, "run_demo", ran.append)
+    work = ["--work-dir", str(tmp_path), "--cfg-options", "a=1"]
+    own = ["--train-json", "a.json", "--val-json", "b.json", "--images", "c"]
+    for arguments in ([], ["--config", "mine.py"], own):
+        assert tool.main([*work, *arguments]) == 0
+    assert [list(settings.options) for settings in ran] == [
+        [tool.TEST_ONLY, "a=1"],
+        ["a=1"],
+        ["a=1"],
+    ]
+
+
+@pytest.mark.slow
 def test_a_failing_step_says_why(tmp_path):
     broken = tmp_path / "broken.py"
     broken.write_text("model = dict(type='NoSuchDetector')\n")

@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from hosts import host_config
+from sparse_encoders.analysis import encoder_benchmark
 from sparse_encoders.analysis.encoder_benchmark import Row, benchmark_encoders, level_shapes, table
 from sparse_encoders.analysis.latency import Timing, interleaved
 from sparse_encoders.analysis.memory import MIB, peak_memory
@@ -83,7 +85,8 @@ def test_the_tool_prints_a_table_and_writes_json(tmp_path, capsys, monkeypatch):
     assert report["machine"]["versions"]["torch"] == torch.__version__
 
 
-def test_the_whole_detector_on_two_backends():
+def test_the_whole_detector_on_two_backends(monkeypatch):
+    monkeypatch.setattr(encoder_benchmark, "_dino_config", lambda: host_config("DINO"))
     rows = benchmark_encoders(
         ["dense"], (64, 64), repeats=1, warmup=0, backends=("torch", "mmcv"), part="detector"
     )

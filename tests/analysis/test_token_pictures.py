@@ -11,7 +11,6 @@ from PIL import Image
 import visualize_tokens as tool
 from hosts import host_config
 from sparse_encoders.analysis import token_panels
-from sparse_encoders.analysis.inspection import load_detector
 from sparse_encoders.analysis.token_pictures import (
     PICTURES,
     Detections,
@@ -30,6 +29,7 @@ from sparse_encoders.analysis.token_pictures import (
     save_picture,
     write_pictures,
 )
+from sparse_encoders.loading import load_detector
 from tiny import build, ours
 
 CLASSES = ("a", "b", "c", "d", "e")
@@ -163,10 +163,10 @@ def test_command_line(trained, tmp_path, capsys, monkeypatch):
 @pytest.mark.parametrize(
     ("config", "checkpoint", "message"),
     [
-        ("none.py", "good.pth", "config: there is no file"),
-        ("config.py", "none.pth", "checkpoint: there is no file"),
-        ("config.py", "cut.pth", "cannot be read"),
-        ("config.py", "other.pth", "belongs to another model: it lacks 3 values"),
+        ("none.py", "good.pth", "there is no config file"),
+        ("config.py", "none.pth", "there is no checkpoint file"),
+        ("config.py", "cut.pth", "is truncated"),
+        ("config.py", "other.pth", "belongs to another model: missing: 3"),
     ],
 )
 def test_files_that_do_not_fit(trained, config, checkpoint, message):

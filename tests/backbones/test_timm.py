@@ -259,18 +259,3 @@ def test_too_few_weights_belong_to_another_model():
 def test_bad_settings(arguments, message):
     with pytest.raises(ValueError, match=message):
         TimmBackbone(**arguments)
-
-
-def test_importing_the_package_does_not_import_timm(run_python):
-    run_python("import sys, sparse_encoders.backbones; assert 'timm' not in sys.modules")
-
-
-@pytest.fixture
-def run_python(request):
-    import subprocess
-    import sys
-
-    def run(code: str) -> None:
-        subprocess.run([sys.executable, "-c", code], check=True, cwd=request.config.rootpath)
-
-    return run

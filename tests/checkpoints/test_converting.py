@@ -16,13 +16,14 @@ from mmengine.runner import load_checkpoint
 
 import fake_releases as releases
 from sparse_encoders.checkpoints.classes import CATEGORY_NUMBERS
-from sparse_encoders.checkpoints.conversion import COUNTERS, check_fit, convert
+from sparse_encoders.checkpoints.conversion import convert
 from sparse_encoders.checkpoints.converting import convert_file, ready_config
 from sparse_encoders.checkpoints.families import FAMILIES, check_family, looks_like
-from sparse_encoders.checkpoints.reading import read_checkpoint
 from sparse_encoders.checkpoints.reference_model import compare_detections
 from sparse_encoders.checkpoints.released import model_config
 from sparse_encoders.checkpoints.settings import release_settings
+from sparse_encoders.loading import read_checkpoint
+from sparse_encoders.loading.detectors import COUNTERS, check_fit
 from sparse_encoders.publishing import config_path
 
 TOOL = Path(__file__).parents[2] / "tools" / "convert_checkpoint.py"
@@ -80,7 +81,7 @@ def test_every_tensor_has_a_fate() -> None:
         assert used | done.left_out.keys() == state.keys()
         # and nothing of ours is left as it was drawn
         with torch.device("meta"):
-            check_fit(MODELS.build(model), done.state)
+            check_fit(MODELS.build(model), done.state, "the file")
 
 
 def test_the_names_tell_the_family() -> None:
@@ -108,7 +109,7 @@ def test_other_models_are_named(names: list[str], found: str) -> None:
 
 
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="is no file"):
+    with pytest.raises(ValueError, match="there is no checkpoint file"):
         read_checkpoint(tmp_path / "absent.pth")
     (tmp_path / "text.pth").write_text("a page that says: not found")
     with pytest.raises(ValueError, match="no checkpoint of torch"):
@@ -187,7 +188,7 @@ def test_missing_and_misshapen_tensors() -> None:
     state["transformer.enc_output.weight"] = torch.zeros(256, 128)
     done = convert(state, "lite_dino", model)
     with torch.device("meta"), pytest.raises(ValueError) as refused:
-        check_fit(MODELS.build(model), done.state)
+        check_fit(MODELS.build(model), done.state, "the file")
     assert "missing ['encoder.layers.3.low_level_ffn.layers.1.weight']" in str(refused.value)
     assert "memory_trans_fc.weight is (256, 128), wanted (256, 256)" in str(refused.value)
 

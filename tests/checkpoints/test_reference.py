@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import runpy
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ import torch
 
 from sparse_encoders.checkpoints import all_checks
 from sparse_encoders.checkpoints.reference import close, equal, same_sets, verify
+from sparse_encoders.checkpoints.reference_focus import build_focus_encoder, fixture_tokens
 from sparse_encoders.checkpoints.seeded import seeded, uniform
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
@@ -43,11 +45,70 @@ def test_fixtures_agree(path):
         ("focus_detr_encoder.npz", "foreground_score", lambda x: x + 0.001),
         ("focus_detr_encoder.npz", "num_foreground", lambda x: x + 1),
         ("focus_detr_labels.npz", "released.label", lambda x: ~x),
+        ("dn_loss.npz", "loss_cls", lambda x: x * 1.001),
+        ("dn_loss.npz", "loss_bbox", lambda x: x[::-1]),
+        ("dn_loss.npz", "loss_iou", lambda x: x * 0.999),
     ],
 )
 def test_a_difference_is_seen(name, field, change, tmp_path):
     failed = [c.name for c in verify(altered(name, tmp_path, **{field: change})) if not c.passed]
     assert failed == [field]
+
+
+FOCUS = dict(
+    levels=((12, 16), (6, 8), (3, 4), (2, 2)), fractions=((0.8, 0.6), (0.5, 0.9)), ratio=0.5
+)
+
+
+def released_numbers_of_a_small_batch(tmp_path):
+    """A fixture whose batch has no image that fills the grid.
+
+    The numbers are those of our encoder on a grid that does not say how many tokens the
+    largest image has; the index arrays are as wide as the released code makes them, which
+    counts from that image.
+    """
+    with np.load(FIXTURES / "focus_detr_encoder.npz") as archive:
+        data = {k: archive[k] for k in archive.files}
+    config = json.loads(str(data["config"]))
+    config.update(spatial_shapes=FOCUS["levels"], valid_fraction_hw=FOCUS["fractions"])
+    config.update(keep_ratio=FOCUS["ratio"], topk_self_attention=20)
+    total = sum(h * w for h, w in FOCUS["levels"])
+    data["config"] = np.array(json.dumps(config))
+    data["memory_token_index"] = np.arange(0, total, 3)
+    encoder, detector, level_embed = build_focus_encoder(
+        config, json.loads(str(data["param_shapes"]))
+    )
+    grid = replace(fixture_tokens(config, level_embed), max_valid=None)
+    with torch.no_grad():
+        output = encoder(grid, detector)
+    valid = grid.valid_counts()
+    counts = (valid * config["keep_ratio"]).int() + 1
+    assert valid.max() < total
+    data["foreground_score"] = output.selection.scores.numpy()
+    data["num_foreground"] = counts.numpy()
+    data["memory"] = output.memory[:, data["memory_token_index"]].numpy()
+    ranked = output.selection.scores.masked_fill(grid.padding_mask, -torch.inf)
+    for index, share in enumerate(config["cascade"]):
+        width = int(torch.tensor(share) * counts.max())
+        data[f"foreground_index_layer{index}"] = ranked.topk(width).indices.numpy()
+    path = tmp_path / "small_batch.npz"
+    np.savez(path, **data)
+    return path
+
+
+def test_a_batch_in_which_no_image_fills_the_grid(tmp_path):
+    """Index arrays are as wide as the batch's largest image makes them, as in a detector."""
+    path = released_numbers_of_a_small_batch(tmp_path)
+    results = {check.name: check for check in verify(path)}
+    assert {"foreground_score", "num_foreground", "memory"} < set(results)
+    assert sum(name.startswith("foreground_index_layer") for name in results) > 1
+    assert [check for check in results.values() if not check.passed] == []
+    with np.load(path) as archive:
+        data = {k: archive[k] for k in archive.files}
+    name = "foreground_index_layer0"
+    data[name] = data[name][:, :-1]
+    np.savez(path, **data)
+    assert [c.name for c in verify(path) if not c.passed] == [name]
 
 
 def test_another_seed_fails(tmp_path):
@@ -56,6 +117,29 @@ def test_another_seed_fails(tmp_path):
 
     results = verify(altered("focus_detr_encoder.npz", tmp_path, config=reseed))
     assert not any(c.passed for c in results if c.name in ("memory", "foreground_score"))
+
+
+def test_denoising_losses_of_other_batches(tmp_path):
+    """Two layers, three groups: loss by hand of one image, and of one without boxes beside it."""
+    u = uniform("boxes", (1, 1, 1, 4), 3)[0, 0, 0]
+    box = np.array([0.2 + 0.6 * u[0], 0.2 + 0.6 * u[1], 0.05 + 0.35 * u[2], 0.05 + 0.35 * u[3]])
+    p = 1 / (1 + np.exp(4 - 8 * uniform("logits", (1, 1, 1, 2), 3)[0, 0, 0]))
+    focal = -0.25 * (1 - p[1]) ** 2 * np.log(p[1]) - 0.75 * p[0] ** 2 * np.log(1 - p[0])
+    config = dict(seed=3, groups=1, boxes_per_image=[1], num_classes=2, layers=1)
+    told = dict(labels_image0=np.array([1]), boxes_image0=(box + np.eye(4)[0] * 0.1)[None])
+    told |= dict(loss_cls=np.array([focal]), loss_bbox=np.array([0.1]))
+    inside = max(0.0, box[2] - 0.1) / (box[2] + 0.1)  # both have the same height
+    hull = 0.0 if box[2] > 0.1 else (0.1 - box[2]) / (0.1 + box[2])
+    told |= dict(loss_iou=np.array([1 - inside + hull]))
+    for extra in (0, 1):
+        if extra:  # its padding query must not count
+            config["boxes_per_image"] = [1, 0]
+            told |= dict(labels_image1=np.zeros(0, int), boxes_image1=np.zeros((0, 4)))
+            logits = uniform("logits", (1, 2, 1, 2), 3)[0, 0, 0]
+            assert (logits == uniform("logits", (1, 1, 1, 2), 3)[0, 0, 0]).all()
+        path = tmp_path / f"{extra}.npz"
+        np.savez(path, kind="dn_loss", config=json.dumps(config), **told)
+        assert [c for c in verify(path) if not c.passed] == []
 
 
 def test_ties_may_swap_and_nothing_else():

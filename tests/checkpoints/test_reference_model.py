@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from sparse_encoders.checkpoints import all_checks
 from sparse_encoders.checkpoints.names_detectors import released_names
 from sparse_encoders.checkpoints.reference import verify
 from sparse_encoders.checkpoints.reference_lite import build_encoder, lite_state
+from sparse_encoders.checkpoints.reference_model import Agreement, settle_ties
 from sparse_encoders.checkpoints.released import model_config
 from sparse_encoders.checkpoints.ties import FirstStageScores
 
@@ -43,7 +45,7 @@ def test_unfitting_weights_are_refused(tmp_path: Path) -> None:
     shapes = json.loads(str(data["param_shapes"]))
     del shapes["refpoint_embed.weight"]
     np.savez(tmp_path / "part.npz", **{**data, "param_shapes": json.dumps(shapes)})
-    with pytest.raises(ValueError, match=r"do not fill the model: missing .*anchor_embedding"):
+    with pytest.raises(ValueError, match=r"missing: 1 .*anchor_embedding"):
         verify(tmp_path / "part.npz")
 
 
@@ -69,6 +71,29 @@ def test_only_near_ties_are_swapped() -> None:
         swapped = branch(tokens)[0, :, 0]
     assert swapped.argsort(descending=True).tolist() == [1, 2, 3, 4, 0]
     assert not branch._forward_hooks
+
+
+def test_agreement_is_told_before_and_after_swaps() -> None:
+    """A pair that only rounding ranks stands the other way round in one of two images."""
+    scores = FirstStageScores(torch.nn.Linear(1, 1, bias=False), by_class=False)
+    scores.logits = torch.tensor([3.0, 2.0, 2.0 - 4e-7, 1.0]).view(1, 4, 1).expand(2, 4, 1)
+    good = Agreement(matched=300, wanted=300, found=300, distance=1.0)
+    bad = Agreement(matched=285, wanted=300, found=300, distance=90.0)
+
+    def compare() -> list[Agreement]:
+        return [good, good if scores.nudges else bad]
+
+    results, gaps = settle_ties(0, compare(), compare, scores, num_queries=3)
+    assert (results, gaps) == ([good, bad], [])
+    results, gaps = settle_ties(1, results, compare, scores, num_queries=3)
+    assert results == [good, good]
+    assert len(gaps) == 1
+    check = bad.check(1, results[1], gaps)
+    assert check.passed
+    assert re.findall(r"(\d+) of (\d+)", check.detail) == [("285", "300"), ("300", "300")]
+    assert gaps[0] in check.detail
+    assert not bad.check(1).passed
+    assert re.findall(r"(\d+) of (\d+)", bad.check(1).detail) == [("285", "300")]
 
 
 @pytest.mark.parametrize("same", [False, True])

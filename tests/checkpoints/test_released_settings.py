@@ -9,13 +9,14 @@ import torch
 from mmdet.registry import MODELS
 
 import fake_releases as releases
-from sparse_encoders.checkpoints.conversion import check_fit, convert
+from sparse_encoders.checkpoints.conversion import convert
 from sparse_encoders.checkpoints.families import check_family
 from sparse_encoders.checkpoints.names_detectors import used_name
 from sparse_encoders.checkpoints.reference_model import fixture_images, released_model
 from sparse_encoders.checkpoints.released import count_layers, model_config
 from sparse_encoders.checkpoints.seeded import seeded_state
 from sparse_encoders.checkpoints.settings import release_settings
+from sparse_encoders.loading import check_fit
 
 FOCUS = releases.shapes("focus_dino")
 LITE = releases.shapes("lite_dino")
@@ -123,7 +124,7 @@ def test_every_tensor_finds_its_place(variant: str) -> None:
     assert set(done.sources.values()) | done.left_out.keys() == shapes.keys()
     # shapes alone: nothing is drawn or copied; Swin's constructor computes with numbers
     with torch.device("meta" if model["backbone"]["type"] == "ResNet" else "cpu"):
-        check_fit(MODELS.build(model), done.state)
+        check_fit(MODELS.build(model), done.state, "the file")
 
 
 def test_counts_follow_the_shapes() -> None:

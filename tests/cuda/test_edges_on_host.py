@@ -114,6 +114,7 @@ def test_accepted_sizes_have_no_fault(kernels):
     assert kernels.find_fault((2, 16, 8, 32, 0, 62, 16), [(1, 1)] * 16) is None
 
 
+@pytest.mark.slow
 def test_no_wild_reads_or_writes(build_folder):
     """Random sizes and places under the address and undefined-behaviour sanitizers."""
     if host_kernels.find_compiler() is None:

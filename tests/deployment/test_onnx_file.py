@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 import importlib.util
 import runpy
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,7 +19,8 @@ from mmengine.config import Config
 from deployed import SIZE, config, detector, picture
 from skips import needs_newer_onnx_exporter
 from sparse_encoders.deployment import compare_with_onnx, export_onnx, run_onnx
-from sparse_encoders.deployment.command import load_detector, read_image
+from sparse_encoders.deployment.command import read_image
+from sparse_encoders.loading import load_detector
 
 TOOL = Path(__file__).parents[2] / "tools" / "export_onnx.py"
 needs_onnx = pytest.mark.skipif(
@@ -24,30 +29,49 @@ needs_onnx = pytest.mark.skipif(
 )
 
 
+Exported = Callable[[str], tuple[Any, Path]]
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    """By encoder, a detector and its file; each is exported once."""
+    folder = tmp_path_factory.mktemp("onnx")
+
+    @functools.cache
+    def export(encoder: str) -> tuple[Any, Path]:
+        model, path = detector(encoder=encoder), folder / "new" / f"{encoder}.onnx"
+        export_onnx(model, SIZE, path)
+        return model, path
+
+    return export
+
+
+def backends(model: torch.nn.Module) -> list[str]:
+    return [module.backend for module in model.modules() if hasattr(module, "backend")]
+
+
 @needs_onnx
 @pytest.mark.parametrize("encoder", ["focus", "lite"])
-def test_onnxruntime_gives_what_torch_gives(encoder: str, tmp_path: Path) -> None:
-    model = detector(encoder=encoder)
-    before = [module.backend for module in model.modules() if hasattr(module, "backend")]
-    export_onnx(model, SIZE, tmp_path / "new" / "detector.onnx")
-    assert [m.backend for m in model.modules() if hasattr(m, "backend")] == before
+def test_onnxruntime_gives_what_torch_gives(encoder: str, exported: Exported) -> None:
+    model, path = exported(encoder)
+    assert backends(model) == backends(detector(encoder=encoder))
     if hasattr(torch.backends, "mha"):
         assert torch.backends.mha.get_fastpath_enabled()
-    found = compare_with_onnx(model, tmp_path / "new" / "detector.onnx", picture())
+    found = compare_with_onnx(model, path, picture())
     assert found.detections == 50 and found.boxes < 1e-2 and found.scores < 1e-5
     assert "boxes differ by at most" in str(found)
     # another image than the one it was traced with
-    other, _ = run_onnx(tmp_path / "new" / "detector.onnx", picture(7))
-    assert abs(other[0] - run_onnx(tmp_path / "new" / "detector.onnx", picture())[0][0]).max() > 1
+    other, _ = run_onnx(path, picture(7))
+    assert abs(other[0] - run_onnx(path, picture())[0][0]).max() > 1
 
 
 @needs_onnx
-def test_other_weights_are_seen(tmp_path: Path) -> None:
-    model = detector(encoder="lite")
-    export_onnx(model, SIZE, tmp_path / "a.onnx")
+def test_other_weights_are_seen(exported: Exported) -> None:
+    model, path = exported("lite")
+    model = copy.deepcopy(model)
     with torch.no_grad():
         model.bbox_head.cls_branches[-2].bias += 1
-    assert compare_with_onnx(model, tmp_path / "a.onnx", picture()).scores > 0.01
+    assert compare_with_onnx(model, path, picture()).scores > 0.01
 
 
 @needs_onnx
@@ -113,5 +137,5 @@ def test_the_tool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> No
 def test_images_and_detectors_that_are_not_there(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="is no image that OpenCV reads"):
         read_image(tmp_path / "absent.jpg", SIZE)
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(ValueError, match="there is no config file"):
         load_detector(tmp_path / "absent.py", None)

@@ -6,9 +6,12 @@ from typing import Any
 
 import pytest
 import torch
+from mmdet.models.dense_heads import DINOHead
+from torch import Tensor
+from torch.nn import functional as F
 
 from hosts import QUERIES, host_config
-from sparse_encoders.detectors.denoising import DNQueryGenerator
+from sparse_encoders.detectors.denoising import DNDETRHead, DNQueryGenerator
 from tiny import NUM_CLASSES, build, samples
 
 SIZE = (64, 96)
@@ -95,6 +98,48 @@ def test_losses_by_name() -> None:
     losses = model(torch.randn(1, 3, *SIZE), samples([SIZE], SIZE, boxes=(2,)), mode="loss")
     kinds = [f"{dn}loss_{what}" for dn in ("", "dn_") for what in ("cls", "bbox", "iou")]
     assert set(losses) == {f"{layer}{kind}" for layer in ("", "d0.") for kind in kinds}
+
+
+def dn_losses(boxes: tuple[int, ...], changed: float = 0.0) -> dict[str, list[Tensor]]:
+    """The denoising losses of random predictions; ``changed`` moves those that pad an image."""
+    torch.manual_seed(4)
+    head = build(host_config("DNDETR")).bbox_head
+    batch = samples([SIZE] * len(boxes), SIZE, boxes=boxes)
+    content, _, _, meta = generator()(batch)
+    pads = content[..., -1:] == 0
+    logits = torch.randn(2, *content.shape[:2], NUM_CLASSES)
+    predicted = torch.rand(2, *content.shape[:2], 4)
+    found = head.loss_dn(
+        torch.where(pads, logits + changed, logits),
+        torch.where(pads, predicted * (1 - changed / 10), predicted),
+        batch_gt_instances=[sample.gt_instances for sample in batch],
+        batch_img_metas=[sample.metainfo for sample in batch],
+        dn_meta=meta,
+    )
+    # the focal loss written out, over the queries that denoise
+    labels = [sample.gt_instances.labels.repeat(3) for sample in batch]
+    target = F.one_hot(torch.cat(labels), NUM_CLASSES).float()
+    p = logits.sigmoid()[:, ~pads[..., 0]]
+    each = -0.25 * (1 - p) ** 2 * p.log() * target - 0.75 * p**2 * (1 - p).log() * (1 - target)
+    expected = each.sum((1, 2)) / max(1, len(target))
+    return {**dict(zip(("cls", "bbox", "iou"), found, strict=True)), "expected": list(expected)}
+
+
+@pytest.mark.parametrize("boxes", [(5, 2), (3, 0), (1,), (0, 0), (2, 2, 7)])
+def test_only_what_denoises_a_box_has_a_loss(boxes: tuple[int, ...]) -> None:
+    found, moved = dn_losses(boxes), dn_losses(boxes, changed=3.0)
+    for kind in ("cls", "bbox", "iou"):
+        for one, other in zip(found[kind], moved[kind], strict=True):
+            assert torch.equal(one, other)
+    for loss, expected in zip(found["cls"], found["expected"], strict=True):
+        torch.testing.assert_close(loss.reshape(()), expected)
+
+
+@pytest.mark.parametrize("name", ["DINOHead", "mmdet.DINOHead", DINOHead])
+def test_dino_s_head_stands_for_its_own(name: Any) -> None:
+    config = host_config("DNDETR")
+    config.bbox_head.type = name
+    assert type(build(config).bbox_head) is DNDETRHead
 
 
 @pytest.mark.parametrize(

@@ -19,9 +19,10 @@ from skips import version_lacks
 WORKER = Path(__file__).parent / "worker.py"
 ROOT = Path(__file__).parents[2]
 
-pytestmark = pytest.mark.skipif(
-    not torch.distributed.is_gloo_available(), reason="needs torch's gloo"
-)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not torch.distributed.is_gloo_available(), reason="needs torch's gloo"),
+]
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +48,9 @@ def test_two_processes_train_as_one(case, both):
     found = both[case]
     losses, model = step(case, rank=0, world=1)
     assert losses.keys() == found["losses"].keys()
+    if case.startswith("sparse"):  # an auxiliary head, and a selector that learns from the decoder
+        assert losses["enc0.loss_cls"] > 0
+        assert losses["loss_decoder_attention"] > 0
     for name, value in losses.items():
         torch.testing.assert_close(found["losses"][name], value, rtol=1e-4, atol=1e-5, msg=name)
     gradients = {k: p.grad for k, p in model.named_parameters() if p.requires_grad}

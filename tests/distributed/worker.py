@@ -22,16 +22,21 @@ from torch.distributed.fsdp import FullyShardedDataParallel
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from hosts import host_config
 from tiny import build, ours, samples, total
 
 SIZE = (96, 128)
-# encoder, gradient checkpointing in the distributed run, and what wraps the model there
+# encoder, gradient checkpointing in the distributed run, what wraps the model there, and boxes of
+# the two images: as many on each where the detector denoises (MMDetection pads denoising queries
+# to the most of a batch)
 CASES = {
-    "dense": ("DenseEncoder", 0, "ddp"),
-    "focus, checkpointed": ("DualAttentionEncoder", 2, "ddp"),
-    "focus, sharded and checkpointed": ("DualAttentionEncoder", 2, "fsdp"),
+    "dense": ("DenseEncoder", 0, "ddp", (3, 3)),
+    "focus, checkpointed": ("DualAttentionEncoder", 2, "ddp", (3, 3)),
+    "focus, sharded and checkpointed": ("DualAttentionEncoder", 2, "fsdp", (3, 3)),
+    # Deformable DETR in two stages, with auxiliary heads and the decoder's attention map
+    "sparse": ("SparseDETREncoder", 0, "ddp", (2, 5)),
+    "sparse, sharded and checkpointed": ("SparseDETREncoder", 2, "fsdp", (2, 5)),
 }
-# as many boxes on each image (MMDetection pads denoising queries to the most of a batch),
 # next to no noise and a fixed number of groups: the denoising part does not depend on who draws it
 DENOISING = dict(
     label_noise_scale=1e-12,
@@ -47,15 +52,19 @@ def runs_here(case: str) -> bool:
 
 def step(case: str, rank: int, world: int) -> tuple[dict[str, torch.Tensor], Any]:
     """Losses of this process's images, and the model with gradients."""
-    encoder, num_cp, wrapper = CASES[case]
+    encoder, num_cp, wrapper, boxes = CASES[case]
     settings = dict(type=encoder, num_cp=num_cp if world > 1 else 0)
-    model: Any = build(ours(encoder=settings, dn_cfg=DENOISING)).train()
+    if encoder == "SparseDETREncoder":
+        config = host_config("two-stage DeformableDETR", settings)
+    else:
+        config = ours(encoder=settings, dn_cfg=DENOISING)
+    model: Any = build(config).train()
     if world > 1 and wrapper == "ddp":
         model = MMDistributedDataParallel(module=model, find_unused_parameters=False)
     elif world > 1:
         model = MMFullyShardedDataParallel(module=model, device_id="cpu", use_orig_params=True)
     images = torch.randn(2, 3, *SIZE, generator=torch.Generator().manual_seed(3))
-    batch = samples([SIZE, SIZE], SIZE, boxes=(3, 3))
+    batch = samples([SIZE, SIZE], SIZE, boxes)
     mine = slice(rank, None, world)
     losses = model(images[mine], batch[mine], mode="loss")
     total(losses).backward()

@@ -58,7 +58,7 @@ def test_it_trains_and_predicts(example, host, encoder):
 
 def test_its_labels_are_the_tokens_inside_a_box(example):
     from sparse_encoders.contracts import Targets
-    from sparse_encoders.selectors.base import Selection
+    from sparse_encoders.selectors import Selection
     from sparse_encoders.tokens import TokenGrid
 
     features = torch.zeros(1, 16, 8)
@@ -68,7 +68,7 @@ def test_its_labels_are_the_tokens_inside_a_box(example):
     expected[1:3, 2:4] = 1  # centres 12, 20 down and 20, 28 across
     logits = (expected * 40 - 20).flatten()[None]
     boxes = [torch.tensor([[17.0, 9, 31, 23]])]
-    loss = selector.loss(Selection((), logits, logits, logits), tokens, Targets(boxes, []))
+    loss = selector.loss(Selection((), logits, logits), tokens, Targets(boxes, []))
     assert loss["loss_inside_box"] < 1e-6
 
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
-from sparse_encoders.contracts import DetectorParts
+from sparse_encoders.contracts import DetectorParts, Targets
 from sparse_encoders.encoders import DenseEncoder, DualAttentionEncoder, LiteDETREncoder
 from sparse_encoders.encoders.schedule import SCHEDULES
+from sparse_encoders.selectors.ranking import best_first
 from sparse_encoders.tokens import TokenGrid
 
 DIMS = 32
@@ -131,8 +134,7 @@ def test_selection_limits_the_fine_updates(prune_high: bool, padded: bool) -> No
     low = tokens.level_slices[1].start
     output = encoder(tokens, parts())
     assert output.selection is not None
-    first, last = output.selection.layers
-    assert len(output.selection.layers) == encoder.num_layers
+    first, last = output.layers
     kept = last.mask(tokens.num_tokens)
     untouched = (output.memory == tokens.features).all(-1)
     assert untouched[:, :low][~kept[:, :low]].all()
@@ -158,6 +160,69 @@ def test_all_kept_is_no_selection() -> None:
     torch.testing.assert_close(
         pruned(tokens, parts()).memory, plain(tokens, parts()).memory, rtol=1e-4, atol=1e-5
     )
+
+
+@pytest.mark.parametrize("high", [2, 3])
+@pytest.mark.parametrize("padded", [False, True])
+def test_low_and_high_levels_are_ranked_once_each(
+    high: int, padded: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Within a group the tokens of a layer begin those of the layer before: the contract."""
+    rankings = []
+
+    def counted(scores: Tensor, *args: Any) -> Tensor:
+        rankings.append(scores.shape[1])
+        return best_first(scores, *args)
+
+    monkeypatch.setattr("sparse_encoders.selectors.base.best_first", counted)
+    selector = dict(type="FocusTokenSelector", keep_ratio=[0.9, 0.7, 0.5, 0.3], strides=None)
+    encoder = lite(num_layers=4, blocks=2, high_levels=high, selector=selector)
+    tokens = grid(padded=padded)
+    output = encoder(tokens, parts())
+    low = tokens.level_slices[4 - high].start
+    assert rankings == [low, tokens.num_tokens - low]
+    groups = output.selection.groups
+    assert [group.levels for group in groups] == [range(4 - high), range(4 - high, 4)]
+    for group in groups:
+        for before, after in pairwise(group.layers):
+            assert torch.equal(after.indices, before.indices[:, : after.size])
+            assert after.size < before.size
+    for index in (1, 3):
+        of_groups = [group.layers[index].mask(tokens.num_tokens) for group in groups]
+        assert torch.equal(
+            output.layers[index].mask(tokens.num_tokens), torch.stack(of_groups).any(0)
+        )
+
+
+@pytest.mark.parametrize("padded", [False, True])
+def test_the_decoder_teaches_what_is_pruned(padded: bool) -> None:
+    """Positives of Sparse DETR's loss: in each group the most attended, as many as are kept."""
+    encoder = lite(
+        num_layers=2, blocks=1, selector=dict(type="DecoderAttentionSelector", keep_ratio=0.3)
+    ).train()
+    tokens = grid(padded=padded)
+    output = encoder(tokens, parts())
+    low = tokens.level_slices[1].start
+    attention = torch.rand(2, tokens.num_tokens)
+    attention[:, :low] += 1  # over all levels only low-level tokens would be positive
+    logits = output.selection.logits.detach()
+    expected = 0.0
+    for part in (slice(0, low), slice(low, None)):
+        rows, looked = logits[:, part].clone(), attention[:, part].clone()
+        labels, size = torch.zeros_like(rows), rows.shape[1]
+        for image in range(2):
+            kept = output.layers[1].mask(tokens.num_tokens)[image, part].sum()
+            if padded:
+                padding = tokens.padding_mask[image, part]
+                rows[image, padding] = logits[:, part].min()
+                looked[image, padding] = -1
+            best = sorted(range(size), key=lambda i, row=looked[image]: -row[i].item())
+            labels[image, best[:kept]] = 1
+        loss = torch.nn.functional.multilabel_soft_margin_loss(rows, labels)
+        expected = expected + loss * size / tokens.num_tokens
+    targets = Targets([], [], attention)
+    found = encoder.selector.loss(output.selection, tokens, targets)["loss_decoder_attention"]
+    torch.testing.assert_close(found.detach(), expected)
 
 
 @pytest.mark.parametrize("ratio", [0.1, 0.3, 0.5])
@@ -186,7 +251,7 @@ def test_keep_ratio_changes_without_weights() -> None:
     sizes = []
     for ratio in (0.1, 0.5):
         encoder.set_keep_ratio(ratio)
-        sizes.append(encoder(tokens, parts()).selection.layers[-1].indices.shape[1])
+        sizes.append(encoder(tokens, parts()).layers[-1].size)
     assert sizes[0] < sizes[1]
 
 

@@ -76,16 +76,13 @@ def test_auxiliary_heads_and_gradients(selector):
     encoder = sparse(selector=dict(keep_ratio=0.3, **selector)).train()
     seen = []
 
-    def detection_loss(logits, boxes, targets):
+    def detection_loss(logits, boxes):
         seen.append((logits.shape, boxes))
         return logits.sum(), boxes.sum(), boxes.prod()
 
-    detector = parts(detection_loss=detection_loss, for_loss=True)
-    output = encoder(grid, detector)
-    targets = Targets(
-        [torch.rand(1, 4)] * 2, [torch.zeros(1)] * 2, (), torch.rand(2, grid.num_tokens)
-    )
-    losses = encoder.loss(output, targets, detector)
+    output = encoder(grid, parts())
+    targets = Targets([torch.rand(1, 4)] * 2, [torch.zeros(1)] * 2, torch.rand(2, grid.num_tokens))
+    losses = encoder.loss(output, targets, detection_loss)
     assert {"enc0.loss_cls", "enc0.loss_bbox", "enc0.loss_iou"} < set(losses)
     assert len(losses) == 4 and len(seen) == encoder.num_layers - 1
     kept = output.selection.layers[0].indices.shape[1]
@@ -97,15 +94,15 @@ def test_auxiliary_heads_and_gradients(selector):
 
 def test_nothing_is_kept_for_a_loss_that_nobody_asks_for():
     assert sparse()(small_grid(), parts()).refined == ()
-    assert sparse(auxiliary_heads=False)(small_grid(), parts(for_loss=True)).refined == ()
+    assert sparse(auxiliary_heads=False).train()(small_grid(), parts()).refined == ()
 
 
 def test_auxiliary_heads_begin_improbable_and_at_the_proposals():
-    encoder = sparse()
+    encoder = sparse().train()
     encoder.init_own_weights()
     grid = small_grid(BATCH)
-    output = encoder(grid, parts(for_loss=True))
-    ((logits, boxes),) = encoder.auxiliary(output.refined, output.selection, grid)
+    output = encoder(grid, parts())
+    ((logits, boxes),) = encoder.auxiliary(output.refined, output.layers, grid)
     assert logits.sigmoid().mean() < 0.05
     expected = output.selection.layers[0].gather(grid.proposals).sigmoid()
     assert torch.allclose(boxes, expected)
@@ -126,7 +123,7 @@ def test_the_selector_wants_the_decoders_attention():
     grid, encoder = small_grid(), sparse(auxiliary_heads=False)
     output = encoder(grid, parts())
     with pytest.raises(ValueError, match="recorded none"):
-        encoder.loss(output, Targets([torch.zeros(0, 4)], [torch.zeros(0)]), parts())
+        encoder.loss(output, Targets([torch.zeros(0, 4)], [torch.zeros(0)]))
 
 
 def test_own_projection_without_a_first_stage():
@@ -161,12 +158,11 @@ def test_levels_of_one_token():
 def test_half_precision(dtype):
     grid = small_grid(BATCH)
     encoder = sparse(selector=dict(keep_ratio=0.3)).train()
-    lent = parts(for_loss=True, detection_loss=lambda a, b, t: (a.sum(), b.sum(), (b**2).sum()))
     attention = torch.rand(2, grid.num_tokens)
-    targets = Targets([torch.rand(1, 4)] * 2, [torch.zeros(1)] * 2, (), attention)
+    targets = Targets([torch.rand(1, 4)] * 2, [torch.zeros(1)] * 2, attention)
     with torch.autocast("cpu", dtype):
-        output = encoder(grid, lent)
-        losses = encoder.loss(output, targets, lent)
+        output = encoder(grid, parts())
+        losses = encoder.loss(output, targets, lambda a, b: (a.sum(), b.sum(), (b**2).sum()))
     assert output.memory.dtype == grid.features.dtype
     sum(losses.values()).backward()
     assert all(p.grad.isfinite().all() for p in encoder.parameters() if p.grad is not None)

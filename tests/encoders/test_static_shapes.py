@@ -77,6 +77,7 @@ CASES = {
         selector=dict(type="FocusTokenSelector", count="image", intervals="overlapping"),
     ),
     "bottom-up": dict(selector=dict(type="FocusTokenSelector", modulation="bottom_up")),
+    "released in a batch": dict(selector=dict(type="FocusTokenSelector", test_count="batch")),
     "sparse": dict(encoder=SparseDETREncoder, num_classes=7),
     "sparse + focus": dict(
         encoder=SparseDETREncoder, num_classes=7, selector=dict(type="FocusTokenSelector")
@@ -132,12 +133,15 @@ def test_what_the_decoder_teaches_reads_no_device_value():
     tokens = grid([(1.0, 1.0), (0.5, 0.6)])
     places = torch.rand(2, 3, 5, 4, 4, 2, 2)
     with ForbidSyncs():
-        lent = DetectorParts(TokenProjection(DIMS), for_loss=True)
+        lent = DetectorParts(TokenProjection(DIMS))
         output = encoder(tokens, lent)
         seen = decoder_attention_map(places, torch.rand(places.shape[:-1]), tokens.shapes)
-        targets = Targets([], [], (), seen)
+        targets = Targets([], [], seen)
         encoder.selector.loss(output.selection, tokens, targets)[
             "loss_decoder_attention"
         ].backward()
-        encoder.auxiliary(output.refined, output.selection, tokens)
-        attention_share(seen, output.selection.layers[0].mask(tokens.num_tokens), tokens.shapes)
+        encoder.auxiliary(output.refined, output.layers, tokens)
+        attention_share(seen, output.layers[0].mask(tokens.num_tokens), tokens.shapes)
+        lite = make(LiteDETREncoder, blocks=1, selector=dict(type="DecoderAttentionSelector"))
+        output = lite.train()(tokens, lent)
+        lite.selector.loss(output.selection, tokens, targets)["loss_decoder_attention"].backward()

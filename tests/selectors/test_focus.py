@@ -96,6 +96,35 @@ def test_padded_and_unusable_tokens_are_projected_as_zeros():
     )
 
 
+@torch.no_grad()
+def test_border_tokens_at_the_cut_are_the_same_in_every_batch():
+    """Tokens without a usable proposal score alike but for rounding, which a batch changes."""
+    shapes, dims = ((64, 80), (32, 40), (2, 2), (1, 1)), 64
+    both = make_grid(shapes, [(0.8, 0.9), (1.0, 1.0)], channels=dims)
+    alone = TokenGrid(
+        both.features[:1],
+        both.positions[:1],
+        both.padding_mask[:1],
+        shapes,
+        both.valid_ratios[:1],
+        max_valid=int(both.valid_counts()[0]),
+    )
+    lent, selector = DetectorParts(TokenProjection(dims)), make(embed_dims=dims).eval()
+    scores = selector.select(alone, lent).scores[0]
+    valid = ~alone.padding_mask[0]
+    border = alone.unusable[0, :, 0] & valid
+    assert border.sum() > 100
+    middle = scores[border].median()
+    better = int((scores[valid] > middle + 1e-5).sum())
+    tied = int(((scores - middle).abs() < 1e-5)[valid].sum())
+    assert tied > 100
+    for rank in range(better + 5, better + tied - 5, tied // 6):
+        ratio = rank / int(valid.sum())
+        selector.set_keep_ratio([ratio, ratio / 2])
+        first, second = (selector.select(g, lent).layers[0] for g in (alone, both))
+        assert torch.equal(first.mask(both.num_tokens)[0], second.mask(both.num_tokens)[0])
+
+
 def test_unsupervised_has_a_zero_loss_that_reaches_every_parameter():
     tokens, lent = grid(), parts()
     selector = make(supervised=False)

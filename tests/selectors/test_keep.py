@@ -13,7 +13,6 @@ from sparse_encoders.selectors.keep import (
     CASCADES,
     KeepSchedule,
     cascade_of_average,
-    foreground_count,
 )
 
 
@@ -42,25 +41,34 @@ def test_any_average_gives_a_falling_cascade(average, num_layers):
 
 def test_all_tokens_at_ratio_one():
     schedule = KeepSchedule.from_config(1.0, 6, cascade=True)
-    assert schedule.layer_sizes(100) == (100,) * 6
+    assert schedule.foreground_counts(100) == 100
+    assert schedule.layer_counts(100) == (100,) * 6
 
 
 @settings(max_examples=100, deadline=None)
-@given(st.integers(1, 30_000), st.floats(0.01, 1.0))
-def test_host_and_device_count_alike(valid, ratio):
-    schedule = KeepSchedule(ratio, (1.0, 0.8, 0.55))
+@given(st.integers(1, 30_000), st.lists(st.floats(0.01, 1.0), min_size=1, max_size=4))
+def test_host_and_device_count_alike(valid, ratios):
+    ratios = sorted(ratios, reverse=True)
+    schedule = KeepSchedule.from_config(ratios, len(ratios), cascade=False)
     counts = schedule.foreground_counts(torch.tensor([valid]))
-    assert counts.tolist() == [foreground_count(valid, ratio)]
-    limits = [int(x) for x in schedule.layer_limits(counts, "batch")]
-    assert [min(x, valid) for x in limits] == list(schedule.layer_sizes(valid))
+    limits = schedule.layer_counts(counts)
+    on_host = schedule.foreground_counts(valid)
+    assert counts.tolist() == [on_host]
+    assert [int(limit) for limit in limits] == list(schedule.layer_counts(on_host))
+    assert all(1 <= limit <= on_host <= valid for limit in schedule.layer_counts(on_host))
 
 
-def test_released_and_paper_counts_of_a_padded_batch():
+def test_counts_of_a_padded_batch():
     schedule = KeepSchedule(0.5, (1.0, 0.5))
     counts = schedule.foreground_counts(torch.tensor([100, 40]))
     assert counts.tolist() == [51, 21]
-    assert [x.tolist() for x in schedule.layer_limits(counts, "batch")] == [[51, 51], [25, 25]]
-    assert [x.tolist() for x in schedule.layer_limits(counts, "image")] == [[51, 21], [25, 10]]
+    assert [x.tolist() for x in schedule.layer_counts(counts)] == [[51, 21], [25, 10]]
+
+
+def test_all_of_five_tokens_and_then_half_of_them():
+    """The released count at ratio 1, one more than there are tokens, is cut before any share."""
+    schedule = KeepSchedule.from_config([1.0, 0.5], 2, cascade=False)
+    assert schedule.layer_counts(schedule.foreground_counts(5)) == (5, 2)
 
 
 @pytest.mark.parametrize("ratio", [0.0, -0.1, 1.01, float("nan"), True])

@@ -28,6 +28,15 @@ def test_random_is_repeatable_at_test_time_and_fresh_in_training():
     assert not torch.equal(first, second)
 
 
+def test_random_draws_the_same_for_an_image_wherever_it_stands_in_a_batch():
+    selector = RandomSelector(num_layers=1).eval()
+    three, one = make_grid(SHAPES, [(1.0, 1.0)] * 3), make_grid(SHAPES, [(1.0, 1.0)])
+    drawn, alone = selector.score(three, DetectorParts()), selector.score(one, DetectorParts())
+    assert all(torch.equal(row, alone[0]) for row in drawn)
+    drawn = selector.train().score(three, DetectorParts())
+    assert not torch.equal(drawn[0], drawn[1])
+
+
 def test_oracle_keeps_foreground_first_then_the_boxes_inside_then_the_nearest():
     grid = make_grid(SHAPES, [(1.0, 1.0)])
     intervals = ((-1, 16), (16, 32), (32, 64), (64, 1e4))

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from itertools import pairwise
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -9,7 +12,13 @@ from hypothesis import strategies as st
 
 from grids import make_grid
 from sparse_encoders.contracts import DetectorParts
-from sparse_encoders.selectors.base import LayerSelection, Selector, fill_with_lowest, rankable
+from sparse_encoders.selectors import LayerSelection, Selector
+from sparse_encoders.selectors.ranking import (
+    best_first,
+    fill_with_lowest,
+    rankable,
+    without_rounding,
+)
 
 SHAPES = ((6, 8), (3, 4), (2, 2), (1, 1))
 
@@ -25,8 +34,22 @@ class GivenScores(Selector):
         return self.given
 
 
-def select(grid, scores, **kwargs):
-    return GivenScores(scores, **kwargs).select(grid, DetectorParts())
+def select(grid, scores, groups=None, training=True, **kwargs):
+    selector = GivenScores(scores, **kwargs).train(training)
+    return selector.select(grid, DetectorParts(), groups)
+
+
+def image_of(grid, index):
+    """One image of a batch, alone at the same padded size."""
+    one = slice(index, index + 1)
+    alone = replace(
+        grid,
+        features=grid.features[one],
+        positions=grid.positions[one],
+        padding_mask=grid.padding_mask[one],
+        valid_ratios=grid.valid_ratios[one],
+    )
+    return replace(alone, max_valid=int(alone.valid_counts().max()))
 
 
 @settings(max_examples=40, deadline=None)
@@ -40,7 +63,9 @@ def select(grid, scores, **kwargs):
 def test_an_image_keeps_its_best_tokens_and_no_padding(ratio, count, rows, columns, seed):
     grid = make_grid(SHAPES, [(1.0, 1.0), (rows, columns)])
     scores = torch.randn(2, grid.num_tokens, generator=torch.Generator().manual_seed(seed))
-    chosen = select(grid, scores, num_layers=3, keep_ratio=ratio, cascade=True, count=count)
+    chosen = select(
+        grid, scores, num_layers=3, keep_ratio=ratio, cascade=True, test_count=count, training=False
+    )
     valid = grid.valid_counts()
     previous = None
     for layer in chosen.layers:
@@ -88,17 +113,17 @@ def test_all_nan_scores_still_give_a_selection():
     assert not rankable(nothing, None).isnan().any()
 
 
-def test_padding_is_filled_with_the_batchs_lowest_score_but_ranks_below_it():
+def test_padding_is_filled_with_the_lowest_score_but_ranks_below_it():
     scores = torch.tensor([[3.0, 1.0, 9.0], [torch.nan, 2.0, 5.0]])
     padding = torch.tensor([[False, False, True], [False, False, False]])
-    assert fill_with_lowest(scores, padding).tolist() == [[3.0, 1.0, 1.0], [1.0, 2.0, 5.0]]
+    of_image, of_batch = fill_with_lowest(scores, padding), fill_with_lowest(scores, padding, True)
+    assert of_image.tolist() == [[3.0, 1.0, 1.0], [2.0, 2.0, 5.0]]
+    assert of_batch.tolist() == [[3.0, 1.0, 1.0], [1.0, 2.0, 5.0]]
     assert rankable(scores, padding).argsort(1, descending=True).tolist() == [[0, 1, 2], [2, 1, 0]]
 
 
 def test_counts_with_the_hosts_knowledge_of_padding():
     """Knowing the largest valid count shrinks tensors and changes no choice."""
-    from dataclasses import replace
-
     grid = make_grid(SHAPES, [(0.5, 0.5), (0.6, 0.4)])
     scores = torch.randn(2, grid.num_tokens)
     known = replace(grid, max_valid=int(grid.valid_counts().max()))
@@ -108,6 +133,149 @@ def test_counts_with_the_hosts_knowledge_of_padding():
         assert torch.equal(a.mask(grid.num_tokens), b.mask(grid.num_tokens))
 
 
-def test_unknown_count():
-    with pytest.raises(ValueError, match=r"count must be one of .*got 'token'"):
-        Selector(count="token")
+@pytest.mark.parametrize("name", ["count", "test_count"])
+def test_unknown_count(name):
+    with pytest.raises(ValueError, match=rf"selector.{name} must be one of .*got 'token'"):
+        Selector(**{name: "token"})
+
+
+sizes = st.integers(1, 9)
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    st.lists(st.tuples(sizes, sizes), min_size=1, max_size=3),
+    st.lists(st.floats(0.01, 1.0), min_size=1, max_size=4),
+    st.sampled_from(["batch", "image"]),
+    st.booleans(),
+)
+def test_a_layer_is_full_where_everything_it_gathers_is_kept(shapes, ratios, count, training):
+    """Host and device count alike: full implies kept, and the sizes are the limits."""
+    grid = make_grid(shapes)
+    chosen = select(
+        grid,
+        torch.randn(1, grid.num_tokens),
+        num_layers=len(ratios),
+        keep_ratio=sorted(ratios, reverse=True),
+        count=count,
+        test_count=count,
+        training=training,
+    )
+    for layer in chosen.layers:
+        assert layer.full
+        assert layer.kept.all() and layer.present.all()
+
+
+def test_a_token_that_a_layer_drops_is_not_written_back():
+    grid = make_grid(((1, 5),))
+    chosen = select(grid, torch.arange(5.0)[None], num_layers=2, keep_ratio=[1.0, 0.5])
+    second = chosen.layers[1]
+    written = second.write(torch.zeros(1, 5, 1), torch.ones(1, second.size, 1))
+    assert written.flatten().tolist() == [0, 0, 0, 1, 1]
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.integers(1, 3),
+    st.floats(0.1, 1.0),
+    st.sampled_from([None, (1.0, 1.0), (0.5, 0.7)]),
+    st.integers(0, 2**31),
+)
+def test_groups_of_levels_are_ranked_and_cut_by_themselves(split, ratio, valid, seed):
+    generator = torch.Generator().manual_seed(seed)
+    grid = make_grid(SHAPES, valid and [valid, (0.8, 0.4)])
+    scores = torch.randn(len(grid.features), grid.num_tokens, generator=generator)
+    groups = range(split), range(split, 4)
+    settings_ = dict(num_layers=3, keep_ratio=ratio, cascade=True)
+    chosen = select(grid, scores, groups, **settings_)
+    assert [group.levels for group in chosen.groups] == list(groups)
+    for group in chosen.groups:
+        part = grid.tokens_of(group.levels)
+        assert int(group.counts.max()) <= group.most
+        for before, after in pairwise(group.layers):
+            assert torch.equal(after.indices, before.indices[:, : after.size])
+        for layer in group.layers:
+            assert ((layer.indices >= part.start) & (layer.indices < part.stop)).all()
+            assert not layer.full or (layer.kept.all() and layer.present.all())
+        # the same as for a grid of these levels only
+        mask = grid.padding_of(group.levels)
+        own = replace(
+            grid,
+            features=grid.features[:, part],
+            positions=grid.positions[:, part],
+            padding_mask=mask,
+            shapes=SHAPES[group.levels.start : group.levels.stop],
+            valid_ratios=grid.valid_ratios[:, group.levels.start : group.levels.stop],
+        )
+        alone = select(own, scores[:, part], **settings_)
+        assert torch.equal(alone.counts, group.counts)
+        for ours, theirs in zip(group.layers, alone.layers, strict=True):
+            assert torch.equal(ours.indices - part.start, theirs.indices)
+            assert torch.equal(ours.kept, theirs.kept)
+    assert torch.equal(chosen.counts, sum(group.counts for group in chosen.groups))
+    for index, layer in enumerate(chosen.layers):
+        parts = [group.layers[index] for group in chosen.groups]
+        masks = torch.stack([part.mask(grid.num_tokens) for part in parts])
+        assert torch.equal(layer.mask(grid.num_tokens), masks.any(0))
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.lists(st.floats(0.05, 1.0), min_size=1, max_size=3),
+    st.tuples(st.floats(0.2, 1.0), st.floats(0.2, 1.0)),
+    st.tuples(st.floats(0.2, 1.0), st.floats(0.2, 1.0)),
+    st.integers(0, 2**31),
+)
+def test_at_test_time_an_image_keeps_the_same_in_every_batch(ratios, valid, other, seed):
+    grid = make_grid(SHAPES, [valid, other])
+    grid = replace(grid, max_valid=int(grid.valid_counts().max()))
+    generator = torch.Generator().manual_seed(seed)
+    # few different scores: many tie
+    scores = torch.randint(0, 6, (2, grid.num_tokens), generator=generator).float()
+    settings_ = dict(num_layers=len(ratios), keep_ratio=sorted(ratios, reverse=True))
+    both = select(grid, scores, training=False, count="batch", **settings_)
+    for image in range(2):
+        alone = select(
+            image_of(grid, image), scores[image : image + 1], training=False, **settings_
+        )
+        assert torch.equal(alone.scores[0], both.scores[image])
+        for ours, theirs in zip(alone.layers, both.layers, strict=True):
+            kept = ours.mask(grid.num_tokens)[0]
+            assert torch.equal(kept, theirs.mask(grid.num_tokens)[image])
+            assert torch.equal(theirs.kept[image], theirs.present[image])
+
+
+def test_the_released_count_of_a_batch_is_for_training_or_by_name():
+    """A smaller image takes the larger one's share of a layer, and writes back its own tokens."""
+    grid = make_grid(((10, 10),), [(1.0, 1.0), (0.5, 0.8)])
+    scores = torch.randn(2, 100)
+    settings_ = dict(num_layers=2, keep_ratio=[0.5, 0.25])
+
+    def kept(**how):
+        chosen = select(grid, scores, **settings_, **how).layers[1]
+        return chosen.kept.sum(1).tolist(), chosen.present.sum(1).tolist()
+
+    by_batch, by_image = ([25, 21], [25, 25]), ([25, 10], [25, 10])
+    assert kept(count="batch") == kept(test_count="batch", training=False) == by_batch
+    assert kept(count="image") == kept(count="batch", training=False) == by_image
+
+
+def test_equal_scores_rank_by_place_however_many_are_asked_for():
+    scores = torch.randint(0, 3, (2, 500)).float()
+    alike = torch.zeros_like(scores, dtype=torch.bool)
+    ranked = best_first(scores, 500, alike)
+    for count in (1, 7, 250, 499):
+        assert torch.equal(best_first(scores, count, alike), ranked[:, :count])
+    for row, order in zip(scores, ranked, strict=True):
+        assert order.tolist() == sorted(range(500), key=lambda i: (-row[i].item(), i))
+
+
+def test_rounding_is_taken_off_tokens_that_look_alike_only():
+    low, high, bit = 0.5, 2.0, 2.0**-22
+    scores = torch.tensor([[low, high + bit, low + bit, 1.0, -torch.inf, high, low - bit, low]])
+    alike = torch.tensor([[True, True, True, False, True, True, True, False]])
+    found = without_rounding(scores, alike)
+    top = low + bit
+    assert found.tolist() == [[top, high + bit, top, 1, -torch.inf, high + bit, top, low]]
+    assert torch.equal(found, without_rounding(found, alike))
+    assert best_first(scores, 8, alike).tolist() == [[1, 5, 3, 0, 2, 6, 7, 4]]

@@ -13,7 +13,7 @@ model = dict(
             ffn_cfg=dict(feedforward_channels=2048, ffn_drop=0.0),
         )
     ),
-    bbox_head=dict(type="DINOHead", loss_cls=dict(loss_weight=1.0)),
+    bbox_head=dict(type="DNDETRHead", loss_cls=dict(loss_weight=1.0)),
     dn_cfg=dict(
         label_noise_scale=0.2,
         box_noise_scale=0.4,

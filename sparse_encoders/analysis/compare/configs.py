@@ -3,43 +3,17 @@
 from __future__ import annotations
 
 import copy
-from importlib.resources import files
-from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config, ConfigDict
 
 from sparse_encoders.analysis.variants import encoder_config, prunes
-from sparse_encoders.publishing import SCOPE, config_path
 from sparse_encoders.registry import DETECTORS
 
 OURS = "sparse_encoders."
 #: MMDetection's detectors that ours stand in for
 MMDET_TYPES = ("DINO", "DeformableDETR")
 TRAIN_RATIO = 0.3
-
-
-def read_config(name: str) -> Config:
-    """A config from a file, or by name: 'sparse_encoders::dino/...', 'mmdet::dino/...'.
-
-    Raises:
-        ValueError: there is none, or it cannot be read.
-    """
-    path = Path(name)
-    if name.startswith("mmdet::"):
-        path = Path(str(files("mmdet"))) / ".mim" / "configs" / name.removeprefix("mmdet::")
-    elif name.startswith(f"{SCOPE}::"):
-        path = Path(config_path(name))
-    if not path.is_file():
-        raise ValueError(
-            f"CONFIG: there is no file {name}; name a config of mmdet_configs, of yours, or one of "
-            "MMDetection's as mmdet::dino/dino-4scale_r50_8xb2-12e_coco.py"
-        )
-    try:
-        config: Config = Config.fromfile(str(path))
-    except Exception as error:  # a config is code: anything can happen
-        raise ValueError(f"CONFIG: {name} cannot be read: {error!r}") from error
-    return config
 
 
 def use_our_detector(config: Config, name: str) -> str:

@@ -7,24 +7,24 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from mmdet.registry import MODELS
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
 import sparse_encoders  # noqa: F401  (registers the package)
 from sparse_encoders.analysis.compare.configs import (
     input_size,
-    read_config,
     share_intervals,
     use_our_detector,
     with_encoder,
 )
 from sparse_encoders.analysis.compare.settings import OF_CONFIG, SHAPES, Comparison
 from sparse_encoders.analysis.compare.store import file_digest
-from sparse_encoders.analysis.inspection import check_fit, read_checkpoint
 from sparse_encoders.analysis.quiet import quiet
 from sparse_encoders.analysis.variants import VARIANTS
 from sparse_encoders.datasets.coco_folder import CocoFolder, apply_coco_folder, apply_scale
 from sparse_encoders.datasets.shapes import make_shapes_dataset
+from sparse_encoders.loading import check_fit, read_checkpoint, read_config
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,10 @@ def make_plan(settings: Comparison) -> Plan:
         ValueError: config, data or a checkpoint is not usable; says what to do.
     """
     init_default_scope("mmdet")
-    base = read_config(settings.config)
+    try:
+        base = read_config(settings.config)
+    except ValueError as error:
+        raise ValueError(f"CONFIG: {error}") from error
     detector = use_our_detector(base, settings.config)
     if settings.options:
         base.merge_from_dict(dict(settings.options))
@@ -125,7 +128,8 @@ def check_checkpoint(
     if not path.is_file():
         raise ValueError(f"{where}: there is no such file; train it with --train EPOCHS")
     with quiet():
-        weights, classes = read_checkpoint(path)
+        file = read_checkpoint(path)
+    classes = file.classes
 
     def fits(encoder: str) -> str:
         config = with_encoder(base, encoder, ratio)
@@ -133,7 +137,7 @@ def check_checkpoint(
             config.model.bbox_head.num_classes = len(classes)
         try:
             with quiet():
-                check_fit(config, weights, path)
+                check_fit(MODELS.build(config.model), file.state, f"checkpoint {path}")
         except ValueError as error:
             return str(error)
         return ""

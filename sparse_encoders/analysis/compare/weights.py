@@ -17,8 +17,8 @@ from sparse_encoders.analysis.compare.configs import for_training
 from sparse_encoders.analysis.compare.plan import Plan
 from sparse_encoders.analysis.compare.store import digest, file_digest
 from sparse_encoders.analysis.demo import check_command, run_mim
-from sparse_encoders.analysis.inspection import load_detector
 from sparse_encoders.analysis.quiet import quiet
+from sparse_encoders.loading import load_detector
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -245,21 +245,27 @@ def _sample(image_hw: tuple[int, int], padded_hw: tuple[int, int]) -> DetDataSam
 @contextmanager
 def _auxiliary_heads(model: nn.Module) -> Iterator[None]:
     """Inside, an encoder's heads for training losses run after it at test time, too."""
-    encoder, lend = model.encoder, getattr(model, "detector_parts", None)
-    if lend is None or getattr(encoder, "auxiliary", None) is None:
+    encoder: Any = model.encoder
+    if getattr(encoder, "auxiliary", None) is None:
         yield
         return
 
-    def run(module: Any, args: Any, output: Any) -> None:
-        module.auxiliary(output.refined, output.selection, output.tokens)
+    refined: list[Tensor] = []
 
-    handle = encoder.register_forward_hook(run)  # type: ignore[union-attr]
-    model.detector_parts = lambda: replace(lend(), for_loss=True)  # type: ignore[assignment]
+    def run(module: Any, args: Any, output: Any) -> None:
+        module.auxiliary(refined, output.layers, output.tokens)
+        refined.clear()
+
+    handles = [
+        layer.register_forward_hook(lambda module, args, output: refined.append(output))
+        for layer in encoder.layers
+    ]
+    handles.append(encoder.register_forward_hook(run))
     try:
         yield
     finally:
-        handle.remove()
-        del model.detector_parts
+        for handle in handles:
+            handle.remove()
 
 
 @contextmanager

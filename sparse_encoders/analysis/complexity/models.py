@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +12,7 @@ from mmengine.registry import init_default_scope
 from torch import nn
 
 import sparse_encoders  # noqa: F401  (registers the package)
-from sparse_encoders.publishing import SCOPE, config_path
+from sparse_encoders.loading import read_config
 
 
 def model_of_config(
@@ -34,7 +32,7 @@ def model_of_config(
             that is no DETR detector, or one whose settings do not fit each other.
     """
     where = "the config" if isinstance(config, Config) else str(config)
-    settings = copy.deepcopy(config) if isinstance(config, Config) else _read(config)
+    settings = read_config(config)
     settings.merge_from_dict(overrides or {})
     if "model" not in settings:
         raise ValueError(f"{where} has no model; give the config of a detector")
@@ -52,17 +50,3 @@ def model_of_config(
             "multiply-adds are counted by encoder and decoder"
         )
     return model.eval()
-
-
-def _read(name: str | Path) -> Config:
-    path = Path(name)
-    if str(name).startswith(f"{SCOPE}::"):
-        path = Path(config_path(str(name)))
-    elif str(name).startswith("mmdet::"):
-        path = Path(str(files("mmdet") / ".mim" / "configs")) / str(name).removeprefix("mmdet::")
-    if not path.is_file():
-        raise ValueError(f"there is no config file {path}")
-    try:
-        return Config.fromfile(str(path))
-    except Exception as error:  # a config is a program: it may raise anything
-        raise ValueError(f"config {name} cannot be read: {error}") from error

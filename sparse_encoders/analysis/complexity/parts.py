@@ -37,6 +37,7 @@ _QUERIES = (
     "anchor_embedding",
     "reference_points",
     "reference_points_fc",
+    "query_map",
 )
 _BRANCH = re.compile(r"bbox_head\.(?:cls|reg)_branches\.(\d+)(?:\.|$)")
 

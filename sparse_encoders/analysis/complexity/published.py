@@ -9,6 +9,7 @@ from typing import Any
 
 from sparse_encoders.analysis.complexity.counter import Complexity, count_complexity
 from sparse_encoders.analysis.complexity.models import model_of_config
+from sparse_encoders.skip_init import SkipInit
 
 IMAGE_HW = (850, 1040)
 Figures = tuple[float, float, float, str]  # total, encoder, decoder, printed
@@ -165,7 +166,8 @@ def compare_published(
     """
     for published in PUBLISHED:
         progress(published.name)
-        model = model_of_config(Path(configs) / published.config, dict(published.overrides))
+        with SkipInit():  # shapes alone are counted
+            model = model_of_config(Path(configs) / published.config, dict(published.overrides))
         yield Comparison(published, count_complexity(model, IMAGE_HW, auxiliary_heads=True))
 
 

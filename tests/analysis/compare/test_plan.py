@@ -11,10 +11,11 @@ import torch
 
 import compare as tool
 from sparse_encoders.analysis.compare import Comparison
-from sparse_encoders.analysis.compare.configs import for_training, input_size, read_config
+from sparse_encoders.analysis.compare.configs import for_training, input_size
 from sparse_encoders.analysis.compare.plan import make_plan
 from sparse_encoders.analysis.variants import VARIANTS, encoder_config
 from sparse_encoders.datasets import ShapesSettings, make_shapes_dataset
+from sparse_encoders.loading import read_config
 from sparse_encoders.registry import MODELS
 
 ROOT = Path(__file__).parents[3]
@@ -148,7 +149,7 @@ def refused(capsys, *words):
 
 def test_bad_configs(tmp_path, capsys):
     assert run(tmp_path, config="none.py") == 2
-    assert refused(capsys, "CONFIG: there is no file none.py", "mmdet::")
+    assert refused(capsys, "CONFIG: there is no config file none.py", "mmdet::")
     assert run(tmp_path, config="sparse_encoders::dino/dino_lite0_focos_shapes.py") == 2
     assert refused(capsys, "near: dino/dino_lite0_focus_shapes")
     broken = tmp_path / "broken.py"

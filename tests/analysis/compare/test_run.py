@@ -45,6 +45,7 @@ def dense(tmp_path_factory):
     return folder / "dense.pth"
 
 
+@pytest.mark.slow
 def test_the_whole_way_and_again(tmp_path, dense, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     command = [FOCUS, "--encoders", "dense", "focus", "lite-3+1x2", "--keep-ratios", "0.2", "0.5"]

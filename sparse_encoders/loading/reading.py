@@ -1,4 +1,4 @@
-"""Reading a released checkpoint without running anything that is in it."""
+"""Reading a checkpoint, released or MMEngine's, without running anything that is in it."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ _REFUSED = re.compile(r"GLOBAL (\S+)|(?:class|function|global) ['\"]?([\w.]+\.[\
 
 
 @dataclass(frozen=True)
-class ReleasedFile:
-    """What a released checkpoint holds.
+class Checkpoint:
+    """What a checkpoint holds.
 
     Attributes:
         state: parameter names to tensors, without what wrapped the model.
@@ -33,6 +33,7 @@ class ReleasedFile:
         args: the training's settings, where the file has them.
         others: further weights in the file, which were not taken.
         not_tensors: entries of the state that are no tensors.
+        classes: names of the classes that it was trained on, where MMEngine's meta says so.
     """
 
     state: dict[str, Tensor]
@@ -40,17 +41,19 @@ class ReleasedFile:
     args: dict[str, Any] = field(default_factory=dict)
     others: tuple[str, ...] = ()
     not_tensors: tuple[str, ...] = ()
+    classes: tuple[str, ...] | None = None
 
 
-def read_checkpoint(path: str | Path, averaged: bool = False) -> ReleasedFile:
-    """Read a checkpoint weights-only.
+def read_checkpoint(path: str | Path, averaged: bool = False) -> Checkpoint:
+    """Read a checkpoint with torch's weights-only loader.
 
-    Beside tensors and plain Python values only ``argparse.Namespace`` is let through,
-    which releases keep their settings in.
+    Beside tensors and plain Python values only ``argparse.Namespace``, which releases keep
+    their settings in, and MMEngine's own types (:mod:`sparse_encoders.compat`) are let through.
 
     Args:
         path: the file.
-        averaged: take the averaged weights (EMA) of a file that has both.
+        averaged: take the averaged weights (EMA) of a released file that has both; MMEngine
+            saves them as its ``state_dict``.
 
     Raises:
         ValueError: no such file, a truncated one, one that holds other objects, or one
@@ -73,7 +76,7 @@ def read_checkpoint(path: str | Path, averaged: bool = False) -> ReleasedFile:
     if not tensors:
         raise ValueError(f"{path} holds no weights; keys: {_listed(content)}")
     args = content.get("args") if place is not None else None
-    return ReleasedFile(
+    return Checkpoint(
         state=_unwrapped(tensors),
         place=place or "",
         args=dict(vars(args) if isinstance(args, Namespace) else args or {})
@@ -81,7 +84,15 @@ def read_checkpoint(path: str | Path, averaged: bool = False) -> ReleasedFile:
         else {},
         others=tuple(key for key in places if key != place),
         not_tensors=tuple(str(k) for k in state if str(k) not in tensors),
+        classes=_classes(content.get("meta")),
     )
+
+
+def _classes(meta: Any) -> tuple[str, ...] | None:
+    """Class names in the ``meta`` of MMEngine's runner."""
+    data = meta.get("dataset_meta") if isinstance(meta, Mapping) else None
+    names = data.get("classes") if isinstance(data, Mapping) else None
+    return None if names is None else tuple(names)
 
 
 def _load(path: Path) -> Any:
@@ -91,7 +102,7 @@ def _load(path: Path) -> Any:
         ValueError: see :func:`read_checkpoint`.
     """
     if not path.is_file():
-        raise ValueError(f"{path} is no file")
+        raise ValueError(f"there is no checkpoint file {path}")
     try:
         return load_weights(path, [Namespace])
     except pickle.UnpicklingError as error:

@@ -1,0 +1,360 @@
+"""A DETR detector whose encoder is chosen in the config: build, encode, decode, losses."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+from mmdet.models.detectors.base_detr import DetectionTransformer
+from mmdet.structures import SampleList
+from torch import Tensor
+
+from sparse_encoders.attention import KeyAwareDeformableAttention, attention_config
+from sparse_encoders.autocast import precisely
+from sparse_encoders.contracts import DetectionLoss, DetectorParts, Targets
+from sparse_encoders.detectors import batches
+from sparse_encoders.detectors.recording import record_cross_attention
+from sparse_encoders.detectors.records import Decoded, Queries
+from sparse_encoders.detectors.reporting import token_reports
+from sparse_encoders.encoders.base import Encoder, EncoderOutput
+from sparse_encoders.registry import build_swappable
+from sparse_encoders.tokens import TokenGrid, count_valid, padding_masks
+
+ImageSize = tuple[int, int]
+
+
+class EncoderDetector(DetectionTransformer):
+    """Base of all detectors here, put before MMDetection's own in the bases.
+
+    A batch goes through three steps, in training, at test time and when deployed:
+    :meth:`encode`, :meth:`prepare_queries`, :meth:`decode`; then through MMDetection's
+    head. From the data preprocessor to the neck and in the heads all is MMDetection's.
+
+    A detector builds its layers in ``_init_layers``, with :meth:`build_encoder` and
+    :meth:`decoder_config`.
+
+    Args:
+        attention_backend: 'auto', 'fused', 'mmcv' or 'torch', for encoder and
+            decoder alike.
+        decoder_attention: 'plain', or 'key_aware' (Lite DETR, section 3.4) in the
+            decoder's cross-attention; the encoder has a setting of its own.
+        decoder_key_aware: settings of key-aware attention, see
+            :class:`LiteDETREncoder`.
+        keep_ratio: in ``test_cfg``, keep this share of the tokens at test time
+            instead of the one trained with; a number or one for each layer.
+        report_tokens: in ``test_cfg``, True puts what the encoder kept and what the
+            decoder looked at into the data samples (``token_selection``), for
+            the metrics of :mod:`sparse_encoders.evaluation`.
+
+    Raises:
+        ValueError: more detections asked for than queries times classes, or settings
+            that the encoder or the attention refuses.
+    """
+
+    # configs until ``_init_layers`` builds them; MMDetection is not typed
+    positional_encoding: Any
+    encoder: Any
+    decoder: Any
+    embed_dims: int
+
+    def __init__(
+        self,
+        *args: Any,
+        attention_backend: str = "auto",
+        decoder_attention: str = "plain",
+        decoder_key_aware: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        self.attention_backend = attention_backend
+        self.decoder_attention = decoder_attention
+        self.decoder_key_aware = decoder_key_aware
+        super().__init__(*args, **kwargs)
+        self._check_settings()
+        keep_ratio = (self.test_cfg or {}).get("keep_ratio")
+        if keep_ratio is not None:
+            self.encoder.set_keep_ratio(keep_ratio, test_only=True)
+
+    def _check_settings(self) -> None:
+        """Refuse at once what would fail in the middle of an epoch."""
+        wanted = int((self.test_cfg or {}).get("max_per_img", 100))
+        available = self.num_queries * int(self.bbox_head.cls_out_channels)
+        if wanted > available:
+            raise ValueError(
+                f"model.test_cfg.max_per_img is {wanted}, but {self.num_queries} queries of "
+                f"{self.bbox_head.cls_out_channels} classes give at most {available} detections"
+            )
+
+    # -- building ---------------------------------------------------------
+
+    def build_encoder(self, config: dict[str, Any] | None) -> Encoder:
+        """The encoder of a config; without a ``type`` it is MMDetection's dense one."""
+        known = {
+            "num_levels": self.num_feature_levels,
+            "attention_backend": self.attention_backend,
+            "first_stage": bool(self.as_two_stage),
+            "num_classes": self.bbox_head.cls_out_channels,
+        }
+        config = {"type": "DenseEncoder", **(config or {})}
+        return build_swappable(config, Encoder, "model.encoder", known)
+
+    def decoder_config(self, config: dict[str, Any]) -> dict[str, Any]:
+        """A copy of a decoder's config whose cross-attention says which one it is."""
+        config = copy.deepcopy(dict(config))
+        config["layer_cfg"]["cross_attn_cfg"] = attention_config(
+            config["layer_cfg"].get("cross_attn_cfg"),
+            self.attention_backend,
+            self.decoder_attention,
+            self.decoder_key_aware,
+            setting="decoder_",
+        )
+        return config
+
+    def check_position_channels(self) -> None:
+        """Refuse a position encoding of other channels than a token's.
+
+        Raises:
+            ValueError: they differ.
+        """
+        found = 2 * self.positional_encoding.num_feats
+        if found != self.embed_dims:
+            raise ValueError(
+                f"model.positional_encoding.num_feats must be {self.embed_dims // 2}, half of the "
+                f"encoder's embed_dims {self.embed_dims}, got {self.positional_encoding.num_feats}"
+            )
+
+    def init_weights(self) -> None:
+        """MMDetection's initialisation, and that of the parts it does not know."""
+        super().init_weights()
+        self.init_own_weights()
+
+    def init_own_weights(self) -> None:
+        """Key-aware attention and what the encoder initialises itself."""
+        for module in self.modules():
+            if isinstance(module, KeyAwareDeformableAttention):
+                module.init_weights()
+        self.encoder.init_own_weights()
+
+    # -- what the encoder borrows ----------------------------------------
+
+    def detector_parts(self, targets: Targets | None = None) -> DetectorParts:
+        """The first stage's projection and the category head that this detector lends.
+
+        Args:
+            targets: boxes of the images, for a selector that reads them.
+        """
+        heads, last = self.bbox_head.cls_branches, int(self.decoder.num_layers)
+        if not self.as_two_stage:
+            return DetectorParts(
+                category_head=lambda layer: heads[min(layer, last - 1)], targets=targets
+            )
+        return DetectorParts(
+            projection=lambda x: self.memory_trans_norm(self.memory_trans_fc(x)),
+            # the first stage's head stands after those of the decoder layers
+            category_head=lambda layer: heads[last],
+            targets=targets,
+        )
+
+    def detection_loss(self, samples: SampleList) -> DetectionLoss:
+        """Class, box and IoU losses of predictions that are matched like a decoder layer's.
+
+        Args:
+            samples: with the ground truth that they are matched to.
+        """
+        return partial(
+            self.bbox_head.loss_by_feat_single,
+            batch_gt_instances=[sample.gt_instances for sample in samples],
+            batch_img_metas=[sample.metainfo for sample in samples],
+        )
+
+    def matching_queries(self, queries: Queries) -> slice:
+        """The decoder queries that also exist at test time; denoising ones stand before them."""
+        start = 0 if queries.denoising is None else queries.denoising["num_denoising_queries"]
+        return slice(start, start + self.num_queries)
+
+    # -- the three steps --------------------------------------------------
+
+    def encode(
+        self,
+        features: Sequence[Tensor],
+        image_hw: ImageSize,
+        image_sizes: Sequence[ImageSize] | None = None,
+        targets: Targets | None = None,
+    ) -> EncoderOutput:
+        """Feature maps to refined memory.
+
+        Args:
+            features: per level (B, C, h, w), finest first, as the neck gives them.
+            image_hw: (height, width) of the batched, padded input in pixels.
+            image_sizes: (height, width) of each image before padding; None: all fill
+                the input.
+            targets: boxes, for an encoder that reads them (``encoder.needs_boxes``).
+        """
+        tokens = self.tokenize(features, image_hw, image_sizes)
+        output: EncoderOutput = self.encoder(tokens, self.detector_parts(targets))
+        return output
+
+    def tokenize(
+        self,
+        features: Sequence[Tensor],
+        image_hw: ImageSize,
+        image_sizes: Sequence[ImageSize] | None = None,
+    ) -> TokenGrid:
+        """Feature maps with position and level embedding as one grid, see :meth:`encode`."""
+        masks = padding_masks(features, image_hw, image_sizes)
+        positions = [
+            self.positional_encoding(None if masks is None else masks[level], input=feature)
+            + self.level_embed[level][:, None, None]
+            for level, feature in enumerate(features)
+        ]
+        tokens = TokenGrid.from_maps(features, positions, masks, image_hw)
+        sizes = image_sizes or [image_hw]
+        most = max(count_valid(tokens.shapes, image_hw, size) for size in sizes)
+        return replace(tokens, max_valid=most)
+
+    def prepare_queries(self, encoded: EncoderOutput, samples: SampleList | None = None) -> Queries:
+        """What the decoder starts from, MMDetection's way.
+
+        Args:
+            encoded: of :meth:`encode`.
+            samples: with ground truth, for denoising in training; None elsewhere.
+        """
+        memory, mask, shapes = batches.with_enough_tokens(encoded, self.num_queries)
+        return Queries.from_mmdet(*self.pre_decoder(memory, mask, shapes))
+
+    def decode(self, queries: Queries, encoded: EncoderOutput, record: bool = False) -> Decoded:
+        """Queries refined by every decoder layer.
+
+        Args:
+            queries: of :meth:`prepare_queries`.
+            encoded: of :meth:`encode`.
+            record: also record what the decoder looks at.
+        """
+        if not record:
+            return self.run_decoder(queries, encoded)
+        with record_cross_attention(self.decoder, self.matching_queries(queries)) as seen:
+            decoded = self.run_decoder(queries, encoded)
+        return replace(decoded, attention_map=seen.attention_map(encoded.tokens.shapes))
+
+    def run_decoder(self, queries: Queries, encoded: EncoderOutput) -> Decoded:
+        """Call the decoder, as MMDetection's ``forward_decoder`` does."""
+        found = self.forward_decoder(
+            **self.decoder_inputs(queries),
+            memory=encoded.memory,
+            memory_mask=encoded.tokens.padding_mask,
+            # on the host, so that the attention need not read them off the device
+            spatial_shapes=encoded.tokens.shapes,
+            level_start_index=None,
+            valid_ratios=encoded.tokens.valid_ratios,
+        )
+        return Decoded(found["hidden_states"], found["references"])
+
+    def decoder_inputs(self, queries: Queries) -> dict[str, Any]:
+        """What ``forward_decoder`` takes of the queries."""
+        return dict(
+            query=queries.content,
+            query_pos=queries.position,
+            reference_points=queries.reference_points,
+        )
+
+    # -- training and testing ---------------------------------------------
+
+    def loss(self, batch_inputs: Tensor, batch_data_samples: SampleList) -> dict[str, Tensor]:
+        """The detector's losses and its encoder's, under their own names.
+
+        Args:
+            batch_inputs: (B, 3, height, width).
+            batch_data_samples: with ground truth.
+
+        Raises:
+            ValueError: encoder and head name the same loss.
+        """
+        samples, targets = batch_data_samples, batches.targets_of(batch_data_samples)
+        read = targets if self.encoder.needs_boxes else None
+        encoded = self.encode(self.extract_feat(batch_inputs), *batches.sizes_of(samples), read)
+        queries = self.prepare_queries(encoded, samples)
+        decoded = self.decode(queries, encoded, record=self.encoder.learns_from_decoder)
+        losses, extra = precisely(
+            lambda found: self._losses(*found, samples, targets),
+            (encoded, queries, decoded),
+            self.bbox_head,
+        )
+        clash = losses.keys() & extra.keys()
+        if clash:
+            raise ValueError(f"encoder and head both name a loss {sorted(clash)}")
+        return {**losses, **extra}
+
+    def _losses(
+        self,
+        encoded: EncoderOutput,
+        queries: Queries,
+        decoded: Decoded,
+        samples: SampleList,
+        targets: Targets,
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """The head's losses and the encoder's."""
+        targets = replace(targets, attention_map=decoded.attention_map)
+        losses = self.head_loss(queries, decoded, samples)
+        return losses, self.encoder.loss(encoded, targets, self.detection_loss(samples))
+
+    def head_loss(
+        self, queries: Queries, decoded: Decoded, samples: SampleList
+    ) -> dict[str, Tensor]:
+        """The losses of ``bbox_head``."""
+        losses: dict[str, Tensor] = self.bbox_head.loss(
+            **self.head_inputs(queries, decoded), batch_data_samples=samples
+        )
+        return losses
+
+    def head_inputs(self, queries: Queries, decoded: Decoded) -> dict[str, Any]:
+        """What the head takes: of the decoder, and in training of the first stage."""
+        inputs = dict(hidden_states=decoded.states, references=decoded.references)
+        if not self.training:
+            return inputs
+        first = queries.proposals
+        return dict(
+            **inputs,
+            enc_outputs_class=None if first is None else first.logits,
+            enc_outputs_coord=None if first is None else first.boxes,
+        )
+
+    def predict(
+        self, batch_inputs: Tensor, batch_data_samples: SampleList, rescale: bool = True
+    ) -> SampleList:
+        """MMDetection's predictions; with ``test_cfg.report_tokens`` also ``token_selection``."""
+        samples = batch_data_samples
+        report = bool((self.test_cfg or {}).get("report_tokens", False))
+        encoded = self.encode(
+            self.extract_feat(batch_inputs), *batches.sizes_of(samples), self._boxes_read(samples)
+        )
+        queries = self.prepare_queries(encoded, samples)
+        decoded = self.decode(queries, encoded, record=report)
+        head, asked = self.bbox_head, dict(rescale=rescale, batch_data_samples=samples)
+        results = precisely(
+            lambda given: head.predict(**given, **asked), self.head_inputs(queries, decoded), head
+        )
+        samples = self.add_pred_to_datasample(samples, batches.in_float32(results))
+        if decoded.attention_map is not None:
+            reports = token_reports(encoded, decoded.attention_map)
+            for sample, found in zip(samples, reports, strict=True):
+                sample.token_selection = found
+        return samples
+
+    def forward_transformer(
+        self, img_feats: Sequence[Tensor], batch_data_samples: SampleList | None = None
+    ) -> dict[str, Any]:
+        """The three steps under MMDetection's name; returns the inputs of ``bbox_head``."""
+        sizes, read = batches.sizes_of(batch_data_samples), self._boxes_read(batch_data_samples)
+        encoded = self.encode(img_feats, *sizes, read)
+        queries = self.prepare_queries(encoded, batch_data_samples)
+        return self.head_inputs(queries, self.decode(queries, encoded))
+
+    def _boxes_read(self, samples: SampleList | None) -> Targets | None:
+        """Annotated boxes of test images, for an encoder that reads them."""
+        return batches.annotations_of(samples) if self.encoder.needs_boxes else None
+
+    def set_keep_ratio(self, keep_ratio: float | Sequence[float]) -> None:
+        """Keep another share of the tokens from now on, see :class:`Encoder`."""
+        self.encoder.set_keep_ratio(keep_ratio)

@@ -1,0 +1,130 @@
+"""What a selector decides: records of token indices, whose sizes the host knows.
+
+They hold decisions only. What an encoder made of them in each of its layers is
+:attr:`sparse_encoders.encoders.EncoderOutput.layers`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class LayerSelection:
+    """The tokens that one encoder layer refines.
+
+    Attributes:
+        indices: (B, K) int64 token indices. K is the same for every image and known
+            on the host.
+        kept: (B, K) bool; False marks places that an image with fewer kept
+            tokens than K only carries along: they are never written back.
+        present: (B, K) bool, the places whose tokens interact in the layer. Counted
+            over a batch, an image carries as many as the batch's largest one, as in
+            the released Focus-DETR; else the same as ``kept``.
+        full: whether the host knows that all of ``kept`` and ``present`` is True.
+    """
+
+    indices: Tensor
+    kept: Tensor
+    present: Tensor
+    full: bool = False
+
+    @classmethod
+    def join(cls, parts: Sequence[LayerSelection]) -> LayerSelection:
+        """The tokens of several selections that share none, one selection after another."""
+        if len(parts) == 1:
+            return parts[0]
+        return cls(
+            torch.cat([part.indices for part in parts], 1),
+            torch.cat([part.kept for part in parts], 1),
+            torch.cat([part.present for part in parts], 1),
+            all(part.full for part in parts),
+        )
+
+    @property
+    def size(self) -> int:
+        """K."""
+        return self.indices.shape[1]
+
+    def gather(self, tokens: Tensor) -> Tensor:
+        """(B, K, C) rows of (B, N, C), or (B, K) entries of (B, N)."""
+        if tokens.dim() == 2:
+            return tokens.gather(1, self.indices)
+        return tokens.gather(1, self.indices.unsqueeze(-1).expand(-1, -1, tokens.shape[-1]))
+
+    def put(self, tokens: Tensor, rows: Tensor) -> Tensor:
+        """(B, N, C) ``tokens`` with all K places replaced by (B, K, C) ``rows``."""
+        return tokens.scatter(1, self.indices.unsqueeze(-1).expand_as(rows), rows)
+
+    def write(self, tokens: Tensor, new: Tensor) -> Tensor:
+        """(B, N, C) ``tokens`` with the kept ones replaced by (B, K, C) ``new``."""
+        if self.full:
+            return self.put(tokens, new)
+        return self.put(tokens, self.choose(new, self.gather(tokens)))
+
+    def choose(self, new: Tensor, old: Tensor) -> Tensor:
+        """(B, K, C) ``new`` where a place is kept, ``old`` where it is only carried along."""
+        return new if self.full else torch.where(self.kept.unsqueeze(-1), new, old)
+
+    def mask(self, num_tokens: int) -> Tensor:
+        """(B, N) bool, True where a token is kept."""
+        blank = torch.zeros(
+            self.indices.shape[0], num_tokens, dtype=torch.bool, device=self.indices.device
+        )
+        return blank.scatter(1, self.indices, self.kept)
+
+
+@dataclass(frozen=True)
+class GroupSelection:
+    """What is kept of a group of levels, ranked among themselves.
+
+    Attributes:
+        levels: neighbouring feature levels.
+        layers: for each encoder layer the tokens of these levels that it keeps, as
+            indices into all N tokens, best score first. All layers share one
+            ranking: the indices of a layer begin those of the layer before it.
+        counts: (B,) int64 foreground tokens of each image on these levels, before
+            any cascade.
+        most: no image has more foreground tokens here; known on the host.
+    """
+
+    levels: range
+    layers: tuple[LayerSelection, ...]
+    counts: Tensor
+    most: int
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What a selector decided for one batch.
+
+    Attributes:
+        groups: what is kept of each group of levels, finest group first. Together
+            they hold every level once. Encoders that refine all levels alike have
+            one group.
+        logits: (B, N) the selector's own scores, as a loss wants them.
+        scores: (B, N) float32 scores as encoders read them: padding (and NaN) at
+            the smallest score of the image, or of the batch where it counts over it.
+    """
+
+    groups: tuple[GroupSelection, ...]
+    logits: Tensor
+    scores: Tensor
+
+    @property
+    def layers(self) -> tuple[LayerSelection, ...]:
+        """For each encoder layer what it keeps of all groups, one group after another.
+
+        Only within a group do the indices of a layer begin those of the layer before.
+        """
+        by_layer = zip(*(group.layers for group in self.groups), strict=True)
+        return tuple(LayerSelection.join(parts) for parts in by_layer)
+
+    @property
+    def counts(self) -> Tensor:
+        """(B,) int64 foreground tokens of each image, before any cascade."""
+        return torch.stack([group.counts for group in self.groups]).sum(0)

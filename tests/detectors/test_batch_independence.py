@@ -1,0 +1,148 @@
+"""A picture's detections do not depend on the pictures beside it: encoders x selectors x hosts.
+
+Every encoder, with every selector that it takes, in every host. The padded size is the same in
+all batches; so is what the backbone sees of a picture.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from mmdet.structures import DetDataSample
+from torch import Tensor, nn
+
+from hosts import QUERIES, host_config
+from tiny import NUM_CLASSES, build, samples
+
+PIXELS, SCORE = 1e-3, 1e-5
+PADDED = (64, 96)
+PICTURES = {"small": (34, 40), "picture": (50, 80), "whole": PADDED}
+# pictures of each batch; a batch of whole ones alone has no padding mask
+BATCHES = (("picture",), ("picture", "small"), ("whole", "picture"), ("whole",))
+
+SPARSE_DETR = dict(efficient_query_init=True, class_specific_first_stage=True)
+HOSTS: dict[str, tuple[str, dict[str, Any]]] = {
+    "one-stage": ("DeformableDETR", dict(with_box_refine=False)),
+    "refine": ("DeformableDETR", {}),
+    "two-stage": ("two-stage DeformableDETR", {}),
+    "Sparse DETR's": ("two-stage DeformableDETR", SPARSE_DETR),
+    "DN-DETR": ("DNDETR", {}),
+    "DINO": ("DINO", {}),
+    "H-DETR": ("HDETR", {}),
+    "DDQ-DETR": ("DDQDETR", {}),
+}
+SELECTORS = (
+    "DecoderAttentionSelector",
+    "FocusTokenSelector",
+    "OracleSelector",
+    "RandomSelector",
+)
+PRUNING: dict[str, dict[str, Any]] = {
+    "sparse": dict(type="SparseDETREncoder"),
+    "dual": dict(type="DualAttentionEncoder", num_object_tokens=12),
+    "dual, paper": dict(
+        type="DualAttentionEncoder",
+        num_object_tokens=12,
+        values="updated",
+        object_score="probability",
+    ),
+    "lite": dict(type="LiteDETREncoder", blocks=1, small_low_level_ffn=True),
+    "lite, all pruned": dict(type="LiteDETREncoder", blocks=1, prune_high_levels=True),
+}
+ENCODERS: dict[str, dict[str, Any]] = {
+    "dense": dict(type="DenseEncoder"),
+    "lite alone": dict(type="LiteDETREncoder", blocks=1),
+    "lite, key-aware": dict(type="LiteDETREncoder", blocks=1, attention="key_aware"),
+    **{
+        f"{name} + {selector}": {
+            **encoder,
+            "selector": dict(type=selector, keep_ratio=[0.6, 0.3], count="batch"),
+        }
+        for name, encoder in PRUNING.items()
+        for selector in SELECTORS
+    },
+}
+
+
+def spread_weights(module: nn.Module) -> None:
+    """Weights under which detections differ from each other and depend on the memory."""
+    generator = torch.Generator().manual_seed(1)
+    for name, parameter in module.named_parameters():
+        if name.startswith("backbone."):
+            continue
+        if parameter.dim() > 1:
+            nn.init.normal_(parameter, std=0.08, generator=generator)
+        elif "cls_branches" in name:
+            nn.init.zeros_(parameter)
+
+
+class Host:
+    """A tiny detector whose encoder is changed, on batches whose features are computed once."""
+
+    def __init__(self, name: str) -> None:
+        kind, changes = HOSTS[name]
+        test_cfg = dict(max_per_img=QUERIES * NUM_CLASSES)  # all: no cut that a tie could move
+        self.model: Any = build(host_config(kind, test_cfg=test_cfg, **changes)).eval()
+        spread_weights(self.model)
+        self.layer_cfg = self.model.encoder.layer_cfg
+        self.batches = [batch_of(names) for names in BATCHES]
+        with torch.no_grad():
+            self.features = [self.model.extract_feat(images) for images, _ in self.batches]
+
+    def detections(self, encoder: dict[str, Any]) -> list[list[DetDataSample]]:
+        """Of each batch, with another encoder."""
+        config = dict(num_layers=2, layer_cfg=self.layer_cfg, **copy.deepcopy(encoder))
+        self.model.encoder = self.model.build_encoder(config).eval()
+        spread_weights(self.model.encoder)
+        found = []
+        for features, (images, fed) in zip(self.features, self.batches, strict=True):
+            self.model.extract_feat = lambda _, features=features: features
+            with torch.no_grad():
+                found.append(self.model.predict(images, copy.deepcopy(fed)))
+        return found
+
+
+def batch_of(names: tuple[str, ...]) -> tuple[Tensor, list[DetDataSample]]:
+    """Padded images and their samples; a picture is the same in every batch."""
+    images, fed = [], []
+    for name in names:
+        (height, width), seed = PICTURES[name], list(PICTURES).index(name)
+        image = torch.zeros(3, *PADDED)
+        generator = torch.Generator().manual_seed(seed)
+        image[:, :height, :width] = torch.randn(3, height, width, generator=generator)
+        images.append(image)
+        fed += samples([(height, width)], PADDED, (3,), seed=seed)
+    return torch.stack(images), fed
+
+
+@pytest.fixture(scope="module", params=HOSTS)
+def host(request: pytest.FixtureRequest) -> Host:
+    return Host(request.param)
+
+
+def farthest(ours: DetDataSample, others: DetDataSample) -> float:
+    """Way from a detection to the other set's nearest of its label, in tolerances."""
+    a, b = ours.pred_instances, others.pred_instances
+    apart = (a.bboxes[:, None] - b.bboxes).abs().amax(-1) / PIXELS
+    apart = apart.maximum((a.scores[:, None] - b.scores).abs() / SCORE)
+    apart = apart.masked_fill(a.labels[:, None] != b.labels, torch.inf)
+    return float(apart.amin(1).max())
+
+
+@pytest.mark.parametrize("encoder", ENCODERS)
+def test_a_picture_is_the_same_alone_and_beside_others(host: Host, encoder: str) -> None:
+    """Detections are compared as sets: those of equal scores may stand in any order."""
+    (alone,), (beside_smaller, _), (whole, beside_larger), (whole_alone,) = host.detections(
+        ENCODERS[encoder]
+    )
+    assert len(alone.pred_instances) == QUERIES * NUM_CLASSES
+    assert alone.pred_instances.scores.unique().numel() > QUERIES
+    for one, other in (
+        (alone, beside_smaller),
+        (alone, beside_larger),
+        (whole_alone, whole),
+    ):
+        assert max(farthest(one, other), farthest(other, one)) <= 1

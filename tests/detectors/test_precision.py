@@ -1,0 +1,90 @@
+"""Mixed precision: losses in float32, and every weight gets its gradient."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+import torch
+from mmdet.models.losses import FocalLoss, GIoULoss, L1Loss
+from torch import Tensor, nn
+
+from hosts import HOSTS, host_config
+from sparse_encoders.selectors import decoder_attention, focus
+from tiny import build, our_deformable, samples
+
+INPUT = (64, 96)
+BATCH = dict(image_shapes=[INPUT, (50, 80)], input_shape=INPUT, boxes=(3, 2))
+LOSSES = {"FocalLoss", "L1Loss", "GIoULoss"}
+HALVES = [torch.bfloat16, torch.float16]
+
+
+def specific(encoder: dict[str, Any]) -> Any:
+    """Sparse DETR's detector, whose first stage learns the classes."""
+    return our_deformable(
+        "two-stage",
+        num_queries=40,
+        test_cfg=dict(max_per_img=50),
+        class_specific_first_stage=True,
+        efficient_query_init=True,
+        encoder=encoder,
+    )
+
+
+@contextmanager
+def spied(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, set[Any]]]:
+    """Dtypes of all floating tensors that reach each loss function, and autocast's state there."""
+    seen: dict[str, set[Any]] = {}
+
+    def spy(owner: Any, name: str, label: str) -> None:
+        original = getattr(owner, name)
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            given = [x for x in (*args, *kwargs.values()) if isinstance(x, Tensor)]
+            notes = {x.dtype for x in given if x.is_floating_point()}
+            notes |= {"autocast"} if torch.is_autocast_enabled("cpu") else set()
+            seen.setdefault(label, set()).update(notes)
+            return original(*args, **kwargs)
+
+        patch.setattr(owner, name, call)
+
+    with monkeypatch.context() as patch:
+        for kind in (FocalLoss, L1Loss, GIoULoss):
+            spy(kind, "forward", kind.__name__)
+        spy(focus, "foreground_focal_loss", "foreground")
+        spy(decoder_attention, "token_selection_loss", "decoder attention")
+        yield seen
+
+
+def losses_in(model: nn.Module, dtype: torch.dtype) -> dict[str, Tensor]:
+    torch.manual_seed(1)
+    images = torch.randn(2, 3, *INPUT)
+    with torch.autocast("cpu", dtype):
+        try:
+            found: dict[str, Tensor] = model(images, samples(**BATCH), mode="loss")
+        except RuntimeError as error:  # an operator that this torch lacks in float16 on the CPU
+            if dtype == torch.float16 and "not implemented for 'Half'" in str(error):
+                pytest.skip(f"torch {torch.__version__}: {error}")
+            raise
+    return found
+
+
+@pytest.mark.parametrize("dtype", HALVES, ids=str)
+@pytest.mark.parametrize("host", [*HOSTS, "class-specific first stage"])
+@pytest.mark.parametrize("encoder", ["SparseDETREncoder", "DualAttentionEncoder"])
+def test_what_reaches_a_loss_is_float32(
+    encoder: str, host: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = dict(type=encoder)
+    config = host_config(host, settings) if host in HOSTS else specific(settings)
+    model = build(config).train()
+    with spied(monkeypatch) as seen:
+        losses = losses_in(model, dtype)
+    own = "decoder attention" if encoder == "SparseDETREncoder" else "foreground"
+    assert set(seen) == LOSSES | {own}
+    assert {label: kinds for label, kinds in seen.items() if kinds != {torch.float32}} == {}
+    each = [x for loss in losses.values() for x in (loss if isinstance(loss, list) else [loss])]
+    assert {loss.dtype for loss in each} == {torch.float32}
+    assert all(loss.isfinite().all() for loss in each)

@@ -1,0 +1,120 @@
+"""Every weight gets the gradient under autocast that it gets in float32."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.modules.module import register_module_forward_pre_hook
+
+from detectors.test_matrix import ENCODERS
+from hosts import HOSTS, host_config
+from replay import choices
+from sparse_encoders.autocast import without_gradient
+from tiny import build, samples, total
+
+INPUT = (64, 96)
+#: scales a token that a LayerNorm normalises at once: its gradient is rounding, in any precision
+NO_DIRECTION = "encoder.selector.alpha"
+
+
+def off_its_start(model: nn.Module) -> nn.Module:
+    """A model like one in training: no weight is zero, no place lies on a cell's edge."""
+    torch.manual_seed(5)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.02)
+    return model.train()
+
+
+def gradients(model: nn.Module, half: bool, taken: list[Any] | None = None) -> Any:
+    """Gradient of each parameter that learns, and the choices of the pass."""
+    model.zero_grad()
+    torch.manual_seed(1)
+    images, batch = torch.randn(2, 3, *INPUT), samples([INPUT, (50, 80)], INPUT, boxes=(20, 16))
+    with choices(taken) as made, torch.autocast("cpu", torch.bfloat16, enabled=half):
+        losses = model(images, batch, mode="loss")
+    total(losses).backward()
+    return {n: p.grad for n, p in model.named_parameters() if p.requires_grad}, made
+
+
+@pytest.mark.parametrize("encoder", ENCODERS)
+@pytest.mark.parametrize("host", HOSTS)
+def test_bfloat16_gradients_point_where_float32_ones_do(host: str, encoder: str) -> None:
+    model = off_its_start(build(host_config(host, ENCODERS[encoder])))
+    exact, made = gradients(model, half=False)
+    rounded, _ = gradients(model, half=True, taken=made)
+    assert [n for n, g in exact.items() if g is None or g.abs().max() == 0] == []
+    assert [n for n, g in rounded.items() if g is None] == []
+    exact.pop(NO_DIRECTION, None)
+    cosines = {
+        n: float(F.cosine_similarity(g.flatten(), rounded[n].flatten(), 0))
+        for n, g in exact.items()
+    }
+    assert {n: round(c, 3) for n, c in cosines.items() if c <= 0.9} == {}
+
+
+def seen_by_no_gradient(model: nn.Module) -> dict[str, bool]:
+    """Modules with weights that run under ``no_grad``: whether autocast stores their casts."""
+    stored = {}
+    names = {module: name for name, module in model.named_modules()}
+
+    def look(module: nn.Module, inputs: Any) -> None:
+        learns = any(p.requires_grad for p in module.parameters())
+        if module in names and learns and not torch.is_grad_enabled():
+            stored[names[module]] = torch.is_autocast_cache_enabled()
+
+    handle = register_module_forward_pre_hook(look)
+    try:
+        with torch.autocast("cpu", torch.bfloat16):
+            model(torch.randn(2, 3, *INPUT), samples([INPUT] * 2, INPUT, boxes=(2, 1)), mode="loss")
+            assert torch.is_autocast_cache_enabled()
+    finally:
+        handle.remove()
+    return stored
+
+
+@pytest.mark.parametrize("encoder", ENCODERS)
+@pytest.mark.parametrize("host", HOSTS)
+def test_no_cast_without_gradient_is_stored(host: str, encoder: str) -> None:
+    """Newer torch forgives it; before December 2025 such a weight got no gradient."""
+    model = build(host_config(host, ENCODERS[encoder], decoder_attention="key_aware")).train()
+    stored = seen_by_no_gradient(model)
+    ranks = {"sparse": "decoder.layers.0.cross_attn", "focus": "bbox_head.cls_branches"}
+    assert any(name.startswith(ranks.get(encoder, "")) for name in stored) == (encoder in ranks)
+    assert [name for name, kept in stored.items() if kept] == []
+
+
+def test_the_store_is_neither_read_nor_written_nor_emptied() -> None:
+    layer, x = nn.Linear(3, 3, bias=False), torch.ones(1, 3)
+
+    @without_gradient
+    def observe() -> Tensor:
+        assert not torch.is_grad_enabled()
+        return layer(x)
+
+    with torch.autocast("cpu", torch.bfloat16):
+        before = layer(x)  # its cast is stored from here on
+        layer.weight.data.zero_()
+        assert observe().abs().max() == 0  # reads the weight itself
+        assert torch.equal(layer(x), before)  # the store is as it was
+    with torch.autocast("cpu", torch.bfloat16):
+        observe()
+        layer.weight.data.fill_(1.0)
+        found = layer(x)  # had it stored its cast, this would be zero
+    assert found.tolist() == [[3.0] * 3]
+    found.sum().backward()
+    assert layer.weight.grad is not None
+
+
+def test_errors_leave_the_store_on() -> None:
+    @without_gradient
+    def fail() -> None:
+        raise RuntimeError("stop")
+
+    with torch.autocast("cpu", torch.bfloat16), pytest.raises(RuntimeError, match="stop"):
+        fail()
+    assert torch.is_autocast_cache_enabled() and torch.is_grad_enabled()
