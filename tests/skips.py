@@ -20,7 +20,8 @@ import torch
 OF_THE_TORCH: Mapping[str, int] = {
     r"torch \S+ has no torch\.export\.export\(strict=False\)": 16,
     r"torch \S+ has no torch\.library\.opcheck": 10,
-    r"torch \S+ has no float16 autocast on the CPU": 2,
+    r"torch \S+ has no float16 autocast on the CPU": 20,
+    r"torch \S+: .* not implemented for 'Half'": 20,
     r"torch \S+ has no torch\.onnx\.export\(dynamo=True\)": 1,
     r"torch \S+ has no FSDP on the CPU": 2,
 }

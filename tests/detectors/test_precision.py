@@ -12,13 +12,14 @@ from mmdet.models.losses import FocalLoss, GIoULoss, L1Loss
 from torch import Tensor, nn
 
 from hosts import HOSTS, host_config
+from skips import needs_float16_autocast
 from sparse_encoders.selectors import decoder_attention, focus
 from tiny import build, our_deformable, samples
 
 INPUT = (64, 96)
 BATCH = dict(image_shapes=[INPUT, (50, 80)], input_shape=INPUT, boxes=(3, 2))
 LOSSES = {"FocalLoss", "L1Loss", "GIoULoss"}
-HALVES = [torch.bfloat16, torch.float16]
+HALVES = [torch.bfloat16, pytest.param(torch.float16, marks=needs_float16_autocast)]
 
 
 def specific(encoder: dict[str, Any]) -> Any:
