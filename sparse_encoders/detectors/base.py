@@ -5,33 +5,28 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
-from mmdet.models.detectors.base_detr import DetectionTransformer
 from mmdet.structures import SampleList
 from torch import Tensor
 
 from sparse_encoders.attention import KeyAwareDeformableAttention, attention_config
 from sparse_encoders.autocast import precisely
-from sparse_encoders.contracts import DetectionLoss, DetectorParts, Targets
+from sparse_encoders.contracts import Targets
 from sparse_encoders.detectors import batches
-from sparse_encoders.detectors.recording import record_cross_attention
 from sparse_encoders.detectors.records import Decoded, Queries
 from sparse_encoders.detectors.reporting import token_reports
+from sparse_encoders.detectors.steps import DetectorSteps
 from sparse_encoders.encoders.base import Encoder, EncoderOutput
 from sparse_encoders.registry import build_swappable
-from sparse_encoders.tokens import TokenGrid, count_valid, padding_masks
-
-ImageSize = tuple[int, int]
 
 
-class EncoderDetector(DetectionTransformer):
+class EncoderDetector(DetectorSteps):
     """Base of all detectors here, put before MMDetection's own in the bases.
 
-    A batch goes through three steps, in training, at test time and when deployed:
-    :meth:`encode`, :meth:`prepare_queries`, :meth:`decode`; then through MMDetection's
-    head. From the data preprocessor to the neck and in the heads all is MMDetection's.
+    A batch goes through the three steps of :class:`DetectorSteps`, then through
+    MMDetection's head. From the data preprocessor to the neck and in the heads all is
+    MMDetection's.
 
     A detector builds its layers in ``_init_layers``, with :meth:`build_encoder` and
     :meth:`decoder_config`.
@@ -136,128 +131,6 @@ class EncoderDetector(DetectionTransformer):
             if isinstance(module, KeyAwareDeformableAttention):
                 module.init_weights()
         self.encoder.init_own_weights()
-
-    # -- what the encoder borrows ----------------------------------------
-
-    def detector_parts(self, targets: Targets | None = None) -> DetectorParts:
-        """The first stage's projection and the category head that this detector lends.
-
-        Args:
-            targets: boxes of the images, for a selector that reads them.
-        """
-        heads, last = self.bbox_head.cls_branches, int(self.decoder.num_layers)
-        if not self.as_two_stage:
-            return DetectorParts(
-                category_head=lambda layer: heads[min(layer, last - 1)], targets=targets
-            )
-        return DetectorParts(
-            projection=lambda x: self.memory_trans_norm(self.memory_trans_fc(x)),
-            # the first stage's head stands after those of the decoder layers
-            category_head=lambda layer: heads[last],
-            targets=targets,
-        )
-
-    def detection_loss(self, samples: SampleList) -> DetectionLoss:
-        """Class, box and IoU losses of predictions that are matched like a decoder layer's.
-
-        Args:
-            samples: with the ground truth that they are matched to.
-        """
-        return partial(
-            self.bbox_head.loss_by_feat_single,
-            batch_gt_instances=[sample.gt_instances for sample in samples],
-            batch_img_metas=[sample.metainfo for sample in samples],
-        )
-
-    def matching_queries(self, queries: Queries) -> slice:
-        """The decoder queries that also exist at test time; denoising ones stand before them."""
-        start = 0 if queries.denoising is None else queries.denoising["num_denoising_queries"]
-        return slice(start, start + self.num_queries)
-
-    # -- the three steps --------------------------------------------------
-
-    def encode(
-        self,
-        features: Sequence[Tensor],
-        image_hw: ImageSize,
-        image_sizes: Sequence[ImageSize] | None = None,
-        targets: Targets | None = None,
-    ) -> EncoderOutput:
-        """Feature maps to refined memory.
-
-        Args:
-            features: per level (B, C, h, w), finest first, as the neck gives them.
-            image_hw: (height, width) of the batched, padded input in pixels.
-            image_sizes: (height, width) of each image before padding; None: all fill
-                the input.
-            targets: boxes, for an encoder that reads them (``encoder.needs_boxes``).
-        """
-        tokens = self.tokenize(features, image_hw, image_sizes)
-        output: EncoderOutput = self.encoder(tokens, self.detector_parts(targets))
-        return output
-
-    def tokenize(
-        self,
-        features: Sequence[Tensor],
-        image_hw: ImageSize,
-        image_sizes: Sequence[ImageSize] | None = None,
-    ) -> TokenGrid:
-        """Feature maps with position and level embedding as one grid, see :meth:`encode`."""
-        masks = padding_masks(features, image_hw, image_sizes)
-        positions = [
-            self.positional_encoding(None if masks is None else masks[level], input=feature)
-            + self.level_embed[level][:, None, None]
-            for level, feature in enumerate(features)
-        ]
-        tokens = TokenGrid.from_maps(features, positions, masks, image_hw)
-        sizes = image_sizes or [image_hw]
-        most = max(count_valid(tokens.shapes, image_hw, size) for size in sizes)
-        return replace(tokens, max_valid=most)
-
-    def prepare_queries(self, encoded: EncoderOutput, samples: SampleList | None = None) -> Queries:
-        """What the decoder starts from, MMDetection's way.
-
-        Args:
-            encoded: of :meth:`encode`.
-            samples: with ground truth, for denoising in training; None elsewhere.
-        """
-        memory, mask, shapes = batches.with_enough_tokens(encoded, self.num_queries)
-        return Queries.from_mmdet(*self.pre_decoder(memory, mask, shapes))
-
-    def decode(self, queries: Queries, encoded: EncoderOutput, record: bool = False) -> Decoded:
-        """Queries refined by every decoder layer.
-
-        Args:
-            queries: of :meth:`prepare_queries`.
-            encoded: of :meth:`encode`.
-            record: also record what the decoder looks at.
-        """
-        if not record:
-            return self.run_decoder(queries, encoded)
-        with record_cross_attention(self.decoder, self.matching_queries(queries)) as seen:
-            decoded = self.run_decoder(queries, encoded)
-        return replace(decoded, attention_map=seen.attention_map(encoded.tokens.shapes))
-
-    def run_decoder(self, queries: Queries, encoded: EncoderOutput) -> Decoded:
-        """Call the decoder, as MMDetection's ``forward_decoder`` does."""
-        found = self.forward_decoder(
-            **self.decoder_inputs(queries),
-            memory=encoded.memory,
-            memory_mask=encoded.tokens.padding_mask,
-            # on the host, so that the attention need not read them off the device
-            spatial_shapes=encoded.tokens.shapes,
-            level_start_index=None,
-            valid_ratios=encoded.tokens.valid_ratios,
-        )
-        return Decoded(found["hidden_states"], found["references"])
-
-    def decoder_inputs(self, queries: Queries) -> dict[str, Any]:
-        """What ``forward_decoder`` takes of the queries."""
-        return dict(
-            query=queries.content,
-            query_pos=queries.position,
-            reference_points=queries.reference_points,
-        )
 
     # -- training and testing ---------------------------------------------
 
