@@ -16,6 +16,7 @@ from sparse_encoders import (
     evaluation,
     hooks,
     mixed_precision,
+    optimizers,
     selectors,
 )
 from sparse_encoders.publishing import register_config_scope
@@ -32,6 +33,7 @@ __all__ = [
     "evaluation",
     "hooks",
     "mixed_precision",
+    "optimizers",
     "selectors",
 ]
 

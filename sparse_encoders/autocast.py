@@ -10,12 +10,11 @@ from typing import Any, ParamSpec, TypeVar
 import torch
 from torch import Tensor, nn
 
+from sparse_encoders.compat import is_compiling
+
 T = TypeVar("T")
 R = TypeVar("R")
 P = ParamSpec("P")
-
-# not in every torch
-_is_compiling: Callable[[], bool] = getattr(torch.compiler, "is_compiling", lambda: False)
 
 
 def precisely(call: Callable[[T], R], inputs: T, owner: nn.Module) -> R:
@@ -71,7 +70,7 @@ def without_gradient(function: Callable[P, R]) -> Callable[P, R]:
     @wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
         with torch.no_grad():
-            if _is_compiling():  # a traced graph has no such store
+            if is_compiling():  # a traced graph has no such store
                 return function(*args, **kwargs)
             before = torch.is_autocast_cache_enabled()
             torch.set_autocast_cache_enabled(False)

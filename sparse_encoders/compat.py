@@ -244,6 +244,10 @@ def no_attention_fastpath() -> Iterator[None]:
         mha.set_fastpath_enabled(before)
 
 
+OutOfMemoryError: type[RuntimeError] = getattr(
+    torch, "OutOfMemoryError", torch.cuda.OutOfMemoryError
+)
+"""What torch raises where a device has no memory left."""
 _AUTOCAST_BY_DEVICE = hasattr(torch, "get_autocast_dtype")  # came with the device as an argument
 is_compiling: Callable[[], bool] = getattr(
     torch.compiler, "is_compiling", getattr(torch._utils, "is_compiling", lambda: False)

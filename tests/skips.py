@@ -11,6 +11,7 @@ import re
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from inspect import signature
 
 import pytest
@@ -18,9 +19,12 @@ import torch
 
 # Reason, as a pattern of its whole text, to the most tests that may be skipped for it.
 OF_THE_TORCH: Mapping[str, int] = {
-    r"torch \S+ has no torch\.export\.export\(strict=False\)": 8,
+    r"torch \S+ has no torch\.export\.export\(strict=False\)": 16,
     r"torch \S+ has no torch\.library\.opcheck": 10,
-    r"torch \S+ has no float16 autocast on the CPU": 2,
+    r"torch \S+ has no float16 autocast on the CPU": 20,
+    r"torch \S+ has no torch\.amp\.GradScaler of the CPU": 1,
+    r"torch \S+ has no torch\.compile\(fullgraph=True\) of dataclasses": 2,
+    r"torch \S+: .* not implemented for 'Half'": 20,
     r"torch \S+ has no torch\.onnx\.export\(dynamo=True\)": 1,
     r"torch \S+ has no FSDP on the CPU": 2,
 }
@@ -80,6 +84,24 @@ needs_newer_onnx_exporter = pytest.mark.skipif(
     "external_data" not in signature(torch.onnx.export).parameters,
     reason=version_lacks("torch.onnx.export(dynamo=True)"),
 )
+
+needs_scaler = pytest.mark.skipif(
+    not hasattr(torch.amp, "GradScaler"), reason=version_lacks("torch.amp.GradScaler of the CPU")
+)
+
+
+@dataclass
+class _Pair:
+    first: torch.Tensor
+
+
+def skip_without_graphs_of_dataclasses() -> None:
+    """Skip a test that compiles a model into one graph where torch cannot trace dataclasses."""
+    try:
+        torch.compile(lambda x: _Pair(x).first, backend="eager", fullgraph=True)(torch.ones(1))
+    except torch._dynamo.exc.Unsupported:
+        pytest.skip(version_lacks("torch.compile(fullgraph=True) of dataclasses"))
+
 
 _reasons: list[str] = []
 

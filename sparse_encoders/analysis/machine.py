@@ -40,6 +40,8 @@ def _processor() -> str:
 
 
 def _version(name: str) -> str | None:
+    if name == "torch":
+        return str(torch.__version__)  # with the build, which the package's metadata may lack
     try:
         return version(name)
     except PackageNotFoundError:

@@ -57,7 +57,7 @@ def sample(feature: Tensor, shapes: Shapes, places: Tensor) -> Tensor:
     batch, _, heads, depth = feature.shape
     queries = places.shape[1]
     outside = (~places.isfinite()).any(-1, keepdim=True)
-    grids = torch.where(outside, -2.0, places).clamp(-2.0, 3.0).mul(2.0).sub(1.0)
+    grids = places.masked_fill(outside, -2.0).clamp(-2.0, 3.0).mul(2.0).sub(1.0)
     sampled = []
     start = 0
     for level, (height, width) in enumerate(shapes):

@@ -9,6 +9,7 @@ import torch
 
 from deployed import SIZE, detector, picture
 from hosts import HOSTS
+from skips import skip_without_graphs_of_dataclasses
 from sparse_encoders.deployment import ImageToDetections, attention_backend
 from sparse_encoders.mixed_precision import BFloat16OptimWrapper
 from tiny import samples, total
@@ -56,6 +57,7 @@ def test_a_normalised_image() -> None:
 
 def test_it_compiles_as_one_graph() -> None:
     """With the operators of this package in it; 'eager' runs the captured graph as it is."""
+    skip_without_graphs_of_dataclasses()
     model = detector(encoder="focus")
     function = ImageToDetections(model, SIZE).eval()
     with torch.no_grad():

@@ -12,13 +12,15 @@ from mmdet.models.losses import FocalLoss, GIoULoss, L1Loss
 from torch import Tensor, nn
 
 from hosts import HOSTS, host_config
+from skips import needs_float16_autocast
+from sparse_encoders.compat import is_autocast_enabled
 from sparse_encoders.selectors import decoder_attention, focus
 from tiny import build, our_deformable, samples
 
 INPUT = (64, 96)
 BATCH = dict(image_shapes=[INPUT, (50, 80)], input_shape=INPUT, boxes=(3, 2))
 LOSSES = {"FocalLoss", "L1Loss", "GIoULoss"}
-HALVES = [torch.bfloat16, torch.float16]
+HALVES = [torch.bfloat16, pytest.param(torch.float16, marks=needs_float16_autocast)]
 
 
 def specific(encoder: dict[str, Any]) -> Any:
@@ -44,7 +46,7 @@ def spied(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, set[Any]]]:
         def call(*args: Any, **kwargs: Any) -> Any:
             given = [x for x in (*args, *kwargs.values()) if isinstance(x, Tensor)]
             notes = {x.dtype for x in given if x.is_floating_point()}
-            notes |= {"autocast"} if torch.is_autocast_enabled("cpu") else set()
+            notes |= {"autocast"} if is_autocast_enabled("cpu") else set()
             seen.setdefault(label, set()).update(notes)
             return original(*args, **kwargs)
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from hosts import host_config
+from skips import needs_scaler
 from sparse_encoders.hooks.non_finite_loss import non_finite_losses
 from tiny import build, samples
 
@@ -150,6 +151,7 @@ class Overflowing(nn.Module):
         return {"loss": (self.weight * 1e30).sum()}
 
 
+@needs_scaler
 def test_a_scaler_s_overflow_stops_nothing() -> None:
     model = Overflowing()
     scaler = torch.amp.GradScaler("cpu", init_scale=2.0**40)

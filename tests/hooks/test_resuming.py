@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from hosts import host_config
+from sparse_encoders.compat import load_weights
 from sparse_encoders.hooks import SeedByStepHook
 from tiny import build, samples
 
@@ -153,8 +154,7 @@ def test_a_resumed_run_is_the_uninterrupted_one(name: str, tmp_path: Path) -> No
     assert len(through.seen) == 2 * EPOCHS
     assert through.seen == before.seen[:2] + after.seen
     first, last = (
-        torch.load(folder / f"epoch_{EPOCHS}.pth", weights_only=True)
-        for folder in (tmp_path / "whole", parts)
+        load_weights(folder / f"epoch_{EPOCHS}.pth") for folder in (tmp_path / "whole", parts)
     )
     for key in ("state_dict", "ema_state_dict", "optimizer", "param_schedulers"):
         assert list(same(first[key], last[key])) == []

@@ -9,7 +9,7 @@ test_cfg = dict(type="TestLoop")
 
 optim_wrapper = dict(
     type="OptimWrapper",
-    optimizer=dict(type="AdamW", lr=4e-4, weight_decay=1e-4, fused=True),
+    optimizer=dict(type="FusedAdamW", lr=4e-4, weight_decay=1e-4),
     clip_grad=dict(max_norm=0.5, norm_type=2),
     paramwise_cfg=dict(custom_keys={"backbone": dict(lr_mult=0.25)}),
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from math import prod
 from typing import Any
 
 import torch
@@ -44,7 +45,9 @@ class ShapesOnly(TorchDispatchMode):
 
 
 def zeros(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
-    """Zeros on the CPU that take no memory; all of them are one number."""
+    """Zeros on the CPU; many of them take no memory, all being one number."""
+    if prod(shape) < LARGE:
+        return torch.zeros(tuple(shape), dtype=dtype)
     return torch.zeros((), dtype=dtype).expand(tuple(shape))
 
 
