@@ -202,7 +202,7 @@ def set_up(outer: str) -> None:
 
     def compile_all() -> None:
         if new:
-            say(f"compiling {mmcv} beside that")
+            say(f"{mmcv} beside that")
             run(str(ROOT / "tools" / "build_mmcv.py"), mmcv)
         if changed:
             provide_package()
