@@ -25,6 +25,15 @@ from pathlib import Path
 
 DEFINED = re.compile(r"^(?:(?:static|inline) )*(?:struct|void|[TS]|int|float) (\w+)\s*[({]", re.M)
 EXPORTED = re.compile(r'\bm\.def\(\s*"(\w+)"')
+EXEC = """import builtins, sys
+plain = builtins.exec
+def exec_into_locals(code, *spaces, **more):
+    if spaces or more:
+        return plain(code, *spaces, **more)
+    caller, found = sys._getframe(1), {}
+    plain(code, caller.f_globals, found)
+    caller.f_locals.update(found)
+builtins.exec = exec_into_locals"""
 LOAD = """import importlib.util as u, sys, torch
 spec = u.spec_from_file_location("mmcv._ext", sys.argv[1])
 module = u.module_from_spec(spec)
@@ -105,6 +114,8 @@ def build_wheel(mmcv: str, folder: Path) -> Path:
         work = Path(name)
         for module in ("cv2", "psutil"):  # asked for by setup.py, and perhaps being installed now
             (work / f"{module}.py").write_text("raise ModuleNotFoundError")
+        if sys.version_info >= (3, 13):  # MMCV 2.1's setup.py reads what exec() leaves in locals()
+            (work / "sitecustomize.py").write_text(EXEC)
         os.environ["PYTHONPATH"] = name
         fetch = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "-d", name, mmcv]
         fetch += ["--no-build-isolation", "--no-binary", mmcv.split("==")[0]]

@@ -47,6 +47,8 @@ WHICH_TORCH = "import os, torch; print(torch.__version__, os.path.dirname(torch.
 CHECK = """
 import platform, sys, warnings; warnings.filterwarnings("ignore")
 import numpy, torch, sparse_encoders.ops as own, mmcv.ops, mmdet, mmengine, timm
+from sparse_encoders.publishing import publish
+publish()  # `mim train mmdet NAME` finds the configs of this checkout
 names = [f"{m.__name__} {m.__version__}" for m in (torch, mmengine, mmcv, mmdet, timm, numpy)]
 print("    Python", platform.python_version(), "in", sys.prefix, "\\n   ", ", ".join(names))
 print("    GPUs:", torch.cuda.device_count(), "MMCV by", mmcv.ops.get_compiler_version(), end="; ")
@@ -202,20 +204,24 @@ def set_up(outer: str) -> None:
 
     def compile_all() -> None:
         if new:
-            say(f"compiling {mmcv} beside that")
+            say(f"{mmcv} beside that")
             run(str(ROOT / "tools" / "build_mmcv.py"), mmcv)
         if changed:
             provide_package()
 
+    def fetch_all() -> None:
+        if new:
+            provide_packages(versions)
+            # to bytecode, on a core that waits for the compilers; MMCV may not be there yet
+            imports = [sys.executable, "-c", "import timm, mmengine.runner, mmdet.apis"]
+            subprocess.run(imports, capture_output=True)
+
     with ThreadPoolExecutor() as pool:  # MMCV compiles while the packages are fetched
-        jobs = [pool.submit(provide_packages, versions)] if new else []
-        jobs.append(pool.submit(compile_all))
+        jobs = [pool.submit(fetch_all), pool.submit(compile_all)]
         for job in jobs:
             job.result()
     if new or changed:
         say("checking the environment")
-        # `mim train mmdet NAME` finds the configs of this checkout
-        run("-W", "ignore", "-m", "sparse_encoders.zoo", "publish")
         run("-c", CHECK)
         stamp.write_text(f"{stack_key()}\n{package_key()}\n")
     say(f"the environment {sys.prefix} is ready")
