@@ -20,6 +20,7 @@ from cuda_cases import (
 
 from sparse_encoders.ops import reference
 
+pytestmark = pytest.mark.slow
 CHANNELS = (16, 32, 64, 24, 5)  # three of their own layout, any multiple of 8, any at all
 
 

@@ -35,7 +35,7 @@ def make_runner(request, shapes, work_dir, encoder, backends=("LocalVisBackend",
             model=model.to_dict(),
             work_dir=str(work_dir),
             default_scope="mmdet",
-            experiment_name="run",
+            experiment_name=f"run in {work_dir}",  # MMEngine tells runs of one second apart by it
             custom_imports=dict(imports=["sparse_encoders", "sparse_encoders.datasets"]),
             train_cfg=dict(type="EpochBasedTrainLoop", max_epochs=2, val_interval=5),
             val_cfg=dict(type="ValLoop"),
