@@ -15,11 +15,11 @@ from mmengine.registry import init_default_scope
 from mmengine.runner import load_checkpoint
 
 import fake_releases as releases
+from reference.model import compare_detections
 from sparse_encoders.checkpoints.classes import CATEGORY_NUMBERS
 from sparse_encoders.checkpoints.conversion import convert
 from sparse_encoders.checkpoints.converting import convert_file, ready_config
 from sparse_encoders.checkpoints.families import FAMILIES, check_family, looks_like
-from sparse_encoders.checkpoints.reference_model import compare_detections
 from sparse_encoders.checkpoints.released import model_config
 from sparse_encoders.checkpoints.settings import release_settings
 from sparse_encoders.loading import read_checkpoint
