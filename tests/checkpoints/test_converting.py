@@ -189,7 +189,7 @@ def test_missing_and_misshapen_tensors() -> None:
     done = convert(state, "lite_dino", model)
     with torch.device("meta"), pytest.raises(ValueError) as refused:
         check_fit(MODELS.build(model), done.state, "the file")
-    assert "missing ['encoder.layers.3.low_level_ffn.layers.1.weight']" in str(refused.value)
+    assert "missing: 1 ['encoder.layers.3.low_level_ffn.layers.1.weight']" in str(refused.value)
     assert "memory_trans_fc.weight is (256, 128), wanted (256, 256)" in str(refused.value)
 
 
