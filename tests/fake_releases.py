@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sparse_encoders.checkpoints.seeded import seeded_state
+from reference.seeded import seeded_state
 
 MODELS = Path(__file__).parent / "fixtures" / "models"
 FAMILIES = sorted(path.stem.removesuffix("_r50") for path in MODELS.glob("*.npz"))

@@ -2,16 +2,17 @@
 
     python tools/verify_reference.py FIXTURE.npz ...
 
-Prints PASS or FAIL for each compared quantity; exits with 1 if any fails.
+Prints PASS or FAIL for each compared quantity; exits with 1 if any fails. The checks are in the
+checkout's ``tests/reference``; without that folder the script says so and exits with 2.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
+from pathlib import Path
 
-from sparse_encoders.checkpoints import all_checks
-from sparse_encoders.checkpoints.reference import verify
+TESTS = Path(__file__).resolve().parents[1] / "tests"
 
 
 def main() -> int:
@@ -19,6 +20,15 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("fixtures", nargs="+", metavar="FIXTURE.npz")
     args = parser.parse_args()
+    if not (TESTS / "reference").is_dir():
+        parser.error(
+            f"{TESTS / 'reference'}, which holds the checks, is missing: run this script in a "
+            "checkout or source distribution of sparse_encoders, an installed wheel has no tests"
+        )
+    sys.path.insert(0, str(TESTS))
+    from reference import all_checks
+    from reference.checks import verify
+
     all_checks()
     failed = 0
     for path in args.fixtures:

@@ -7,9 +7,9 @@ import pytest
 import torch
 from mmdet.registry import MODELS
 
+from reference.checks import CHECKERS, verify
+from reference.key_aware import check_key_aware_attention
 from sparse_encoders.attention import KeyAwareDeformableAttention
-from sparse_encoders.checkpoints.reference import CHECKERS, verify
-from sparse_encoders.checkpoints.reference_key_aware import check_key_aware_attention
 
 FIXTURE = Path(__file__).parents[1] / "fixtures" / "key_aware_attention.npz"
 SHAPES = ((8, 10), (4, 5), (2, 3))

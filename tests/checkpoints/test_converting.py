@@ -15,11 +15,11 @@ from mmengine.registry import init_default_scope
 from mmengine.runner import load_checkpoint
 
 import fake_releases as releases
+from reference.model import compare_detections
 from sparse_encoders.checkpoints.classes import CATEGORY_NUMBERS
 from sparse_encoders.checkpoints.conversion import convert
 from sparse_encoders.checkpoints.converting import convert_file, ready_config
 from sparse_encoders.checkpoints.families import FAMILIES, check_family, looks_like
-from sparse_encoders.checkpoints.reference_model import compare_detections
 from sparse_encoders.checkpoints.released import model_config
 from sparse_encoders.checkpoints.settings import release_settings
 from sparse_encoders.loading import read_checkpoint
@@ -189,7 +189,7 @@ def test_missing_and_misshapen_tensors() -> None:
     done = convert(state, "lite_dino", model)
     with torch.device("meta"), pytest.raises(ValueError) as refused:
         check_fit(MODELS.build(model), done.state, "the file")
-    assert "missing ['encoder.layers.3.low_level_ffn.layers.1.weight']" in str(refused.value)
+    assert "missing: 1 ['encoder.layers.3.low_level_ffn.layers.1.weight']" in str(refused.value)
     assert "memory_trans_fc.weight is (256, 128), wanted (256, 256)" in str(refused.value)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import runpy
+import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -12,10 +13,10 @@ import numpy as np
 import pytest
 import torch
 
-from sparse_encoders.checkpoints import all_checks
-from sparse_encoders.checkpoints.reference import close, equal, same_sets, verify
-from sparse_encoders.checkpoints.reference_focus import build_focus_encoder, fixture_tokens
-from sparse_encoders.checkpoints.seeded import seeded, uniform
+from reference import all_checks
+from reference.checks import close, equal, same_sets, verify
+from reference.focus import build_focus_encoder, fixture_tokens
+from reference.seeded import seeded, uniform
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 TOOL = Path(__file__).parents[2] / "tools" / "verify_reference.py"
@@ -186,3 +187,16 @@ def test_the_tool_reports_failure_by_its_exit_status(tmp_path, capsys, monkeypat
             runpy.run_path(str(TOOL), run_name="__main__")
         assert stopped.value.code == status
         assert line in capsys.readouterr().out
+
+
+def test_the_tool_without_the_tests_folder(tmp_path, capsys, monkeypatch):
+    """Beside an installed wheel: one sentence that says what is missing, no traceback."""
+    tool = tmp_path / "tools" / TOOL.name
+    tool.parent.mkdir()
+    shutil.copy(TOOL, tool)
+    monkeypatch.setattr(sys, "argv", ["verify_reference.py", "x.npz"])
+    with pytest.raises(SystemExit) as stopped:
+        runpy.run_path(str(tool), run_name="__main__")
+    assert stopped.value.code == 2
+    missing = tmp_path / "tests" / "reference"
+    assert f"error: {missing}, which holds the checks, is missing" in capsys.readouterr().err

@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 import torch
 
-from sparse_encoders.checkpoints import all_checks
+from reference import all_checks
+from reference.checks import verify
+from reference.lite import build_encoder, lite_state
+from reference.model import Agreement, settle_ties
+from reference.ties import FirstStageScores
 from sparse_encoders.checkpoints.names_detectors import released_names
-from sparse_encoders.checkpoints.reference import verify
-from sparse_encoders.checkpoints.reference_lite import build_encoder, lite_state
-from sparse_encoders.checkpoints.reference_model import Agreement, settle_ties
 from sparse_encoders.checkpoints.released import model_config
-from sparse_encoders.checkpoints.ties import FirstStageScores
 
 MODELS = Path(__file__).parents[1] / "fixtures" / "models"
 all_checks()

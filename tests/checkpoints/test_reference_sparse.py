@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sparse_encoders.checkpoints import all_checks
-from sparse_encoders.checkpoints.reference import verify
+from reference import all_checks
+from reference.checks import verify
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 all_checks()

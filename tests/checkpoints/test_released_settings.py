@@ -9,12 +9,12 @@ import torch
 from mmdet.registry import MODELS
 
 import fake_releases as releases
+from reference.model import fixture_images, released_model
+from reference.seeded import seeded_state
 from sparse_encoders.checkpoints.conversion import convert
 from sparse_encoders.checkpoints.families import check_family
 from sparse_encoders.checkpoints.names_detectors import used_name
-from sparse_encoders.checkpoints.reference_model import fixture_images, released_model
 from sparse_encoders.checkpoints.released import count_layers, model_config
-from sparse_encoders.checkpoints.seeded import seeded_state
 from sparse_encoders.checkpoints.settings import release_settings
 from sparse_encoders.loading import check_fit
 

@@ -10,8 +10,8 @@ from mmdet.structures.bbox import bbox_cxcywh_to_xyxy
 from mmengine.structures import InstanceData
 from torch import Tensor
 
-from sparse_encoders.checkpoints.reference import Check, Fixture, checks, close
-from sparse_encoders.checkpoints.seeded import uniform
+from reference.checks import Check, Fixture, checks, close
+from reference.seeded import uniform
 from sparse_encoders.detectors.denoising import DNDETRHead, DNQueryGenerator
 
 LOSSES = ("loss_cls", "loss_bbox", "loss_iou")

@@ -1,4 +1,4 @@
-"""Compare this package with reference numbers of the released implementations.
+"""What a check of a reference fixture is, and the comparisons that all checks use.
 
 A fixture is an ``.npz`` that says its ``kind`` and ``config`` and holds what a
 reference model gave. Each kind has one check; ``tools/verify_reference.py`` runs

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from reference.checks import Check, Fixture, checks, close, equal, same_sets
+from reference.seeded import seeded_input, seeded_state, uniform
 from sparse_encoders.checkpoints.names import FOCUS_ENCODER, rename, under
-from sparse_encoders.checkpoints.reference import Check, Fixture, checks, close, equal, same_sets
-from sparse_encoders.checkpoints.seeded import seeded_input, seeded_state, uniform
 from sparse_encoders.contracts import DetectorParts
 from sparse_encoders.encoders import DualAttentionEncoder
 from sparse_encoders.selectors.keep import KeepSchedule

@@ -13,11 +13,11 @@ import torch
 from mmdet.structures import DetDataSample
 from torch import Tensor
 
+from reference.checks import Check, Fixture, checks
+from reference.seeded import seeded_input, seeded_state, uniform
+from reference.ties import FirstStageScores
 from sparse_encoders.checkpoints.conversion import convert, load_converted
-from sparse_encoders.checkpoints.reference import Check, Fixture, checks
 from sparse_encoders.checkpoints.released import model_config
-from sparse_encoders.checkpoints.seeded import seeded_input, seeded_state, uniform
-from sparse_encoders.checkpoints.ties import FirstStageScores
 from sparse_encoders.detectors.dino import DINO
 from sparse_encoders.selectors.keep import KeepSchedule
 

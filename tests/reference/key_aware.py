@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from reference.checks import Check, Fixture, checks, close
+from reference.seeded import seeded, uniform
 from sparse_encoders.attention import KeyAwareDeformableAttention
-from sparse_encoders.checkpoints.reference import Check, Fixture, checks, close
-from sparse_encoders.checkpoints.seeded import seeded, uniform
 
 _TOLERANCE = 1e-9  # relative, of what the fixture holds in float64
 _TOLERANCE_STORED = 1e-6  # of what it holds in float32

@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from reference.checks import Check, Fixture, checks, close
+from reference.focus import fixture_tokens
+from reference.seeded import seeded_state
 from sparse_encoders.checkpoints.conversion import one_set_per_level
 from sparse_encoders.checkpoints.names import LITE_ENCODER, rename, under
-from sparse_encoders.checkpoints.reference import Check, Fixture, checks, close
-from sparse_encoders.checkpoints.reference_focus import fixture_tokens
-from sparse_encoders.checkpoints.seeded import seeded_state
 from sparse_encoders.contracts import DetectorParts
 from sparse_encoders.encoders import LiteDETREncoder
 

@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from reference.checks import Check, Fixture, checks, close, equal, same_sets
+from reference.focus import fixture_tokens
+from reference.seeded import seeded_state
 from sparse_encoders.checkpoints.names import SPARSE_ENCODER, rename, under
-from sparse_encoders.checkpoints.reference import Check, Fixture, checks, close, equal, same_sets
-from sparse_encoders.checkpoints.reference_focus import fixture_tokens
-from sparse_encoders.checkpoints.seeded import seeded_state
 from sparse_encoders.contracts import DetectorParts
 from sparse_encoders.encoders import EncoderOutput, SparseDETREncoder
 from sparse_encoders.selectors.projection import TokenProjection
