@@ -37,7 +37,9 @@ def dense(tmp_path_factory):
     options = dict(SMALL, **{"model.bbox_head.num_classes": len(CLASSES)})
     plan = make_plan(Comparison(FOCUS, folder, ("dense",), options=options))
     torch.manual_seed(0)
-    weights = MODELS.build(plan.configs["dense"].model).state_dict()
+    model = MODELS.build(plan.configs["dense"].model)
+    model.init_weights()  # MMDetection's level embeddings are whatever memory holds before
+    weights = model.state_dict()
     meta = dict(dataset_meta=dict(classes=CLASSES))
     torch.save(dict(state_dict=weights, meta=meta), folder / "dense.pth")
     return folder / "dense.pth"
