@@ -12,6 +12,7 @@ from mmdet.models.losses import FocalLoss, GIoULoss, L1Loss
 from torch import Tensor, nn
 
 from hosts import HOSTS, host_config
+from sparse_encoders.compat import is_autocast_enabled
 from sparse_encoders.selectors import decoder_attention, focus
 from tiny import build, our_deformable, samples
 
@@ -44,7 +45,7 @@ def spied(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, set[Any]]]:
         def call(*args: Any, **kwargs: Any) -> Any:
             given = [x for x in (*args, *kwargs.values()) if isinstance(x, Tensor)]
             notes = {x.dtype for x in given if x.is_floating_point()}
-            notes |= {"autocast"} if torch.is_autocast_enabled("cpu") else set()
+            notes |= {"autocast"} if is_autocast_enabled("cpu") else set()
             seen.setdefault(label, set()).update(notes)
             return original(*args, **kwargs)
 
