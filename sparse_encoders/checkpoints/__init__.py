@@ -9,6 +9,7 @@ CHECK_MODULES = (
     "reference_key_aware",
     "reference_lite",
     "reference_model",
+    "reference_salience",
     "reference_sparse",
 )
 
