@@ -121,11 +121,11 @@ def _same_memory(output: EncoderOutput, fixture: Fixture) -> Check:
     memory, wanted = output.memory[:, index], torch.from_numpy(fixture["memory"])
     padding = output.tokens.padding_mask
     if padding is not None and memory.shape == wanted.shape:
-        carried = torch.stack(
-            [layer.mask(output.tokens.num_tokens, carried=True) for layer in output.layers]
-        ).any(0)
-        skip = (padding & carried)[:, index].unsqueeze(-1)
-        memory = torch.where(skip, wanted, memory)
+        layer, counts = output.layers[0], output.selection.counts  # type: ignore[union-attr]
+        # what it writes back, the first ones of the ranking of which a later layer takes fewer
+        written = torch.arange(layer.size) < counts.unsqueeze(1)
+        refined = torch.zeros_like(padding).scatter(1, layer.indices, written & layer.present)
+        memory = torch.where((padding & refined)[:, index].unsqueeze(-1), wanted, memory)
     return close("memory", memory, fixture["memory"])
 
 

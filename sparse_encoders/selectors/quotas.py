@@ -78,13 +78,13 @@ class LevelQuotas(KeepSchedule):
             if num_layers != len(LAYER_RATIOS):
                 places = np.linspace(0, 1, num_layers), np.linspace(0, 1, len(LAYER_RATIOS))
                 layer_ratios = np.interp(*places, LAYER_RATIOS).tolist()
-        for name, values, wanted in (
-            ("level_ratios", level_ratios, f"{num_levels} feature levels"),
-            ("layer_ratios", layer_ratios, f"{num_layers} encoder layers"),
+        for name, values, wanted, what in (
+            ("level_ratios", level_ratios, num_levels, "feature levels"),
+            ("layer_ratios", layer_ratios, num_layers, "encoder layers"),
         ):
-            if len(values) != int(wanted.split()[0]):
+            if len(values) != wanted:
                 raise ValueError(
-                    f"{name} must have one entry for each of the {wanted}, "
+                    f"{name} must have one entry for each of the {wanted} {what}, "
                     f"got {len(values)}: {list(values)}"
                 )
         return cls.of(level_ratios, layer_ratios)
@@ -99,16 +99,14 @@ class LevelQuotas(KeepSchedule):
         Args:
             keep_ratio: mean over the layers, or the share of each layer.
         """
-        number = isinstance(keep_ratio, (int, float))
         given = KeepSchedule.from_config(keep_ratio, len(self.factors), cascade=False)
         factors, wanted = given.factors, given.ratio
-        if number:
-            factors = self.factors
-            mean = sum(factors) / len(factors)
-            if wanted > mean:
+        if isinstance(keep_ratio, (int, float)):
+            factors, mean = self.factors, sum(self.factors) / len(self.factors)
+            if wanted >= mean:
                 even = [1 / len(factors)] * len(factors)
-                factors, mean = _scaled(factors, even, wanted), wanted
-            wanted = min(wanted / mean, 1.0)
+                return LevelQuotas.of((1.0,) * len(self.shares), _scaled(factors, even, wanted))
+            wanted /= mean
         shares = _scaled(self.shares, _level_weights(len(self.shares)), wanted)
         return LevelQuotas.of(shares, factors)
 
@@ -141,15 +139,13 @@ def _level_weights(num_levels: int) -> list[float]:
 
 def _scaled(shares: Sequence[float], weights: Sequence[float], wanted: float) -> tuple[float, ...]:
     """min(1, c * share) of each, with c such that their weighted mean is ``wanted``."""
-    open_ends = sorted(range(len(shares)), key=lambda i: -shares[i])
+    below = sorted(range(len(shares)), key=lambda i: -shares[i])
     left = wanted
-    while open_ends:
-        factor = left / sum(weights[i] * shares[i] for i in open_ends)
-        if factor * shares[open_ends[0]] <= 1.0:
-            return tuple(
-                shares[i] * factor if i in open_ends else 1.0 for i in range(len(shares))
-            )
-        left -= weights[open_ends.pop(0)]
+    while below:
+        factor = left / sum(weights[i] * shares[i] for i in below)
+        if factor * shares[below[0]] <= 1.0:
+            return tuple(shares[i] * factor if i in below else 1.0 for i in range(len(shares)))
+        left -= weights[below.pop(0)]
     return (1.0,) * len(shares)
 
 

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from sparse_encoders.contracts import DetectorParts, Targets
 from sparse_encoders.registry import MODELS
 from sparse_encoders.selectors.base import Selector
+from sparse_encoders.selectors.level_ranking import rank_by_level
 from sparse_encoders.selectors.modulation import check_place, modulated_scores
 from sparse_encoders.selectors.projection import TokenProjection, project_tokens
 from sparse_encoders.selectors.quotas import LevelQuotas
-from sparse_encoders.selectors.ranking import best_first, fill_with_lowest, rankable
 from sparse_encoders.selectors.score_mlp import ScoreMLP
 from sparse_encoders.selectors.selection import GroupSelection, LayerSelection, Selection
 from sparse_encoders.supervision.foreground import Intervals
@@ -96,37 +96,16 @@ class SalienceTokenSelector(Selector):
         Counted over the batch, padding stands among a level's tokens at the batch's lowest
         score, as released: a layer may carry it along, but never keeps it.
         """
-        quotas, over_batch = self.active_schedule, self.counts_over_batch
+        quotas, mask = self.active_schedule, tokens.padding_mask
         assert isinstance(quotas, LevelQuotas)
-        most, own = quotas.capacities(tokens, levels), quotas.level_counts(tokens, levels)
-        limits = own.amax(0).expand_as(own) if over_batch else own
-        unusable, padding_mask = tokens.unusable.squeeze(-1), tokens.padding_mask
-        places, values = [], []
-        for size, limit, level in zip(most, limits.unbind(1), levels, strict=True):
-            if size == 0:
-                continue
-            part, padding = tokens.level_slices[level], tokens.padding_of(range(level, level + 1))
-            level_scores = scores[:, part]
-            if over_batch and padding is not None:
-                lowest = fill_with_lowest(level_scores, padding, over_batch)
-                level_scores, padding = torch.where(padding, lowest, level_scores), None
-            ranks = rankable(level_scores, padding)
-            best = best_first(ranks, size, unusable[:, part])
-            beyond = torch.arange(size, device=best.device) >= limit.unsqueeze(1)
-            places.append(best + part.start)
-            values.append(ranks.gather(1, best).masked_fill(beyond, -torch.inf))
-        joined = torch.cat(places, 1)
-        order = best_first(torch.cat(values, 1), sum(most), unusable.gather(1, joined))
-        ranked, counts = joined.gather(1, order), own.sum(1)
-        layers = LayerSelection.first_of(
-            ranked,
-            quotas.layer_counts(sum(most)),
-            quotas.layer_counts(limits.sum(1)),
-            counts,
-            full=padding_mask is None,
-            allowed=None if padding_mask is None else ~padding_mask.gather(1, ranked),
-        )
-        return GroupSelection(levels, layers, counts, sum(most))
+        sizes, own = quotas.capacities(tokens, levels), quotas.level_counts(tokens, levels)
+        limits = own.amax(0).expand_as(own) if self.counts_over_batch else own
+        ranked = rank_by_level(scores, tokens, levels, sizes, limits, self.counts_over_batch)
+        most, counts = sum(sizes), own.sum(1)
+        by_layer = quotas.layer_counts(most), quotas.layer_counts(limits.sum(1))
+        allowed = None if mask is None else ~mask.gather(1, ranked)
+        layers = LayerSelection.first_of(ranked, *by_layer, counts, mask is None, allowed)
+        return GroupSelection(levels, layers, counts, most)
 
     def loss(self, selection: Selection, tokens: TokenGrid, targets: Targets) -> dict[str, Tensor]:
         """``loss_salience``, a scalar."""

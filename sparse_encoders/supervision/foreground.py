@@ -78,9 +78,7 @@ class ForegroundLabels:
         return torch.cat(labels, 1)
 
 
-def level_intervals(
-    num_levels: int, intervals: str | Intervals
-) -> tuple[tuple[float, float], ...]:
+def level_intervals(num_levels: int, intervals: str | Intervals) -> tuple[tuple[float, float], ...]:
     """A (low, high) interval in pixels for each level.
 
     Args:

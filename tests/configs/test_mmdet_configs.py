@@ -30,6 +30,7 @@ ENCODERS = {
     "dual": DualAttentionEncoder,
     "focus": DualAttentionEncoder,
     "lite": LiteDETREncoder,
+    "salience": DualAttentionEncoder,
     "sparse": SparseDETREncoder,
 }
 SCHEDULES = {"3p1x2": (3, 2), "6p1x1": (3, 1), "h2l2": (2, 3)}  # high levels, blocks
@@ -103,6 +104,7 @@ def test_a_shrunken_copy_runs(path):
     losses = losses_of(representatives()[repr(model_of(path))])
     assert total(losses).isfinite()
     assert ("loss_foreground" in losses) == ("focus" in words(path))
+    assert ("loss_salience" in losses) == ("salience" in words(path))
 
 
 @pytest.mark.parametrize("path", [p for p in CONFIGS if p.stem.endswith("_coco")], ids=str)
@@ -113,7 +115,10 @@ def test_a_config_is_what_its_name_says(path):
     assert (selector is None) == (
         named[0] == "dense" or (named[0] == "lite" and "focus" not in named)
     )
-    if selector is not None:
+    if "salience" in named:  # the released quotas
+        assert (selector.type, selector.keep_ratio) == ("SalienceTokenSelector", None)
+        assert model.encoder.background_embedding == "released"
+    elif selector is not None:
         assert selector.keep_ratio == ratio
         kinds = {True: "FocusTokenSelector", False: "DecoderAttentionSelector"}
         assert selector.type == kinds["focus" in named]
