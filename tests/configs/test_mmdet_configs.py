@@ -161,9 +161,14 @@ def test_the_real_size_builds(path):
     if selector := model.encoder.get("selector"):
         found = built.encoder.selector.schedule.per_layer
         ratio = selector.keep_ratio
-        same = (ratio,) * len(found)
-        cascades = selector.type == "FocusTokenSelector"
-        assert found == pytest.approx(cascade_of_average(ratio, len(found)) if cascades else same)
+        if selector.type == "SalienceTokenSelector":
+            # (0.4 * 64 + 0.8 * 16 + 4 + 1) / 85 of all tokens, and the layers' shares of those
+            wanted = [43.4 / 85 * share for share in (1, 0.8, 0.6, 0.6, 0.4, 0.2)]
+        elif selector.type == "FocusTokenSelector":
+            wanted = cascade_of_average(ratio, len(found))
+        else:
+            wanted = [ratio] * len(found)
+        assert found == pytest.approx(tuple(wanted))
 
 
 @pytest.mark.parametrize("backbone", ["r50", "r101", "swin-t", "swin-b-224-22k", "swin-b-384-22k"])
