@@ -57,6 +57,7 @@ class TokenGrid:
         image_hw: (height, width) of the batched input in pixels, where known.
         max_valid: largest number of valid tokens of any image, where the host
             knows it; it only bounds tensor sizes, never decides what is kept.
+        level_max_valid: the same of each level.
     """
 
     features: Tensor
@@ -66,6 +67,7 @@ class TokenGrid:
     valid_ratios: Tensor
     image_hw: tuple[int, int] | None = None
     max_valid: int | None = None
+    level_max_valid: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         total = sum(h * w for h, w in self.shapes)
@@ -153,9 +155,11 @@ class TokenGrid:
         part = self.tokens_of(levels)
         total: int = part.stop - part.start
         # without a mask every token is valid
-        if self.max_valid is None or self.padding_mask is None:
+        if self.padding_mask is None:
             return total
-        return min(total, self.max_valid)
+        if self.level_max_valid is not None:
+            total = min(total, sum(self.level_max_valid[level] for level in levels))
+        return total if self.max_valid is None else min(total, self.max_valid)
 
     def padding_of(self, levels: range) -> Tensor | None:
         """(B, n) bool, the padding mask of some levels; None where nothing is padded."""
@@ -274,15 +278,17 @@ def padding_masks(
     return [F.interpolate(pixels[None], size=f.shape[-2:])[0].to(torch.bool) for f in features]
 
 
-def count_valid(shapes: LevelShapes, image_hw: tuple[int, int], valid_hw: tuple[int, int]) -> int:
-    """Valid tokens of an image of ``valid_hw`` pixels in a batch of ``image_hw`` pixels.
+def count_valid(
+    shapes: LevelShapes, image_hw: tuple[int, int], valid_hw: tuple[int, int]
+) -> tuple[int, ...]:
+    """Valid tokens on each level of an image of ``valid_hw`` pixels in a batch of ``image_hw``.
 
     The padding mask of a level is the pixel mask resampled to the nearest
     neighbour, so row i is valid when pixel floor(i * H / h) is.
     """
-    total = 0
+    counts = []
     for h, w in shapes:
         rows = sum(floor(i * (image_hw[0] / h)) < valid_hw[0] for i in range(h))
         cols = sum(floor(i * (image_hw[1] / w)) < valid_hw[1] for i in range(w))
-        total += rows * cols
-    return total
+        counts.append(rows * cols)
+    return tuple(counts)

@@ -65,7 +65,7 @@ def test_host_count_of_valid_tokens_is_the_masks(image_hw, share_h, share_w):
     shapes = tuple((-(-image_hw[0] // s), -(-image_hw[1] // s)) for s in (8, 16, 32, 64))
     pixels = torch.ones(1, 1, *image_hw)
     pixels[..., : valid_hw[0], : valid_hw[1]] = 0
-    counted = sum(int((F.interpolate(pixels, size=s) == 0).sum()) for s in shapes)
+    counted = tuple(int((F.interpolate(pixels, size=s) == 0).sum()) for s in shapes)
     assert count_valid(shapes, image_hw, valid_hw) == counted
 
 

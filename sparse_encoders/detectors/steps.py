@@ -103,8 +103,9 @@ class DetectorSteps(DetectionTransformer):
         ]
         tokens = TokenGrid.from_maps(features, positions, masks, image_hw)
         sizes = image_sizes or [image_hw]
-        most = max(count_valid(tokens.shapes, image_hw, size) for size in sizes)
-        return replace(tokens, max_valid=most)
+        counts = [count_valid(tokens.shapes, image_hw, size) for size in sizes]
+        by_level = tuple(max(level) for level in zip(*counts, strict=True))
+        return replace(tokens, max_valid=max(map(sum, counts)), level_max_valid=by_level)
 
     def prepare_queries(self, encoded: EncoderOutput, samples: SampleList | None = None) -> Queries:
         """What the decoder starts from, MMDetection's way.

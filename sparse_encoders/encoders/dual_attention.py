@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from sparse_encoders.autocast import without_gradient
 from sparse_encoders.contracts import CategoryHead, DetectorParts
+from sparse_encoders.encoders.background import BACKGROUNDS, BackgroundEmbedding
 from sparse_encoders.encoders.base import Encoder, EncoderOutput
 from sparse_encoders.encoders.kept_tokens import KeptTokensLayer
 from sparse_encoders.registry import MODELS
@@ -117,6 +118,10 @@ class DualAttentionEncoder(Encoder):
             (released), or 'probability', of their sigmoids (equation 3).
         num_object_tokens: tokens that attend to each other, 300 in the paper.
         dual_attention: False leaves the self-attention out (Table 4's ablation).
+        background_embedding: what is added to the memory in the end, see
+            :class:`BackgroundEmbedding`: 'released' (Salience DETR), where the last layer
+            keeps nothing; 'never_kept', where no layer does; None, nowhere.
+        background_cells: rows and columns of its tables.
         **kwargs: see :class:`Encoder`.
 
     Raises:
@@ -131,12 +136,15 @@ class DualAttentionEncoder(Encoder):
         object_score: str = "logit",
         num_object_tokens: int = 300,
         dual_attention: bool = True,
+        background_embedding: str | None = None,
+        background_cells: int = 200,
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
         for name, got, accepted in (
             ("values", values, VALUES),
             ("object_score", object_score, OBJECT_SCORES),
+            ("background_embedding", background_embedding, BACKGROUNDS),
         ):
             if got not in accepted:
                 raise ValueError(f"encoder.{name} must be one of {accepted}, got {got!r}")
@@ -159,6 +167,16 @@ class DualAttentionEncoder(Encoder):
             else None,
         )
         self.selector = self.build_selector({"type": "FocusTokenSelector", **(selector or {})})
+        self.background: BackgroundEmbedding | None = None
+        if background_embedding is not None:
+            self.background = BackgroundEmbedding(
+                self.embed_dims, background_cells, background_embedding
+            )
+
+    def init_own_weights(self) -> None:
+        """Undo what a detector's initialisation of all encoder weights does to the tables."""
+        if self.background is not None:
+            self.background.init_weights()
 
     def forward(self, tokens: TokenGrid, detector: DetectorParts) -> EncoderOutput:
         """Select once, then refine layer by layer (Algorithm 1)."""
@@ -198,6 +216,8 @@ class DualAttentionEncoder(Encoder):
             if self.values == "updated" and index + 1 < self.num_layers:
                 value = first.put(tokens.features, torch.cat([query, *done], 1))
         memory = first.put(tokens.features, torch.cat([query, *done], 1))
+        if self.background is not None:
+            memory = self.background(memory, tokens, group.layers)
         return EncoderOutput(memory, tokens, selection, group.layers, objects=tuple(objects))
 
     @without_gradient

@@ -4,6 +4,7 @@ from sparse_encoders.selectors.base import Selector
 from sparse_encoders.selectors.decoder_attention import DecoderAttentionSelector
 from sparse_encoders.selectors.focus import FocusTokenSelector
 from sparse_encoders.selectors.reference import OracleSelector, RandomSelector
+from sparse_encoders.selectors.salience import SalienceTokenSelector
 from sparse_encoders.selectors.selection import GroupSelection, LayerSelection, Selection
 
 __all__ = [
@@ -13,6 +14,7 @@ __all__ = [
     "LayerSelection",
     "OracleSelector",
     "RandomSelector",
+    "SalienceTokenSelector",
     "Selection",
     "Selector",
 ]

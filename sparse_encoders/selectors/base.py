@@ -2,7 +2,8 @@
 
 A selector scores tokens; ranking, counting and masking are done here, once. A
 new selector implements :meth:`Selector.score` and, if it learns,
-:meth:`Selector.loss`.
+:meth:`Selector.loss`. One that cuts its scores by another rule than one share of
+all tokens also says by which (:meth:`Selector.make_schedule`, :meth:`Selector.cut`).
 """
 
 from __future__ import annotations
@@ -59,7 +60,7 @@ class Selector(nn.Module):
         num_layers: int = 6,
         num_levels: int = 4,
         embed_dims: int = 256,
-        keep_ratio: float | Sequence[float] = 0.3,
+        keep_ratio: float | Sequence[float] | None = 0.3,
         cascade: bool | None = None,
         count: str = "batch",
         first_stage: bool = True,
@@ -76,13 +77,15 @@ class Selector(nn.Module):
         self.count = count
         self.test_count = test_count
         self.first_stage = first_stage
-        self.schedule = KeepSchedule.from_config(keep_ratio, num_layers, self.cascade)
+        self.schedule = self.make_schedule(keep_ratio)
         self.test_schedule: KeepSchedule | None = None
         #: keep ratio of each layer in training; None before any training
         self.trained_keep_ratio: tuple[float, ...] | None = None
         register_state_dict_post_hook(self, _note_keep_ratio)
 
-    def set_keep_ratio(self, keep_ratio: float | Sequence[float], test_only: bool = False) -> None:
+    def set_keep_ratio(
+        self, keep_ratio: float | Sequence[float] | None, test_only: bool = False
+    ) -> None:
         """Keep another share of the tokens from now on; no weight changes.
 
         Args:
@@ -90,10 +93,23 @@ class Selector(nn.Module):
             test_only: leave training as it is; otherwise an earlier ratio for
                 testing is forgotten.
         """
-        schedule = KeepSchedule.from_config(keep_ratio, self.num_layers, self.cascade)
+        schedule = self.make_schedule(keep_ratio)
         self.test_schedule = schedule if test_only else None
         if not test_only:
             self.schedule = schedule
+
+    def make_schedule(self, keep_ratio: float | Sequence[float] | None) -> KeepSchedule:
+        """What a config's ``keep_ratio`` means; the constructor calls it, too.
+
+        Raises:
+            ValueError: None, where the selector has no quotas of its own to fall back to.
+        """
+        if keep_ratio is None:
+            raise ValueError(
+                f"keep_ratio of {type(self).__name__} must be a number in (0, 1], or one for each "
+                "encoder layer, got None"
+            )
+        return KeepSchedule.from_config(keep_ratio, self.num_layers, self.cascade)
 
     @property
     def active_schedule(self) -> KeepSchedule:
@@ -136,12 +152,12 @@ class Selector(nn.Module):
         scores = logits.detach().float()
         groups = (tokens.all_levels,) if groups is None else groups
         return Selection(
-            tuple(self._cut(scores, tokens, levels) for levels in groups),
+            tuple(self.cut(scores, tokens, levels) for levels in groups),
             logits,
             fill_with_lowest(scores, tokens.padding_mask, self.counts_over_batch),
         )
 
-    def _cut(self, scores: Tensor, tokens: TokenGrid, levels: range) -> GroupSelection:
+    def cut(self, scores: Tensor, tokens: TokenGrid, levels: range) -> GroupSelection:
         """Rank the (B, N) scores of some levels and cut them by the keep schedule."""
         part, padding = tokens.tokens_of(levels), tokens.padding_of(levels)
         schedule = self.active_schedule
@@ -152,14 +168,9 @@ class Selector(nn.Module):
         limits = schedule.layer_counts(shared)
         alike = tokens.unusable[:, part].squeeze(-1)
         ranked = best_first(rankable(scores[:, part], padding), sizes[0], alike) + part.start
-        layers = []
-        for size, limit in zip(sizes, limits, strict=True):
-            rank = torch.arange(size, device=ranked.device)
-            present = rank < limit.unsqueeze(1)
-            kept = present & (rank < counts.unsqueeze(1))
-            # without padding every image keeps its whole K, and the host knows
-            layers.append(LayerSelection(ranked[:, :size], kept, present, padding is None))
-        return GroupSelection(levels, tuple(layers), counts, most)
+        # without padding every image keeps its whole K, and the host knows
+        layers = LayerSelection.first_of(ranked, sizes, limits, counts, full=padding is None)
+        return GroupSelection(levels, layers, counts, most)
 
     def _load_from_state_dict(
         self, state_dict: dict[str, Any], prefix: str, local_metadata: dict[str, Any], *args: Any

@@ -7,11 +7,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from sparse_encoders.contracts import DetectorParts, Targets
 from sparse_encoders.registry import MODELS
 from sparse_encoders.selectors.base import Selector
+from sparse_encoders.selectors.modulation import check_place, modulated_scores
 from sparse_encoders.selectors.projection import TokenProjection, project_tokens
 from sparse_encoders.selectors.score_mlp import ScoreMLP
 from sparse_encoders.selectors.selection import Selection
@@ -41,6 +41,9 @@ class FocusTokenSelector(Selector):
         cascade: False keeps the same share in every layer (Table 4's ablation).
         count: in training, 'batch' (released) or 'image' (paper), see :class:`Selector`.
         modulation: 'top_down' (paper), 'bottom_up' or None (Table 5).
+        modulation_place: where the factor of equation 2 acts: 'before_norm' (released),
+            on tokens that the score MLP normalises at once, which divides the factor out
+            again; or 'after_norm', on the normalised tokens.
         supervised: False leaves the scores without a loss (ablation).
         intervals: 'non_overlapping' (released), 'overlapping' (the paper's
             best, supplement's Table 2), or a (low, high) pair for each level.
@@ -72,6 +75,7 @@ class FocusTokenSelector(Selector):
         loss_weight: float = 1.5,
         first_stage: bool = True,
         test_count: str = "image",
+        modulation_place: str = "before_norm",
     ) -> None:
         super().__init__(
             num_layers, num_levels, embed_dims, keep_ratio, cascade, count, first_stage, test_count
@@ -80,7 +84,9 @@ class FocusTokenSelector(Selector):
             raise ValueError(f"modulation must be one of {MODULATIONS}, got {modulation!r}")
         if loss_weight < 0:
             raise ValueError(f"loss_weight must not be negative, got {loss_weight}")
+        check_place(modulation_place, modulation is not None and num_levels > 1)
         self.modulation = modulation
+        self.modulation_place = modulation_place
         self.supervised = supervised
         self.loss_weight = loss_weight
         self.labels = ForegroundLabels(num_levels, intervals, strides)
@@ -96,17 +102,9 @@ class FocusTokenSelector(Selector):
         levels = list(range(tokens.num_levels))
         if self.modulation != "bottom_up":
             levels.reverse()
-        maps: dict[int, Tensor] = {}
-        previous: Tensor | None = None
-        for step, level in enumerate(levels):
-            z_level = z[:, tokens.level_slices[level]]
-            if previous is not None and self.modulation is not None:
-                up = _resample(previous, tokens.shapes[level])
-                z_level = z_level * (1.0 + self.alpha[step - 1] * up)
-            logits = self.score_mlp(z_level)
-            maps[level] = logits
-            previous = logits.unflatten(1, tokens.shapes[level]).unsqueeze(1)
-        return torch.cat([maps[level] for level in range(tokens.num_levels)], 1)
+        # one coefficient for each step, in the order of the steps
+        steps = None if self.modulation is None else self.alpha
+        return modulated_scores(z, tokens, self.score_mlp, levels, steps, self.modulation_place)
 
     def loss(self, selection: Selection, tokens: TokenGrid, targets: Targets) -> dict[str, Tensor]:
         """``loss_foreground`` (equation 7), a scalar.
@@ -127,12 +125,7 @@ class FocusTokenSelector(Selector):
             "count": self.count,
             "test_count": self.test_count,
             "modulation": self.modulation,
+            "modulation_place": self.modulation_place,
             "supervised": self.supervised,
         }
         return ", ".join(f"{k}={v}" for k, v in settings.items())
-
-
-def _resample(logit_map: Tensor, shape: tuple[int, int]) -> Tensor:
-    """(B, 1, h, w) logits of one level to (B, h' * w', 1) on the next."""
-    up = F.interpolate(logit_map, size=shape, mode="bilinear", align_corners=True)
-    return up.flatten(2).transpose(1, 2)

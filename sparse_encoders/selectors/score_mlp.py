@@ -35,9 +35,16 @@ class ScoreMLP(nn.Module):
             nn.Linear(embed_dims // 4, 1),
         )
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        """(B, n, C) tokens of one set (a level, or all levels) to (B, n) logits."""
-        local, shared = self.embed(tokens).chunk(2, dim=-1)
+    def forward(self, tokens: Tensor, factor: Tensor | None = None) -> Tensor:
+        """(B, n, C) tokens of one set (a level, or all levels) to (B, n) logits.
+
+        Args:
+            tokens: (B, n, C).
+            factor: (B, n, 1) what the normalised tokens are multiplied with.
+        """
+        normed = self.embed[0](tokens)
+        embedded: Tensor = self.embed[1:](normed if factor is None else normed * factor)
+        local, shared = embedded.chunk(2, dim=-1)
         # Linear(cat(local, mean)) = Linear_l(local) + Linear_m(mean): the mean is one
         # row, so its half of the first layer need not run on every token
         first: nn.Linear = self.head[0]  # type: ignore[assignment]

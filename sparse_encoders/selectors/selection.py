@@ -45,6 +45,36 @@ class LayerSelection:
             all(part.full for part in parts),
         )
 
+    @classmethod
+    def first_of(
+        cls,
+        ranked: Tensor,
+        sizes: Sequence[int],
+        limits: Sequence[Tensor],
+        counts: Tensor,
+        full: bool,
+        allowed: Tensor | None = None,
+    ) -> tuple[LayerSelection, ...]:
+        """What each layer takes from the head of one ranking.
+
+        Args:
+            ranked: (B, K) int64 token indices, best first.
+            sizes: places of each layer, on the host; none has more than K.
+            limits: for each layer (B,) int64, how many of its places are ``present``.
+            counts: (B,) int64, no later place of an image is ``kept``.
+            full: whether limits and counts are all the sizes.
+            allowed: (B, K) bool, which places may be ``kept``; None: all.
+        """
+        layers = []
+        for size, limit in zip(sizes, limits, strict=True):
+            rank = torch.arange(size, device=ranked.device)
+            present = rank < limit.unsqueeze(1)
+            kept = present & (rank < counts.unsqueeze(1))
+            if allowed is not None:
+                kept = kept & allowed[:, :size]
+            layers.append(cls(ranked[:, :size], kept, present, full))
+        return tuple(layers)
+
     @property
     def size(self) -> int:
         """K."""
@@ -70,12 +100,12 @@ class LayerSelection:
         """(B, K, C) ``new`` where a place is kept, ``old`` where it is only carried along."""
         return new if self.full else torch.where(self.kept.unsqueeze(-1), new, old)
 
-    def mask(self, num_tokens: int) -> Tensor:
-        """(B, N) bool, True where a token is kept."""
+    def mask(self, num_tokens: int, carried: bool = False) -> Tensor:
+        """(B, N) bool, True where a token is kept; where it is present, with ``carried``."""
         blank = torch.zeros(
             self.indices.shape[0], num_tokens, dtype=torch.bool, device=self.indices.device
         )
-        return blank.scatter(1, self.indices, self.kept)
+        return blank.scatter(1, self.indices, self.present if carried else self.kept)
 
 
 @dataclass(frozen=True)

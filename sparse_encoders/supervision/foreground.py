@@ -50,26 +50,11 @@ class ForegroundLabels:
         intervals: str | Intervals = "non_overlapping",
         strides: Sequence[int] | None = None,
     ) -> None:
-        if isinstance(intervals, str):
-            if intervals not in INTERVALS:
-                raise ValueError(
-                    f"intervals must be one of {sorted(INTERVALS)} or a (low, high) pair for "
-                    f"each level, got {intervals!r}"
-                )
-            intervals = INTERVALS[intervals]
+        self.intervals = level_intervals(num_levels, intervals)
         strides = [8 * 2**level for level in range(num_levels)] if strides is None else strides
-        for name, values in (("intervals", intervals), ("strides", strides)):
-            if len(values) != num_levels:
-                raise ValueError(
-                    f"{name} must have one entry for each of the {num_levels} feature levels, "
-                    f"got {len(values)}: {list(values)}"
-                )
-        for low, high in intervals:
-            if not low < high:
-                raise ValueError(f"intervals must be (low, high) with low < high, got {low, high}")
+        _check_length("strides", strides, num_levels)
         if any(int(s) != s or s < 1 for s in strides):
             raise ValueError(f"strides must be whole pixels of at least 1, got {list(strides)}")
-        self.intervals = tuple((float(low), float(high)) for low, high in intervals)
         self.strides = tuple(int(s) for s in strides)
 
     def __call__(self, tokens: TokenGrid, boxes: Sequence[Tensor]) -> Tensor:
@@ -91,6 +76,38 @@ class ForegroundLabels:
             x = torch.arange(w, device=device) * stride + stride // 2
             labels.append(_inside(x, y, padded, low, high).flatten(1))
         return torch.cat(labels, 1)
+
+
+def level_intervals(num_levels: int, intervals: str | Intervals) -> tuple[tuple[float, float], ...]:
+    """A (low, high) interval in pixels for each level.
+
+    Args:
+        num_levels: feature levels L.
+        intervals: a name of :data:`INTERVALS`, or the intervals themselves.
+
+    Raises:
+        ValueError: an unknown name, not one for each level, one that ends before it begins.
+    """
+    if isinstance(intervals, str):
+        if intervals not in INTERVALS:
+            raise ValueError(
+                f"intervals must be one of {sorted(INTERVALS)} or a (low, high) pair for "
+                f"each level, got {intervals!r}"
+            )
+        intervals = INTERVALS[intervals]
+    _check_length("intervals", intervals, num_levels)
+    for low, high in intervals:
+        if not low < high:
+            raise ValueError(f"intervals must be (low, high) with low < high, got {low, high}")
+    return tuple((float(low), float(high)) for low, high in intervals)
+
+
+def _check_length(name: str, values: Sequence[object], num_levels: int) -> None:
+    if len(values) != num_levels:
+        raise ValueError(
+            f"{name} must have one entry for each of the {num_levels} feature levels, "
+            f"got {len(values)}: {list(values)}"
+        )
 
 
 def _inside(x: Tensor, y: Tensor, boxes: Tensor, low: float, high: float) -> Tensor:

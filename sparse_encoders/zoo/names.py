@@ -83,7 +83,11 @@ DETECTORS: dict[str, Detector] = {
         "DINO",
         "dino",
         "8xb2",
-        {12: (*_SHORT, "lite-focus"), 24: ("dense", "focus"), 36: FULL_SET},
+        {
+            12: (*_SHORT, "lite-focus", "salience"),
+            24: ("dense", "focus", "salience"),
+            36: FULL_SET,
+        },
     ),
     "h-deformable-detr": Detector(
         "H-Deformable-DETR",

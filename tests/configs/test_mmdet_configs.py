@@ -30,6 +30,7 @@ ENCODERS = {
     "dual": DualAttentionEncoder,
     "focus": DualAttentionEncoder,
     "lite": LiteDETREncoder,
+    "salience": DualAttentionEncoder,
     "sparse": SparseDETREncoder,
 }
 SCHEDULES = {"3p1x2": (3, 2), "6p1x1": (3, 1), "h2l2": (2, 3)}  # high levels, blocks
@@ -103,6 +104,7 @@ def test_a_shrunken_copy_runs(path):
     losses = losses_of(representatives()[repr(model_of(path))])
     assert total(losses).isfinite()
     assert ("loss_foreground" in losses) == ("focus" in words(path))
+    assert ("loss_salience" in losses) == ("salience" in words(path))
 
 
 @pytest.mark.parametrize("path", [p for p in CONFIGS if p.stem.endswith("_coco")], ids=str)
@@ -113,7 +115,10 @@ def test_a_config_is_what_its_name_says(path):
     assert (selector is None) == (
         named[0] == "dense" or (named[0] == "lite" and "focus" not in named)
     )
-    if selector is not None:
+    if "salience" in named:  # the released quotas
+        assert (selector.type, selector.keep_ratio) == ("SalienceTokenSelector", None)
+        assert model.encoder.background_embedding == "released"
+    elif selector is not None:
         assert selector.keep_ratio == ratio
         kinds = {True: "FocusTokenSelector", False: "DecoderAttentionSelector"}
         assert selector.type == kinds["focus" in named]
@@ -156,9 +161,14 @@ def test_the_real_size_builds(path):
     if selector := model.encoder.get("selector"):
         found = built.encoder.selector.schedule.per_layer
         ratio = selector.keep_ratio
-        same = (ratio,) * len(found)
-        cascades = selector.type == "FocusTokenSelector"
-        assert found == pytest.approx(cascade_of_average(ratio, len(found)) if cascades else same)
+        if selector.type == "SalienceTokenSelector":
+            # (0.4 * 64 + 0.8 * 16 + 4 + 1) / 85 of all tokens, and the layers' shares of those
+            wanted = [43.4 / 85 * share for share in (1, 0.8, 0.6, 0.6, 0.4, 0.2)]
+        elif selector.type == "FocusTokenSelector":
+            wanted = cascade_of_average(ratio, len(found))
+        else:
+            wanted = [ratio] * len(found)
+        assert found == pytest.approx(tuple(wanted))
 
 
 @pytest.mark.parametrize("backbone", ["r50", "r101", "swin-t", "swin-b-224-22k", "swin-b-384-22k"])

@@ -39,6 +39,7 @@ SELECTORS = (
     "FocusTokenSelector",
     "OracleSelector",
     "RandomSelector",
+    "SalienceTokenSelector",
 )
 PRUNING: dict[str, dict[str, Any]] = {
     "sparse": dict(type="SparseDETREncoder"),
@@ -56,6 +57,12 @@ ENCODERS: dict[str, dict[str, Any]] = {
     "dense": dict(type="DenseEncoder"),
     "lite alone": dict(type="LiteDETREncoder", blocks=1),
     "lite, key-aware": dict(type="LiteDETREncoder", blocks=1, attention="key_aware"),
+    "salience": dict(
+        type="DualAttentionEncoder",
+        num_object_tokens=12,
+        background_embedding="released",
+        selector=dict(type="SalienceTokenSelector", modulation_place="after_norm"),
+    ),
     **{
         f"{name} + {selector}": {
             **encoder,

@@ -12,6 +12,11 @@ ENCODERS = {
     "dense": dict(type="DenseEncoder"),
     "sparse": dict(type="SparseDETREncoder"),
     "focus": dict(type="DualAttentionEncoder"),
+    "salience": dict(
+        type="DualAttentionEncoder",
+        background_embedding="released",
+        selector=dict(type="SalienceTokenSelector", modulation_place="after_norm"),
+    ),
     "lite": dict(type="LiteDETREncoder", blocks=1),
     "lite key-aware": dict(
         type="LiteDETREncoder", blocks=1, attention="key_aware", small_low_level_ffn=True

@@ -17,6 +17,11 @@ ENCODERS = {
     "dual-sparse": dict(
         type="DualAttentionEncoder", selector=dict(type="DecoderAttentionSelector")
     ),
+    "salience": dict(
+        type="DualAttentionEncoder",
+        background_embedding="released",
+        selector=dict(type="SalienceTokenSelector"),
+    ),
     "lite": dict(type="LiteDETREncoder", blocks=1, small_low_level_ffn=True),
     "lite-key-aware": dict(type="LiteDETREncoder", blocks=1, attention="key_aware"),
     "lite-focus": dict(type="LiteDETREncoder", blocks=1, selector=dict(type="FocusTokenSelector")),

@@ -82,6 +82,16 @@ CASES = {
     "sparse + focus": dict(
         encoder=SparseDETREncoder, num_classes=7, selector=dict(type="FocusTokenSelector")
     ),
+    "salience": dict(background_embedding="released", selector=dict(type="SalienceTokenSelector")),
+    "salience in a batch, modulation after the norm": dict(
+        background_embedding="never_kept",
+        selector=dict(
+            type="SalienceTokenSelector",
+            test_count="batch",
+            modulation_place="after_norm",
+            keep_ratio=0.3,
+        ),
+    ),
     "lite": dict(encoder=LiteDETREncoder, blocks=1, small_low_level_ffn=True),
     "lite key-aware": dict(encoder=LiteDETREncoder, blocks=1, attention="key_aware"),
     "lite + focus": dict(
@@ -89,6 +99,9 @@ CASES = {
         blocks=1,
         small_low_level_ffn=True,
         selector=dict(type="FocusTokenSelector"),
+    ),
+    "lite + salience": dict(
+        encoder=LiteDETREncoder, blocks=1, selector=dict(type="SalienceTokenSelector")
     ),
     "lite + focus, all pruned": dict(
         encoder=LiteDETREncoder,

@@ -180,9 +180,43 @@ def test_own_projection_where_the_detector_has_no_first_stage():
         make().select(grid(), DetectorParts())
 
 
+def test_the_factor_acts_only_where_no_norm_divides_it_out_again():
+    tokens, lent = grid(), parts()
+    released, acting = make(), make(modulation_place="after_norm")
+    acting.load_state_dict(released.state_dict())
+    plain = make(modulation=None)
+    plain.load_state_dict({k: v for k, v in released.state_dict().items() if k != "alpha"})
+    without = plain.score(tokens, lent)
+    assert torch.allclose(released.score(tokens, lent), without, atol=1e-5)
+    changed = (acting.score(tokens, lent) - without).abs()
+    assert level_of(changed, tokens, 3).max() == 0
+    assert all(level_of(changed, tokens, level).max() > 1e-4 for level in range(3))
+
+
+def test_after_the_norm_by_hand():
+    """LN(z) is multiplied with 1 + alpha * UP(S), then goes on through the MLP."""
+    tokens, lent, selector = grid(), parts(), make(modulation_place="after_norm")
+    logits = selector.score(tokens, lent)
+    z = lent.projection(tokens.features + tokens.positions)
+    z = torch.where(tokens.unusable, lent.projection(torch.zeros_like(z)), z)
+    normed = selector.score_mlp.embed[0](level_of(z, tokens, 2))
+    factor = 1 + selector.alpha[0] * level_of(logits, tokens, 3)[..., None]  # 1 x 1, upsampled
+    embedded = selector.score_mlp.embed[1:](normed * factor)
+    local, shared = embedded.chunk(2, -1)
+    joined = torch.cat([local, shared.mean(1, keepdim=True).expand_as(shared)], -1)
+    by_hand = selector.score_mlp.head(joined).squeeze(-1)
+    assert torch.allclose(level_of(logits, tokens, 2), by_hand, atol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
+        (dict(modulation_place="inside"), "modulation_place must be one of"),
+        (
+            dict(modulation_place="after_norm", modulation=None),
+            "needs a modulation and at least two feature levels",
+        ),
+        (dict(keep_ratio=None), "keep_ratio of FocusTokenSelector must be a number"),
         (dict(modulation="sideways"), "modulation must be one of"),
         (dict(intervals="wide"), "intervals must be one of"),
         (dict(intervals=[(-1, 64), (64, 128)]), "one entry for each of the 4 feature levels"),

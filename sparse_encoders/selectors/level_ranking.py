@@ -1,0 +1,54 @@
+"""One ranking of what every level keeps (Salience DETR, Hou et al., CVPR 2024, section 3.2)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from sparse_encoders.selectors.ranking import best_first, fill_with_lowest, rankable
+from sparse_encoders.tokens import TokenGrid
+
+
+def rank_by_level(
+    scores: Tensor,
+    tokens: TokenGrid,
+    levels: range,
+    sizes: Sequence[int],
+    limits: Tensor,
+    over_batch: bool,
+) -> Tensor:
+    """(B, K) int64 token indices: the best of each level, ranked together.
+
+    Args:
+        scores: (B, N), NaN where a token has no score.
+        tokens: the batch.
+        levels: the levels to take from.
+        sizes: for each of them how many places it has, on the host; K is their sum.
+        limits: (B, levels) int64, how many of these an image fills; the others rank last.
+        over_batch: padding stands at the lowest score that the batch has on its level, and
+            equal scores in the order of ``topk``, as released; else padding ranks last and
+            equal scores by place.
+    """
+    unusable = tokens.unusable.squeeze(-1)
+    places, values = [], []
+    for level, size, limit in zip(levels, sizes, limits.unbind(1), strict=True):
+        if size == 0:
+            continue
+        part, padding = tokens.level_slices[level], tokens.padding_of(range(level, level + 1))
+        ranks = scores[:, part]
+        if over_batch and padding is not None:
+            ranks = torch.where(padding, fill_with_lowest(ranks, padding, over_batch), ranks)
+            padding = None
+        ranks = rankable(ranks, padding)
+        if over_batch:
+            best = ranks.topk(size, dim=1).indices
+        else:
+            best = best_first(ranks, size, unusable[:, part])
+        beyond = torch.arange(size, device=best.device) >= limit.unsqueeze(1)
+        places.append(best + part.start)
+        values.append(ranks.gather(1, best).masked_fill(beyond, -torch.inf))
+    joined = torch.cat(places, 1)
+    order = best_first(torch.cat(values, 1), joined.shape[1], unusable.gather(1, joined))
+    return joined.gather(1, order)

@@ -1,0 +1,115 @@
+"""Boxes to soft salience targets, and the loss that teaches them.
+
+Salience DETR (Hou et al., CVPR 2024), section 3.1; the arithmetic is the released code's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.nn.utils.rnn import pad_sequence
+
+from sparse_encoders.supervision.foreground import Intervals, level_intervals
+from sparse_encoders.tokens import TokenGrid
+
+# Pixels between tokens of the finest level where a batch does not say how large its input is.
+FINEST_STRIDE = 8
+
+
+class SalienceLabels:
+    """How central each token is to a box, from 1 in its centre to 0.29 in its corners.
+
+    For a box that strictly contains the token, with distances to its four sides,
+    ``1 - sqrt(((left - right) / w)^2 + ((top - bottom) / h)^2) / 2``; a token takes the
+    largest of all boxes, 0 outside of all. A token of row i and column j stands at
+    ((j + 0.5) s, (i + 0.5) s), s the padded input over the level's size.
+
+    Args:
+        num_levels: feature levels L.
+        intervals: targets of a level only where some box around the token has its farthest
+            side at a distance in the level's (low, high]: a name of
+            :data:`~sparse_encoders.supervision.foreground.INTERVALS` (4 levels) or L pairs
+            in pixels. None: targets of every level for boxes of any size.
+
+    Raises:
+        ValueError: see :func:`~sparse_encoders.supervision.foreground.level_intervals`.
+    """
+
+    def __init__(
+        self, num_levels: int, intervals: str | Intervals | None = "non_overlapping"
+    ) -> None:
+        self.intervals: tuple[tuple[float, float] | None, ...] = (None,) * num_levels
+        if intervals is not None:
+            self.intervals = level_intervals(num_levels, intervals)
+
+    def __call__(self, tokens: TokenGrid, boxes: Sequence[Tensor]) -> Tensor:
+        """(B, N) float32 targets in [0, 1], 0 at padding.
+
+        Args:
+            tokens: the batch's tokens. Where it does not know the size of its input, the
+                finest level's tokens are taken to be 8 pixels apart.
+            boxes: per image (n, 4) as (x1, y1, x2, y2) in pixels of the batched input; n
+                may be 0.
+        """
+        device = tokens.features.device
+        finest_h, finest_w = tokens.shapes[0]
+        height, width = tokens.image_hw or (FINEST_STRIDE * finest_h, FINEST_STRIDE * finest_w)
+        # a box of size 0 has no inside: lists are padded with it, and none is empty
+        padded = pad_sequence([b.reshape(-1, 4).to(device).float() for b in boxes], True)
+        padded = F.pad(padded, (0, 0, 0, 1))
+        targets = []
+        for (h, w), interval in zip(tokens.shapes, self.intervals, strict=True):
+            y = (torch.arange(h, device=device) + 0.5) * (height / h)
+            x = (torch.arange(w, device=device) + 0.5) * (width / w)
+            targets.append(_centrality(x, y, padded, interval).flatten(1))
+        joined = torch.cat(targets, 1)
+        if tokens.padding_mask is not None:
+            joined = joined.masked_fill(tokens.padding_mask, 0.0)
+        return joined
+
+
+def _centrality(
+    x: Tensor, y: Tensor, boxes: Tensor, interval: tuple[float, float] | None
+) -> Tensor:
+    """(B, h, w) targets for pixel columns (w,), rows (h,) and boxes (B, n, 4)."""
+    x1, y1, x2, y2 = boxes[:, None, None].unbind(-1)  # (B, 1, 1, n)
+    left, right = x[None, None, :, None] - x1, x2 - x[None, None, :, None]
+    top, bottom = y[None, :, None, None] - y1, y2 - y[None, :, None, None]
+    nearest = torch.minimum(torch.minimum(left, right), torch.minimum(top, bottom))
+    outside = nearest <= 0
+    # the size of a box without an inside is not read
+    across = (left - right) / (x2 - x1).clamp(min=1e-6)
+    along = (top - bottom) / (y2 - y1).clamp(min=1e-6)
+    centrality = 1 - 0.5 * (across.square() + along.square()).sqrt()
+    targets = centrality.masked_fill(outside, 0.0).amax(-1)
+    if interval is None:
+        return targets
+    low, high = interval
+    farthest = torch.maximum(torch.maximum(left, right), torch.maximum(top, bottom))
+    of_this_level = (~outside & (farthest > low) & (farthest <= high)).any(-1)
+    return targets * of_this_level
+
+
+def salience_loss(
+    logits: Tensor, targets: Tensor, alpha: float = 0.25, gamma: float = 2.0
+) -> Tensor:
+    """Focal loss of soft targets, a scalar: summed, over the number of positive targets.
+
+    Each token's binary cross-entropy counts
+    ``(1 - alpha) s^gamma (1 - t) + alpha t (1 - s)^gamma``, s = sigmoid(logit); the gradient
+    passes through this weight, too.
+
+    Args:
+        logits: (B, N) of all tokens of the batch.
+        targets: (B, N) in [0, 1].
+        alpha: weight of positives.
+        gamma: focusing power.
+    """
+    logits = logits.float()
+    s = logits.sigmoid()
+    weight = (1 - alpha) * s.pow(gamma) * (1 - targets) + alpha * targets * (1 - s).pow(gamma)
+    loss = weight * F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
+    return loss.sum() / (targets > 0).sum().clamp(min=1)
