@@ -19,6 +19,11 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "dense": dict(type="DenseEncoder"),
     "sparse": dict(type="SparseDETREncoder", selector=_SPARSE),
     "focus": dict(type="DualAttentionEncoder", selector=_FOCUS),
+    "salience": dict(
+        type="DualAttentionEncoder",
+        selector=dict(type="SalienceTokenSelector"),
+        background_embedding="released",
+    ),
     "lite": _LITE,
     "lite-focus": dict(_LITE, selector=_FOCUS),
     "dual-sparse": dict(type="DualAttentionEncoder", selector=_SPARSE),
@@ -38,7 +43,8 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
     "LiteDETREncoder": dict(small_low_level_ffn=True),
 }
 # Settings that belong to the images rather than to one selector, and who takes them.
-_OF_THE_IMAGES = {key: ("FocusTokenSelector", "OracleSelector") for key in ("intervals", "strides")}
+_SUPERVISED = ("FocusTokenSelector", "OracleSelector")
+_OF_THE_IMAGES = {"intervals": (*_SUPERVISED, "SalienceTokenSelector"), "strides": _SUPERVISED}
 
 
 def label(name: str, keep_ratio: float | None) -> str:
@@ -77,7 +83,10 @@ def encoder_config(
     config: dict[str, Any] = {k: given[k] for k in ("num_layers", "layer_cfg") if k in given}
     config.update(copy.deepcopy(_DEFAULTS.get(own["type"], {})))
     if given.get("type") == own["type"]:
-        identity = ("selector", "schedule", "blocks", "high_levels", "attention")
+        identity = (
+            *("selector", "schedule", "blocks", "high_levels", "attention"),
+            "background_embedding",
+        )
         config.update({k: v for k, v in given.items() if k not in identity})
         if own.get("attention") != "key_aware":
             config.pop("key_aware", None)
