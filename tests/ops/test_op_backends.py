@@ -96,8 +96,9 @@ def test_unknown_backends_are_refused():
 
 # the operators alone: all of the package imports MMDetection, which takes seconds
 ALONE = f"""
-import sys, types
+import importlib.machinery, sys, types
 package = sys.modules["sparse_encoders"] = types.ModuleType("sparse_encoders")
+package.__spec__ = importlib.machinery.ModuleSpec("sparse_encoders", None, is_package=True)
 package.__path__ = [{str(PACKAGE)!r}]
 """
 PROGRAM = (
