@@ -8,7 +8,7 @@ import io
 import numpy as np
 from PIL import Image
 
-from sparse_encoders.analysis.compare import Report, Row
+from sparse_encoders.analysis.report import Report, Row
 
 PARTS = ("backbone", "neck", "encoder.values", "encoder.ffn", "decoder", "head")
 

@@ -10,7 +10,8 @@ import json
 import sys
 from pathlib import Path
 
-from sparse_encoders.analysis.encoder_benchmark import PARTS, as_records, benchmark_encoders, table
+from sparse_encoders.analysis.benchmark import records, table
+from sparse_encoders.analysis.encoder_benchmark import PARTS, benchmark_encoders
 from sparse_encoders.analysis.machine import describe_machine
 from sparse_encoders.analysis.variants import VARIANTS
 
@@ -55,7 +56,7 @@ def main() -> None:
             "command": " ".join(sys.argv),
             "settings": settings,
             "machine": describe_machine(args.device),
-            "rows": as_records(rows),
+            "rows": records(rows),
         }
         args.json.write_text(json.dumps(report, indent=2) + "\n")
 

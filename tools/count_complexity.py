@@ -15,14 +15,8 @@ from pathlib import Path
 
 from mmengine.config import DictAction
 
+from published_models import IMAGE_HW, as_records, compare_published, tables, write_tables
 from sparse_encoders.analysis.complexity import count_complexity, model_of_config
-from sparse_encoders.analysis.complexity.published import (
-    IMAGE_HW,
-    as_records,
-    compare_published,
-    tables,
-    write_tables,
-)
 
 
 def main() -> int:

@@ -1,7 +1,8 @@
 #!/usr/bin/env python
 r"""Train a small DINO with Focus pruning, test it, and draw which tokens it kept.
 
-Without a data set it draws one of its own:
+Training and testing run by MMDetection's own command, ``mim``, in processes of their own; this
+command names the data, and draws. Without a data set it draws one of its own:
 
 python tools/demo.py
 
@@ -14,16 +15,205 @@ python tools/demo.py --train-json DATA/train.json --val-json DATA/val.json \
 from __future__ import annotations
 
 import argparse
+import json
 import signal
 import sys
+import time
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from sparse_encoders.analysis.demo import DemoSettings, run_demo
-from sparse_encoders.datasets import CocoFolder, ShapesSettings
+from sparse_encoders.analysis.inputs import choose_images
+from sparse_encoders.analysis.mim import check_command, last_checkpoint, read_scalars, run_mim
+from sparse_encoders.datasets import CocoFolder, ShapesSettings, make_shapes_dataset
+from sparse_encoders.loading import load_detector
+from sparse_encoders.visualization import pictures as drawing
+from sparse_encoders.visualization.curves import draw_evaluations, evaluations_of
 
 # The test after the training measures its last weights: the training does not do so itself.
 TEST_ONLY = "train_cfg.val_begin=1000000"
 CONFIGS = Path(__file__).resolve().parents[1] / "mmdet_configs" / "dino"
+
+
+@dataclass
+class DemoSettings:
+    """What the demo runs on.
+
+    Attributes:
+        config: config to train; its data set is named by a ``coco_folder``.
+        work_dir: where everything is written.
+        data: the user's data set; None draws the shapes set.
+        shapes: settings of the shapes set.
+        pictures: held-out images to draw.
+        options: further ``--cfg-options`` of MMDetection, as KEY=VALUE.
+        seed: of the training.
+        epochs: length of the training; None: as the config says.
+        resume: go on after an interrupted run.
+        gpus: GPUs to use; 0 runs on the CPU.
+    """
+
+    config: Path
+    work_dir: Path
+    data: CocoFolder | None = None
+    shapes: ShapesSettings = field(default_factory=ShapesSettings)
+    pictures: int = 8
+    options: Sequence[str] = ()
+    seed: int = 0
+    epochs: int | None = None
+    resume: bool = False
+    gpus: int = 0
+
+
+@dataclass
+class DemoResult:
+    """What the demo measured.
+
+    Attributes:
+        metrics: pycocotools' box AP as MMDetection names it, such as
+            ``coco/bbox_mAP`` and ``coco/bbox_mAP_50``.
+        seconds: wall time of each step.
+        checkpoint: the trained weights.
+        pictures: PNG files written.
+    """
+
+    metrics: dict[str, float] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+    checkpoint: Path = Path()
+    pictures: list[Path] = field(default_factory=list)
+
+    @contextmanager
+    def timed(self, step: str) -> Iterator[None]:
+        """Note how long a step takes."""
+        start = time.perf_counter()
+        yield
+        self.seconds[step] = time.perf_counter() - start
+
+
+def run_demo(settings: DemoSettings) -> DemoResult:
+    """Draw or check the data, train, test, draw; print how it goes.
+
+    Raises:
+        ValueError: the data or the config is not usable, or a step failed.
+    """
+    check_command()
+    if not settings.config.is_file():
+        raise ValueError(f"config: there is no file {settings.config}")
+    work_dir, gpus, result = settings.work_dir, ["--gpus", str(settings.gpus)], DemoResult()
+    work_dir.mkdir(parents=True, exist_ok=True)
+    with result.timed("data"):
+        folder = settings.data or draw_shapes(settings)
+        classes = folder.class_names()
+        for split in ("train", "val"):
+            folder.image_folder(split)
+    print(f"data: classes {', '.join(classes)}; {result.seconds['data']:.0f} s", flush=True)
+    with result.timed("train"):
+        options = [*folder_options(folder), *epoch_options(settings.epochs)]
+        options += [f"randomness.seed={settings.seed}", *settings.options]
+        train = ["train", "mmdet", str(settings.config), "--work-dir", str(work_dir), *gpus]
+        train += ["--resume"] if settings.resume else []
+        run_mim([*train, "--cfg-options", *options], work_dir / "train.log")
+        result.checkpoint = last_checkpoint(work_dir)
+    with result.timed("test"):
+        config = work_dir / settings.config.name  # as the training run resolved it
+        test = ["test", "mmdet", str(config), "--checkpoint", str(result.checkpoint)]
+        test += ["--work-dir", str(work_dir / "test"), *gpus]
+        run_mim(test, work_dir / "test.log")
+        result.metrics = newest_metrics(work_dir / "test")
+    with result.timed("pictures"):
+        result.pictures = draw_pictures(config, result.checkpoint, folder, settings)
+    report(result, work_dir)
+    return result
+
+
+def draw_shapes(settings: DemoSettings) -> CocoFolder:
+    """Draw the shapes set below the work folder, or keep it where it is there."""
+    root = settings.work_dir / "shapes"
+
+    def progress(done: int, total: int) -> None:
+        if done % 100 == 0 or done == total:
+            print(f"drew {done}/{total} pictures", flush=True)
+
+    make_shapes_dataset(root, settings.shapes, progress)
+    return CocoFolder(root=str(root))
+
+
+def folder_options(folder: CocoFolder) -> list[str]:
+    """The ``--cfg-options`` that name a data set."""
+    options = []
+    for name in CocoFolder.__dataclass_fields__:
+        value = getattr(folder, name)
+        if value is None or (name == "scale" and not value):
+            continue
+        if isinstance(value, (list, tuple)):
+            # MMEngine reads a list of one element as that element
+            value = ",".join(str(v) for v in value)
+        options.append(f"coco_folder.{name}={value}")
+    return options
+
+
+def epoch_options(epochs: int | None) -> list[str]:
+    """The ``--cfg-options`` that change the length of ``_base_/schedules/short.py``.
+
+    Raises:
+        ValueError: fewer than one epoch.
+    """
+    if epochs is None:
+        return []
+    if epochs < 1:
+        raise ValueError(f"epochs must be at least 1, got {epochs}")
+    return [f"train_cfg.max_epochs={epochs}", f"param_scheduler.1.end={epochs}"]
+
+
+def newest_metrics(folder: Path) -> dict[str, float]:
+    """Metrics that the newest test run below ``folder`` wrote.
+
+    Raises:
+        ValueError: there are none.
+    """
+    files = sorted(folder.glob("*/*.json"), key=lambda path: path.stat().st_mtime)
+    for path in reversed(files):
+        found = json.loads(path.read_text().splitlines()[-1])
+        if "coco/bbox_mAP_50" in found:
+            return {k: float(v) for k, v in found.items() if k.startswith("coco/")}
+    raise ValueError(f"the test run wrote no box AP below {folder}")
+
+
+def draw_pictures(
+    config: Path, checkpoint: Path, folder: CocoFolder, settings: DemoSettings
+) -> list[Path]:
+    """Detections on held-out images, the tokens kept on the first of them, AP over training."""
+    if settings.pictures < 1:
+        return []
+    warnings.filterwarnings("ignore", message="torch.meshgrid")  # MMDetection's, not the user's
+    model = load_detector(config, checkpoint, "cuda:0" if settings.gpus else "cpu")
+    validation = (folder.annotations("val"), folder.image_folder("val"))
+    images = choose_images(*validation, settings.pictures)
+    records = [drawing.record_tokens(model, image) for image in images]
+    drawn = {"detections": drawing.draw_detection_sheet(records)}
+    for image, record in zip(images[:4], records, strict=False):
+        drawn[f"tokens_{image.stem}"] = drawing.draw_tokens(record)
+    evaluations = evaluations_of(read_scalars(settings.work_dir))
+    if len(evaluations) > 1:
+        drawn["ap_curve"] = draw_evaluations(evaluations)
+    return [drawing.save_picture(d, settings.work_dir / f"{n}.png") for n, d in drawn.items()]
+
+
+def report(result: DemoResult, work_dir: Path) -> None:
+    """Print the result and write it as ``result.json``."""
+    total = sum(result.seconds.values())
+    record = {"metrics": result.metrics, "seconds": result.seconds, "total_seconds": total}
+    (work_dir / "result.json").write_text(json.dumps(record, indent=2) + "\n")
+    times = ", ".join(f"{name} {s:.0f} s" for name, s in result.seconds.items())
+    print(f"checkpoint: {result.checkpoint}")
+    for path in result.pictures:
+        print(f"picture: {path}")
+    print(f"time: {total:.0f} s ({times})")
+    print(
+        f"box AP {result.metrics['coco/bbox_mAP']:.3f}, "
+        f"AP50 {result.metrics['coco/bbox_mAP_50']:.3f} on the held-out images"
+    )
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:

@@ -10,8 +10,9 @@ import json
 import sys
 from pathlib import Path
 
+from sparse_encoders.analysis.benchmark import records, table
+from sparse_encoders.analysis.encoder_benchmark import measure_training
 from sparse_encoders.analysis.machine import describe_machine
-from sparse_encoders.analysis.training_memory import as_records, measure_training, table
 from sparse_encoders.analysis.variants import VARIANTS
 
 
@@ -46,7 +47,7 @@ def main() -> int:
         report = {
             "command": " ".join(sys.argv),
             "machine": describe_machine(args.device),
-            "rows": as_records(rows),
+            "rows": records(rows),
         }
         args.json.write_text(json.dumps(report, indent=2) + "\n")
     return 0

@@ -12,14 +12,14 @@ import argparse
 import sys
 from pathlib import Path
 
-from sparse_encoders.analysis.token_pictures import (
+from sparse_encoders.loading import load_detector
+from sparse_encoders.visualization.pictures import (
     PICTURES,
     TokenRecord,
     record_tokens,
     write_pictures,
     write_side_by_side,
 )
-from sparse_encoders.loading import load_detector
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:

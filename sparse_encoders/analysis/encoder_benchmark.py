@@ -1,10 +1,9 @@
-"""Time and memory of encoders on the same detector, in one run."""
+"""Encoders on full-size DINO, untrained: forward passes and training steps in one run."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from mmdet.registry import MODELS
@@ -12,44 +11,24 @@ from mmengine.registry import init_default_scope
 from torch import nn
 
 import sparse_encoders  # noqa: F401  (registers the package)
-from sparse_encoders.analysis.inputs import image_call
-from sparse_encoders.analysis.latency import Timing, interleaved
-from sparse_encoders.analysis.memory import MIB, peak_memory
+from sparse_encoders.analysis.benchmark import Say, benchmark
+from sparse_encoders.analysis.inputs import image_call, training_call
 from sparse_encoders.analysis.quiet import quiet
 from sparse_encoders.analysis.variants import encoder_config
 from sparse_encoders.loading import read_config
 from sparse_encoders.tokens import TokenGrid
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 STRIDES = (8, 16, 32, 64)
 PARTS = ("encoder", "detector")
 
 
-@dataclass(frozen=True)
-class Row:
-    """One encoder's line of the table.
-
-    Attributes:
-        encoder: short name.
-        seconds: median of the encoder's forward pass.
-        fastest, slowest: of all rounds, in seconds.
-        share_of_first: median over rounds of its time over the first encoder's.
-        peak_mib: memory beyond weights and input, in MiB; None where unknown.
-        memory_share_of_first: of the first encoder's peak.
-    """
-
-    encoder: str
-    seconds: float
-    fastest: float
-    slowest: float
-    share_of_first: float
-    peak_mib: float | None
-    memory_share_of_first: float | None
-
-
-def detector_with(name: str, keep_ratio: float, backend: str, seed: int = 0) -> nn.Module:
+def detector_with(name: str, keep_ratio: float, backend: str = "auto", seed: int = 0) -> nn.Module:
     """Full-size DINO (ResNet-50 widths, 6 + 6 layers) with the named encoder, untrained."""
     init_default_scope("mmdet")
-    model = _dino_config()
+    model = read_config("mmdet::dino/dino-4scale_r50_8xb2-12e_coco.py").model
     model.type = "sparse_encoders.DINO"
     model.attention_backend = backend
     model.encoder = encoder_config(name, model.encoder, keep_ratio)
@@ -89,8 +68,8 @@ def benchmark_encoders(
     backends: Sequence[str] = ("auto",),
     part: str = "encoder",
     device: str = "cpu",
-    progress: Callable[[str], None] = lambda message: None,
-) -> list[Row]:
+    progress: Say = lambda message: None,
+) -> pd.DataFrame:
     """Time each encoder's forward pass, interleaved, and measure its peak memory.
 
     Args:
@@ -98,13 +77,16 @@ def benchmark_encoders(
         image_hw: (height, width) in pixels.
         keep_ratio: average keep ratio of those that prune.
         batch: images.
-        repeats: timed rounds.
-        warmup: rounds before them.
+        repeats: timed rounds, after ``warmup`` others.
+        warmup: see ``repeats``.
         backends: attention backends; with several, each encoder is measured on
             each and named 'encoder/backend'.
         part: 'encoder', or 'detector' for the whole forward pass from pixels on.
         device: 'cpu' or a CUDA device.
         progress: is told what is going on.
+
+    Returns:
+        See :func:`benchmark`; the index is called ``encoder``.
     """
     if part not in PARTS:
         raise ValueError(f"part must be one of {PARTS}, got {part!r}")
@@ -118,56 +100,63 @@ def benchmark_encoders(
                 calls[label] = _encode(model, random_tokens(image_hw, batch, device))
             else:
                 calls[label] = image_call(model, image_hw, device, batch)
-    names = list(calls)
-    peaks = {}
-    for name, call in calls.items():
-        progress(f"memory of {name}")
-        call()
-        peaks[name] = peak_memory(call, device)
-    timings: dict[str, Timing] = {}
-    for done, timings in interleaved(calls, repeats, warmup, device):
-        state = ", ".join(f"{n} {t.seconds[-1]:.2f} s" for n, t in timings.items())
-        progress(f"round {done} of {repeats}: {state}")
-    first, first_peak = timings[names[0]], peaks[names[0]]
-    return [
-        Row(
-            encoder=name,
-            seconds=timings[name].median,
-            fastest=timings[name].spread[0],
-            slowest=timings[name].spread[1],
-            share_of_first=timings[name].ratio_to(first),
-            peak_mib=None if (peak := peaks[name]) is None else peak / MIB,
-            memory_share_of_first=None if not (peak and first_peak) else peak / first_peak,
-        )
-        for name in names
-    ]
+    return benchmark(calls, repeats, warmup, device, say=progress).rename_axis("encoder")
 
 
-def table(rows: Sequence[Row]) -> str:
-    """The rows as text for a terminal."""
-    first = rows[0].encoder
-    lines = [
-        f"{'encoder':<20}{'median s':>10}{'fastest':>10}{'slowest':>10}{'of ' + first:>12}"
-        f"{'peak MiB':>11}{'of ' + first:>12}"
-    ]
-    for row in rows:
-        peak = "-" if row.peak_mib is None else f"{row.peak_mib:.0f}"
-        share = "-" if row.memory_share_of_first is None else f"{row.memory_share_of_first:.2f}"
-        lines.append(
-            f"{row.encoder:<20}{row.seconds:>10.3f}{row.fastest:>10.3f}{row.slowest:>10.3f}"
-            f"{row.share_of_first:>12.3f}{peak:>11}{share:>12}"
-        )
-    return "\n".join(lines)
+def measure_training(
+    names: Sequence[str],
+    image_hw: tuple[int, int],
+    num_cps: Sequence[int] = (0, 6),
+    keep_ratio: float = 0.3,
+    batch: int = 1,
+    repeats: int = 3,
+    device: str = "cpu",
+    progress: Say = lambda message: None,
+) -> pd.DataFrame:
+    """Measure training steps, forward and backward, with and without checkpointed layers.
 
+    Args:
+        names: encoders by their short names, see :data:`analysis.variants.VARIANTS`.
+        image_hw: (height, width) in pixels.
+        num_cps: each encoder is measured with so many checkpointed layers.
+        keep_ratio: average keep ratio of those that prune.
+        batch: images of a step.
+        repeats: timed rounds, the candidates of an encoder in turns.
+        device: 'cpu' or a CUDA device.
+        progress: is told what is going on.
 
-def as_records(rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """The rows for JSON."""
-    return [asdict(row) for row in rows]
+    Returns:
+        See :func:`benchmark`; the index is called ``encoder``, ``num_cp`` are the checkpointed
+        layers, and shares are of the encoder's first line. Memory is beyond weights, their
+        gradients and the input.
+
+    Raises:
+        ValueError: an unknown encoder, or more checkpointed layers than it has.
+    """
+    frames = []
+    for name in names:
+        model: Any = detector_with(name, keep_ratio).to(device).train()
+        layers = model.encoder.num_layers
+        wrong = [count for count in num_cps if not 0 <= count <= layers]
+        if wrong or not num_cps:
+            raise ValueError(f"num_cps must be some of 0 to {layers} layers, got {list(num_cps)}")
+        run = training_call(model, image_hw, device, batch)
+        calls = {f"{name}, {count} checkpointed": _with(model, count, run) for count in num_cps}
+        frame = benchmark(calls, repeats, 0, device, say=progress)
+        frame.insert(0, "num_cp", list(num_cps))
+        frames.append(frame.set_axis([name] * len(frame)))
+    import pandas as pd
+
+    return pd.concat(frames).rename_axis("encoder")
 
 
 def _encode(model: Any, tokens: TokenGrid) -> Callable[[], object]:
     return lambda: model.encoder(tokens, model.detector_parts()).memory
 
 
-def _dino_config() -> Any:
-    return read_config("mmdet::dino/dino-4scale_r50_8xb2-12e_coco.py").model
+def _with(model: Any, num_cp: int, run: Callable[[], object]) -> Callable[[], object]:
+    def call() -> object:
+        model.encoder.num_cp = num_cp
+        return run()
+
+    return call

@@ -1,19 +1,53 @@
-"""What detectors are measured on where no image is given."""
+"""What detectors are measured on: random images where none is given, or some of a data set."""
 
 from __future__ import annotations
 
+import json
+import random
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
 from mmdet.structures import DetDataSample
 from mmengine.structures import InstanceData
+from torch import Tensor
+
+BOXES = 8  # objects of a random image
+
+
+def random_batch(
+    size: tuple[int, int], device: torch.device | str, batch: int = 1, classes: int = 1
+) -> tuple[Tensor, list[DetDataSample]]:
+    """Random pixels, (batch, 3, height, width), with random boxes of random classes.
+
+    Args:
+        size: (height, width) in pixels.
+        device: where they are put.
+        batch: images.
+        classes: how many there are.
+    """
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(batch, 3, *size, generator=generator).to(device)
+    about = dict(
+        img_shape=size, ori_shape=size, batch_input_shape=size, scale_factor=(1.0, 1.0), img_id=0
+    )
+    samples, sides = [], torch.tensor([size[1], size[0]], dtype=torch.float32)
+    for _ in range(batch):
+        corner = torch.rand(BOXES, 2, generator=generator) * sides * 0.6
+        far = corner + torch.rand(BOXES, 2, generator=generator) * sides * 0.3 + 4
+        labels = torch.randint(classes, (BOXES,), generator=generator)
+        sample = DetDataSample(metainfo=about)
+        boxes = torch.cat([corner, far], 1)
+        sample.gt_instances = InstanceData(bboxes=boxes.to(device), labels=labels.to(device))
+        samples.append(sample)
+    return images, samples
 
 
 def image_call(
-    model: Any, size: tuple[int, int], device: torch.device | str, batch: int = 1, boxes: int = 8
+    model: Any, size: tuple[int, int], device: torch.device | str, batch: int = 1
 ) -> Callable[[], object]:
-    """A call that detects on images of random pixels with as many random boxes.
+    """A call that detects on a :func:`random_batch`.
 
     The boxes are for selectors that read annotations; no other looks at them.
 
@@ -22,23 +56,39 @@ def image_call(
         size: (height, width) in pixels.
         device: where the model is.
         batch: images.
-        boxes: on each image.
     """
-    generator = torch.Generator().manual_seed(0)
-    images = torch.randn(batch, 3, *size, generator=generator).to(device)
-    about = dict(
-        img_shape=size, ori_shape=size, batch_input_shape=size, scale_factor=(1.0, 1.0), img_id=0
-    )
-    extent = torch.tensor([size[1], size[0]], dtype=torch.float32)
-    corners = torch.rand(2, boxes, 2, generator=generator) * extent
-    found = torch.cat([corners.amin(0), corners.amax(0)], 1).to(device)
-    labels = torch.zeros(boxes, dtype=torch.long, device=device)
+    images, samples = random_batch(size, device, batch)
 
     @torch.no_grad()
     def call() -> object:
-        samples = [DetDataSample(metainfo=about) for _ in range(batch)]
-        for sample in samples:
-            sample.gt_instances = InstanceData(bboxes=found, labels=labels)
-        return model.predict(images, samples)
+        return model.predict(images, [sample.clone() for sample in samples])
 
     return call
+
+
+def training_call(
+    model: Any, size: tuple[int, int], device: torch.device | str, batch: int = 1
+) -> Callable[[], object]:
+    """A call that runs a training step, forward and backward, on a :func:`random_batch`."""
+    images, samples = random_batch(size, device, batch, model.bbox_head.num_classes)
+
+    def call() -> object:
+        model.zero_grad(set_to_none=False)
+        loss, _ = model.parse_losses(model(images, samples, mode="loss"))
+        return loss.backward()
+
+    return call
+
+
+def choose_images(annotations: Path, images: Path, count: int) -> list[Path]:
+    """Images with objects, drawn with a fixed seed.
+
+    Args:
+        annotations: COCO annotation file.
+        images: folder of its images.
+        count: how many, where there are so many.
+    """
+    content = json.loads(annotations.read_text())
+    full = {a["image_id"] for a in content["annotations"]}
+    names = [i["file_name"] for i in content["images"] if i["id"] in full]
+    return [images / name for name in random.Random(0).sample(names, min(count, len(names)))]

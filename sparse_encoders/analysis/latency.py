@@ -1,21 +1,22 @@
 """Times that can be compared: warm-up, repeats, and everything interleaved in one run.
 
-Machines drift (clocks, neighbours, caches). Candidates are therefore timed in
-turns, round by round, and compared within a round.
+Machines drift (clocks, neighbours, caches). Candidates are therefore timed in turns, round by
+round, and compared within a round; torch.utils.benchmark, which times one candidate after the
+other, gives the statistics.
 """
 
 from __future__ import annotations
 
-import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import nn
-
-T = TypeVar("T")
+from torch.utils.benchmark import Measurement
+from torch.utils.benchmark.utils.common import TaskSpec
 
 #: what the time of a detector's forward pass is split into, in the order of running
 STAGES = ("backbone", "neck", "encoder", "decoder and head")
@@ -23,50 +24,51 @@ STAGES = ("backbone", "neck", "encoder", "decoder and head")
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds of one candidate, one value a round."""
+    """Seconds of one candidate.
 
-    seconds: tuple[float, ...]
+    A stage lasts from the end of the one before it to its own end, so the stages add up to the
+    whole call: flattening and position embeddings count to the encoder, choosing queries to
+    decoder and head.
+
+    Attributes:
+        rounds: one tuple a round, of its stages in the order of :data:`STAGES`, or of one number.
+    """
+
+    rounds: tuple[tuple[float, ...], ...]
+
+    @property
+    def seconds(self) -> list[float]:
+        """The whole call, round by round."""
+        return [sum(stages) for stages in self.rounds]
+
+    @property
+    def statistics(self) -> Measurement:
+        """Median, mean and quartiles of the whole call, as torch's benchmarks have them."""
+        spec = TaskSpec("call", "", num_threads=torch.get_num_threads())
+        return Measurement(1, self.seconds, spec)
 
     @property
     def median(self) -> float:
         """Median over rounds, in seconds."""
-        return statistics.median(self.seconds)
+        return float(self.statistics.median)
 
     @property
     def spread(self) -> tuple[float, float]:
         """Fastest and slowest round, in seconds."""
         return min(self.seconds), max(self.seconds)
 
-    def ratios_to(self, other: Timing) -> tuple[float, ...]:
-        """This candidate's time over the other's, round by round."""
-        pairs = zip(self.seconds, other.seconds, strict=True)
-        return tuple(mine / theirs for mine, theirs in pairs)
-
-    def ratio_to(self, other: Timing) -> float:
-        """Median over rounds of this candidate's time over the other's in the same round."""
-        return statistics.median(self.ratios_to(other))
-
-
-@dataclass(frozen=True)
-class StageTiming:
-    """Seconds of one candidate's stages: one tuple a round, in the order of :data:`STAGES`.
-
-    A stage lasts from the end of the one before it to its own end, so the stages
-    add up to the whole pass: flattening and position embeddings count to the
-    encoder, choosing queries to decoder and head.
-    """
-
-    rounds: tuple[tuple[float, ...], ...]
-
-    @property
-    def total(self) -> Timing:
-        """The whole pass."""
-        return Timing(tuple(sum(stages) for stages in self.rounds))
-
     def stage(self, name: str) -> Timing:
         """One stage, a name of :data:`STAGES`."""
         place = STAGES.index(name)
-        return Timing(tuple(stages[place] for stages in self.rounds))
+        return Timing(tuple((stages[place],) for stages in self.rounds))
+
+    def ratios_to(self, other: Timing) -> list[float]:
+        """This candidate's time over the other's, round by round."""
+        return [a / b for a, b in zip(self.seconds, other.seconds, strict=True)]
+
+    def ratio_to(self, other: Timing) -> float:
+        """Median over rounds of this candidate's time over the other's in the same round."""
+        return Timing(tuple((ratio,) for ratio in self.ratios_to(other))).median
 
 
 @dataclass(frozen=True)
@@ -83,35 +85,26 @@ class StagedCall:
     call: Callable[[], object]
     prepare: Callable[[], object] = lambda: None
 
-
-class Clock:
-    """Marks in time: of the host, or CUDA events on the device's current stream."""
-
-    def __init__(self, device: torch.device | str) -> None:
-        self.device = torch.device(device)
-
-    def wait(self) -> None:
-        """Until the device has done all its work."""
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-
-    def mark(self) -> Any:
-        """A mark at this place of the work."""
-        if self.device.type != "cuda":
-            return time.perf_counter()
-        event = torch.cuda.Event(enable_timing=True)
-        event.record(torch.cuda.current_stream(self.device))
-        return event
-
-    def seconds(self, first: Any, last: Any) -> float:
-        """From one mark to another, after :meth:`wait`."""
-        if self.device.type != "cuda":
-            return float(last - first)
-        return float(first.elapsed_time(last)) / 1000
+    def seconds(self, device: torch.device) -> tuple[float, ...]:
+        """Of each stage; a stage that the model does not have takes none."""
+        marks: dict[str, Any] = {}
+        self.prepare()
+        with ExitStack() as hooks:
+            for name in STAGES[:-1]:
+                part = getattr(self.model, name, None)
+                if isinstance(part, nn.Module):
+                    hook = part.register_forward_hook(
+                        lambda *_, name=name: marks.update({name: _mark(device)})
+                    )
+                    hooks.callback(hook.remove)
+            last = _mark(device, wait=True)
+            self.call()
+            marks[STAGES[-1]] = _mark(device)
+        return _between([last, *(marks.get(name) for name in STAGES)], device)
 
 
 def interleaved(
-    candidates: Mapping[str, Callable[[], object]],
+    candidates: Mapping[str, Callable[[], object] | StagedCall],
     repeats: int = 5,
     warmup: int = 1,
     device: torch.device | str = "cpu",
@@ -119,7 +112,7 @@ def interleaved(
     """Time candidates in turns.
 
     Args:
-        candidates: name to a call without arguments.
+        candidates: name to a call without arguments, or to one with stages.
         repeats: timed rounds, at least 1.
         warmup: rounds that are run and forgotten.
         device: where the work runs; a CUDA device is timed by events.
@@ -130,86 +123,50 @@ def interleaved(
     Raises:
         ValueError: no candidates, or fewer than one repeat.
     """
-    clock = Clock(device)
-    measures = {name: _whole(call, clock) for name, call in candidates.items()}
-    for number, found in _rounds(measures, repeats, warmup):
-        yield number, {name: Timing(tuple(seconds)) for name, seconds in found.items()}
-
-
-def interleaved_stages(
-    candidates: Mapping[str, StagedCall],
-    repeats: int = 5,
-    warmup: int = 1,
-    device: torch.device | str = "cpu",
-) -> Iterator[tuple[int, dict[str, StageTiming]]]:
-    """Time the stages of detectors in turns; as :func:`interleaved` otherwise."""
-    clock = Clock(device)
-    measures = {name: _staged(candidate, clock) for name, candidate in candidates.items()}
-    for number, found in _rounds(measures, repeats, warmup):
-        yield number, {name: StageTiming(tuple(rounds)) for name, rounds in found.items()}
-
-
-def _rounds(
-    measures: Mapping[str, Callable[[], T]], repeats: int, warmup: int
-) -> Iterator[tuple[int, dict[str, list[T]]]]:
-    if not measures or repeats < 1 or warmup < 0:
+    if not candidates or repeats < 1 or warmup < 0:
         raise ValueError(
             f"need at least one candidate, repeats >= 1 and warmup >= 0, got "
-            f"{len(measures)} candidates, {repeats=}, {warmup=}"
+            f"{len(candidates)} candidates, {repeats=}, {warmup=}"
         )
-    found: dict[str, list[T]] = {name: [] for name in measures}
-    for _ in range(warmup):
-        for measure in measures.values():
-            measure()
-    for round_number in range(1, repeats + 1):
-        for name, measure in measures.items():
-            found[name].append(measure())
-        yield round_number, found
+    rounds: dict[str, list[tuple[float, ...]]] = {name: [] for name in candidates}
+    for number in range(1 - warmup, repeats + 1):
+        for name, candidate in candidates.items():
+            found = _measure(candidate, torch.device(device))
+            if number > 0:
+                rounds[name].append(found)
+        if number > 0:
+            yield number, {name: Timing(tuple(found)) for name, found in rounds.items()}
 
 
-def _whole(call: Callable[[], object], clock: Clock) -> Callable[[], float]:
-    def measure() -> float:
-        clock.wait()
-        start = clock.mark()
-        call()
-        end = clock.mark()
-        clock.wait()
-        return clock.seconds(start, end)
-
-    return measure
+def _measure(
+    candidate: Callable[[], object] | StagedCall, device: torch.device
+) -> tuple[float, ...]:
+    if isinstance(candidate, StagedCall):
+        return candidate.seconds(device)
+    start = _mark(device, wait=True)
+    candidate()
+    return _between([start, _mark(device)], device)
 
 
-def _staged(candidate: StagedCall, clock: Clock) -> Callable[[], tuple[float, ...]]:
-    def measure() -> tuple[float, ...]:
-        marks: dict[str, Any] = {}
+def _mark(device: torch.device, wait: bool = False) -> Any:
+    """This moment: of the host, or a CUDA event on the device's current stream."""
+    if device.type != "cuda":
+        return time.perf_counter()
+    if wait:
+        torch.cuda.synchronize(device)
+    event = torch.cuda.Event(enable_timing=True)
+    event.record(torch.cuda.current_stream(device))
+    return event
 
-        def mark_end(name: str) -> Callable[..., None]:
-            def hook(*_: object) -> None:
-                marks[name] = clock.mark()
 
-            return hook
-
-        parts = [(name, getattr(candidate.model, name, None)) for name in STAGES[:-1]]
-        handles = [
-            part.register_forward_hook(mark_end(name))
-            for name, part in parts
-            if isinstance(part, nn.Module)
-        ]
-        candidate.prepare()
-        clock.wait()
-        last = clock.mark()
-        try:
-            candidate.call()
-        finally:
-            for handle in handles:
-                handle.remove()
-        marks[STAGES[-1]] = clock.mark()
-        clock.wait()
-        stages = []
-        for name in STAGES:
-            end = marks.get(name, last)
-            stages.append(clock.seconds(last, end))
-            last = end
-        return tuple(stages)
-
-    return measure
+def _between(marks: list[Any], device: torch.device) -> tuple[float, ...]:
+    """Seconds from each mark to the next; a missing one stands where the one before it does."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    found, last = [], marks[0]
+    for mark in marks[1:]:
+        mark = last if mark is None else mark
+        on_cuda = device.type == "cuda"
+        found.append(last.elapsed_time(mark) / 1000 if on_cuda else mark - last)
+        last = mark
+    return tuple(found)

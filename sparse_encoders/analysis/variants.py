@@ -41,6 +41,11 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
 _OF_THE_IMAGES = {key: ("FocusTokenSelector", "OracleSelector") for key in ("intervals", "strides")}
 
 
+def label(name: str, keep_ratio: float | None) -> str:
+    """Such as 'dense' or 'focus 0.3'."""
+    return name if keep_ratio is None else f"{name} {keep_ratio:g}"
+
+
 def prunes(name: str) -> bool:
     """Whether the named encoder has a selector, and so a keep ratio."""
     return "selector" in VARIANTS[name]
@@ -68,8 +73,7 @@ def encoder_config(
     """
     if name not in VARIANTS:
         raise ValueError(f"encoder must be one of {sorted(VARIANTS)}, got {name!r}")
-    own = copy.deepcopy(VARIANTS[name])
-    given = copy.deepcopy(dict(base))
+    own, given = copy.deepcopy(VARIANTS[name]), copy.deepcopy(dict(base))
     config: dict[str, Any] = {k: given[k] for k in ("num_layers", "layer_cfg") if k in given}
     config.update(copy.deepcopy(_DEFAULTS.get(own["type"], {})))
     if given.get("type") == own["type"]:

@@ -193,5 +193,6 @@ def _sentence(
     else:
         where = "the model has no encoder that could be observed"
     broken = [n for n, p in model.named_parameters() if not p.isfinite().all()]
-    weights = f"; {len(broken)} weights are not finite, the first is {broken[0]}" if broken else ""
+    many = f" and {len(broken) - 1} more" if len(broken) > 1 else ""
+    weights = f"; not finite among the weights: {broken[0]}{many}" if broken else ""
     return f"training stopped in iteration {step}: {name} is {value}{rest}; {where}{weights}"

@@ -97,7 +97,7 @@ class TokenPicturesHook(Hook):
         """
         if runner.rank != 0:
             return
-        from sparse_encoders.analysis import token_pictures as drawing
+        from sparse_encoders.visualization import pictures as drawing
 
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
         dataset = runner.val_dataloader.dataset

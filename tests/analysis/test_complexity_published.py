@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 
 from hosts import host_config
-from sparse_encoders.analysis.complexity import PARTS, count_complexity
-from sparse_encoders.analysis.complexity.published import (
+from published_models import (
     BEGIN,
     END,
     IMAGE_HW,
@@ -19,6 +18,7 @@ from sparse_encoders.analysis.complexity.published import (
     compare_published,
     write_tables,
 )
+from sparse_encoders.analysis.complexity import PARTS, count_complexity
 from tiny import build
 
 ROOT = Path(__file__).parents[2]
@@ -26,7 +26,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.mark.parametrize("published", PUBLISHED, ids=lambda p: p.name)
 def test_published(published, monkeypatch):
-    monkeypatch.setattr("sparse_encoders.analysis.complexity.published.PUBLISHED", (published,))
+    monkeypatch.setattr("published_models.PUBLISHED", (published,))
     (row,) = compare_published(ROOT / "mmdet_configs")
     assert row.complexity.image_hw == IMAGE_HW
     assert abs(row.total_difference) <= 0.02, row.total

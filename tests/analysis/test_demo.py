@@ -6,23 +6,56 @@ import os
 import pytest
 
 import demo as tool
-from sparse_encoders.analysis import demo
-from sparse_encoders.analysis.demo import DemoSettings, cause, folder_options, run_demo, shorten
+from demo import DemoSettings, folder_options, run_demo
+from sparse_encoders.analysis import mim
+from sparse_encoders.analysis.mim import cause, describe, read_scalars
 from sparse_encoders.datasets import CocoFolder, ShapesSettings
-
-LINE = (
-    "11/21 12:17:24 - mmengine - INFO - Epoch(train)  [3][25/50]  base_lr: 3.6e-05 lr: 3.6e-05  "
-    "eta: 0:00:38  time: 1.3160  data_time: 0.0165  grad_norm: 26.6  loss: 14.3300  "
-    "loss_cls: 0.3068  d0.loss_cls: 0.31"
-)
+from sparse_encoders.visualization.curves import draw_evaluations, evaluations_of
 
 
-def test_a_log_line_keeps_what_a_reader_follows():
-    assert shorten(LINE) == "Epoch(train) [3][25/50]  eta: 0:00:38  loss: 14.3300"
-    val = "11/21 12:17:24 - mmengine - INFO - Epoch(val) [3][5/5]    coco/bbox_mAP: 0.1950  "
-    assert shorten(val + "coco/bbox_mAP_50: 0.43") == (
-        "Epoch(val) [3][5/5]  coco/bbox_mAP: 0.1950  coco/bbox_mAP_50: 0.43"
+def write(folder, *records):
+    (folder / "vis_data").mkdir(parents=True, exist_ok=True)
+    with (folder / "vis_data" / "scalars.json").open("a") as file:
+        file.writelines(json.dumps(record) + "\n" for record in records)
+
+
+def test_a_record_in_a_line():
+    train = {"lr": 3.6e-05, "loss": 14.33, "loss_cls": 0.3, "time": 1.316, "epoch": 3, "iter": 125}
+    assert describe(train) == "Epoch(train) [3][125]  loss: 14.3300  time: 1.3160"
+    val = {"coco/bbox_mAP": 0.195, "coco/bbox_mAP_50": 0.43, "step": 3}
+    assert describe(val) == "Epoch(val) [3]  coco/bbox_mAP: 0.1950  coco/bbox_mAP_50: 0.4300"
+
+
+def test_records_are_shown_once_and_when_they_are_whole(tmp_path, capsys):
+    write(tmp_path / "1", {"loss": 9.0, "epoch": 1, "iter": 1})  # of an earlier run
+    follow = mim._Follower(["train", "mmdet", "x.py", "--work-dir", str(tmp_path), "--gpus", "0"])
+    follow.show()
+    assert capsys.readouterr().out == ""
+    write(
+        tmp_path / "2", {"loss": 3.0, "epoch": 1, "iter": 5}, {"loss": 2.0, "epoch": 1, "iter": 9}
     )
+    log = tmp_path / "2" / "vis_data" / "scalars.json"
+    whole = log.read_text()
+    log.write_text(whole[:-4])
+    follow.show()
+    assert capsys.readouterr().out.split() == ["Epoch(train)", "[1][5]", "loss:", "3.0000"]
+    log.write_text(whole)
+    follow.show()
+    assert "[1][9]" in (out := capsys.readouterr().out) and "[1][5]" not in out
+
+
+def test_evaluations_of_a_run_that_was_resumed(tmp_path):
+    first = {"coco/bbox_mAP": 0.1, "coco/bbox_mAP_50": 0.2, "step": 1}
+    write(tmp_path / "1", {"loss": 3.0, "step": 25}, first)
+    write(tmp_path / "1", {"coco/bbox_mAP": 0.2, "coco/bbox_mAP_50": 0.3, "step": 2})
+    write(tmp_path / "2", {"coco/bbox_mAP": 0.25, "coco/bbox_mAP_50": 0.35, "step": 2})
+    assert [record.get("loss") for record in read_scalars(tmp_path)] == [3.0, None, None, None]
+    evaluations = evaluations_of(read_scalars(tmp_path))
+    assert evaluations == {1: (0.1, 0.2), 2: (0.25, 0.35)}
+    assert evaluations_of(read_scalars(tmp_path / "none")) == {}
+    figure = draw_evaluations(evaluations)
+    drawn = [line.get_ydata() for line in figure.axes[0].lines]
+    assert [list(values) for values in drawn] == [[0.2, 0.35], [0.1, 0.25]]
 
 
 def test_the_cause_is_the_first_error_not_mims():
@@ -55,6 +88,7 @@ def test_the_whole_demo(tmp_path, request, capsys):
             "train_cfg.max_epochs=1",
             "train_cfg.val_interval=1",
             "train_dataloader.batch_size=2",
+            "default_hooks.logger.interval=1",
             "train_dataloader.num_workers=0",
             "train_dataloader.persistent_workers=False",
             "model.num_queries=20",
@@ -71,18 +105,18 @@ def test_the_whole_demo(tmp_path, request, capsys):
     assert recorded["metrics"] == result.metrics
     out = capsys.readouterr().out
     for command in ("train", "test"):
-        assert f"$ mim {command} {demo.mim_name_of_mmdet()}" in out
-    assert "AP50" in out
+        assert f"$ mim {command} {mim.mim_name_of_mmdet()}" in out
+    assert "AP50" in out and "Epoch(train) [1][" in out  # progress
 
 
 def test_mim_runs_as_it_does_by_hand(tmp_path, monkeypatch):
-    mim = tmp_path / "mim"
-    mim.write_text("#!/bin/sh\nenv\n")
-    mim.chmod(0o755)
-    monkeypatch.setattr(demo.sys, "executable", str(tmp_path / "python"))
+    script = tmp_path / "mim"
+    script.write_text("#!/bin/sh\nenv\n")
+    script.chmod(0o755)
+    monkeypatch.setattr(mim.sys, "executable", str(tmp_path / "python"))
     monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
-    demo.run_mim(["train", "mmdet"], tmp_path / "train.log")
+    mim.run_mim(["train", "mmdet"], tmp_path / "train.log")
     seen = dict(line.split("=", 1) for line in (tmp_path / "train.log").read_text().splitlines())
     # settings of threads decide how fast a step is
     threads = {k: v for k, v in seen.items() if k.startswith(("OMP_", "GOMP_", "KMP_", "MKL_"))}
@@ -108,7 +142,7 @@ def test_a_failing_step_says_why(tmp_path):
     broken = tmp_path / "broken.py"
     broken.write_text("model = dict(type='NoSuchDetector')\n")
     with pytest.raises(ValueError, match=r"mim train failed, see .*train.log"):
-        demo.run_mim(["train", "mmdet", str(broken), "--gpus", "0"], tmp_path / "train.log")
+        mim.run_mim(["train", "mmdet", str(broken), "--gpus", "0"], tmp_path / "train.log")
 
 
 def test_bad_command_lines(tmp_path, capsys):

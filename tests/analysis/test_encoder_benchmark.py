@@ -3,44 +3,26 @@
 from __future__ import annotations
 
 import json
-import runpy
-import sys
+import math
 from pathlib import Path
 
 import pytest
 import torch
 
+import benchmark_encoders as tool
+import benchmark_ops as ops_tool
 from hosts import host_config
-from sparse_encoders.analysis import encoder_benchmark
-from sparse_encoders.analysis.encoder_benchmark import Row, benchmark_encoders, level_shapes, table
-from sparse_encoders.analysis.latency import Timing, interleaved
+from sparse_encoders.analysis import encoder_benchmark, require
+from sparse_encoders.analysis.benchmark import benchmark, records, table
+from sparse_encoders.analysis.encoder_benchmark import (
+    benchmark_encoders,
+    level_shapes,
+    measure_training,
+)
 from sparse_encoders.analysis.memory import MIB, peak_memory
 from sparse_encoders.analysis.variants import encoder_config
-
-TOOL = Path(__file__).parents[2] / "tools" / "benchmark_encoders.py"
-
-
-def test_candidates_take_turns():
-    calls = []
-    candidates = {name: lambda name=name: calls.append(name) for name in "ab"}
-    rounds = list(interleaved(candidates, repeats=2, warmup=1))
-    assert calls == ["a", "b"] * 3
-    assert [number for number, _ in rounds] == [1, 2]
-    assert all(len(t.seconds) == 2 for t in rounds[-1][1].values())
-
-
-def test_ratios_are_taken_within_a_round():
-    # a machine that slows down tenfold in the second round changes no ratio
-    fast, slow = Timing((1.0, 10.0, 1.0)), Timing((2.0, 20.0, 2.0))
-    assert fast.ratio_to(slow) == 0.5
-    assert slow.median == 2.0
-    assert slow.spread == (2.0, 20.0)
-
-
-@pytest.mark.parametrize("settings", [dict(repeats=0), dict(warmup=-1)])
-def test_nothing_to_time(settings):
-    with pytest.raises(ValueError, match="at least one candidate"):
-        next(interleaved({"a": lambda: None}, **settings))
+from sparse_encoders.ops import has_extension
+from tiny import build
 
 
 @pytest.mark.skipif(
@@ -68,16 +50,40 @@ def test_variants_keep_the_detectors_layers():
         encoder_config("fuzzy", base)
 
 
-def test_table_shows_what_is_unknown_as_a_dash():
-    line = table([Row("dense", 1.0, 0.9, 1.1, 1.0, None, None)]).splitlines()[1]
-    assert line.split() == ["dense", "1.000", "0.900", "1.100", "1.000", "-", "-"]
+def test_calls_side_by_side():
+    calls = {"short": lambda: sum(range(1000)), "long": lambda: sum(range(300_000))}
+    frame = benchmark(calls, repeats=3, memory=False)
+    assert list(frame.index) == ["short", "long"]
+    assert frame.share_of_first["short"] == 1 < frame.share_of_first["long"]
+    assert (frame.fastest <= frame.seconds).all() and (frame.seconds <= frame.slowest).all()
+    lines = table(frame).splitlines()
+    assert len(lines) == 4 and "of short" in lines[0] and lines[2].split("|")[-2].strip() == "-"
+    assert json.loads(json.dumps(records(frame)))[1]["name"] == "long"
+    assert records(frame)[0]["peak_mib"] is None
 
 
+def test_what_must_be_installed():
+    with pytest.raises(ValueError, match=r"nowhere must be installed: pip install .*\[analysis\]"):
+        require("json", "nowhere")
+
+
+@pytest.fixture
+def _tiny(monkeypatch):
+    """A small detector in place of the full-size one."""
+
+    def detector(name, keep_ratio, backend="auto"):
+        own = {} if name == "dense" else encoder_config(name, {}, keep_ratio)
+        return build(host_config("DINO", own, attention_backend=backend)).eval()
+
+    monkeypatch.setattr(encoder_benchmark, "detector_with", detector)
+
+
+@pytest.mark.usefixtures("_tiny")
 def test_the_tool_prints_a_table_and_writes_json(tmp_path, capsys, monkeypatch):
     out = tmp_path / "out.json"
     argv = ["--size", "64", "96", "--repeats", "1", "--warmup", "0", "--json", str(out)]
-    monkeypatch.setattr(sys, "argv", ["benchmark_encoders.py", *argv])
-    runpy.run_path(str(TOOL), run_name="__main__")
+    monkeypatch.setattr("sys.argv", ["benchmark_encoders.py", *argv])
+    tool.main()
     assert "of dense" in capsys.readouterr().out
     report = json.loads(out.read_text())
     assert [r["encoder"] for r in report["rows"]] == ["dense", "focus"]
@@ -85,11 +91,47 @@ def test_the_tool_prints_a_table_and_writes_json(tmp_path, capsys, monkeypatch):
     assert report["machine"]["versions"]["torch"] == torch.__version__
 
 
-def test_the_whole_detector_on_two_backends(monkeypatch):
-    monkeypatch.setattr(encoder_benchmark, "_dino_config", lambda: host_config("DINO"))
-    rows = benchmark_encoders(
+@pytest.mark.usefixtures("_tiny")
+def test_the_whole_detector_on_two_backends():
+    frame = benchmark_encoders(
         ["dense"], (64, 64), repeats=1, warmup=0, backends=("torch", "mmcv"), part="detector"
     )
-    assert [r.encoder for r in rows] == ["dense/torch", "dense/mmcv"]
+    assert list(frame.index) == ["dense/torch", "dense/mmcv"]
     with pytest.raises(ValueError, match=r"part must be one of .*got 'neck'"):
         benchmark_encoders(["dense"], (64, 64), part="neck")
+
+
+@pytest.mark.usefixtures("_tiny")
+def test_training_steps():
+    said = []
+    frame = measure_training(["dense"], (64, 96), num_cps=(0, 2), repeats=1, progress=said.append)
+    assert list(frame.index) == ["dense", "dense"] and list(frame.num_cp) == [0, 2]
+    assert (frame.seconds > 0).all() and said[-1].startswith("round 1 of 1")
+    assert records(frame)[1]["num_cp"] == 2 and records(frame)[1]["encoder"] == "dense"
+
+
+@pytest.mark.usefixtures("_tiny")
+@pytest.mark.parametrize("num_cps", [(3,), (-1, 0), ()])
+def test_more_layers_than_there_are(num_cps):
+    with pytest.raises(ValueError, match="num_cps must be some of 0 to 2 layers, got"):
+        measure_training(["dense"], (64, 96), num_cps=num_cps)
+
+
+@pytest.mark.skipif(not has_extension(), reason="needs the compiled operators")
+def test_operators_beside_what_they_replace(tmp_path, capsys, monkeypatch):
+    out = tmp_path / "ops.json"
+    argv = ["--size", "64", "64", "--keep", "0.5", "--repeats", "1", "--json", str(out)]
+    monkeypatch.setattr("sys.argv", ["benchmark_ops.py", *argv])
+    assert ops_tool.main() == 0
+    results = json.loads(out.read_text())["results"]
+    assert len(results) == 2 * 2 * 2 and results[0]["queries"] == 42
+    for result in results:
+        assert result["baseline"] == ops_tool.BASELINES[result["operator"]]
+        ratio = result["baseline_seconds"] / result["seconds"]
+        assert math.isclose(result["speed_up"], ratio)  # one round
+    assert len(capsys.readouterr().out.splitlines()) == 1 + 2 + 8
+
+
+def test_token_centres():
+    centres = ops_tool.token_centres(((1, 2), (2, 1)))
+    assert centres.tolist() == [[0.25, 0.5], [0.75, 0.5], [0.5, 0.25], [0.5, 0.75]]

@@ -8,10 +8,10 @@ from mmengine.config import Config
 from PIL import Image
 
 from hosts import host_config
-from sparse_encoders.analysis.token_pictures import PICTURES
 from sparse_encoders.datasets import ShapesSettings, make_shapes_dataset
 from sparse_encoders.hooks import token_pictures
 from sparse_encoders.hooks.token_pictures import TokenPicturesHook
+from sparse_encoders.visualization.pictures import PICTURES
 
 BASE = "mmdet_configs/_base_/datasets/coco_folder.py"
 

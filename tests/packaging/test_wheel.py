@@ -53,6 +53,8 @@ def test_a_wheel_has_every_module_and_every_config(checkout, installed):
     package = installed / "sparse_encoders"
     modules = {p.relative_to(checkout) for p in (checkout / "sparse_encoders").rglob("*.py")}
     assert {p for p in modules if not (installed / p).is_file()} == set()
+    report = (checkout / "sparse_encoders" / "analysis" / "report").rglob("*.*")
+    assert {f.name for f in report if not (installed / f.relative_to(checkout)).is_file()} == set()
     configs = {
         p.relative_to(checkout / "mmdet_configs") for p in checkout.glob("mmdet_configs/**/*.py")
     }

@@ -1,8 +1,7 @@
 """Strategies side by side on the same detector: what each costs and gains, in one report."""
 
-from sparse_encoders.analysis.compare.report import write_report
-from sparse_encoders.analysis.compare.results import Report, Row
 from sparse_encoders.analysis.compare.run import compare
 from sparse_encoders.analysis.compare.settings import Comparison, Variant
+from sparse_encoders.analysis.report import Report, Row, read_report
 
-__all__ = ["Comparison", "Report", "Row", "Variant", "compare", "write_report"]
+__all__ = ["Comparison", "Report", "Row", "Variant", "compare", "read_report"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from typing import Any
 
 from mmengine.config import Config, ConfigDict
@@ -100,16 +101,26 @@ def input_size(config: Config) -> tuple[int, int]:
     Raises:
         ValueError: it resizes nothing.
     """
-    loader = config.get("test_dataloader") or {}
-    data = loader.get("dataset", {})
-    while "dataset" in data:
-        data = data["dataset"]
+    data = innermost((config.get("test_dataloader") or {}).get("dataset", {}))
     for step in data.get("pipeline") or config.get("test_pipeline") or []:
         scale = step.get("scale")
         if scale is not None:
             sides = (scale, scale) if isinstance(scale, int) else tuple(scale)
             return min(sides), max(sides)
     raise ValueError("CONFIG resizes no test images: say --size HEIGHT WIDTH")
+
+
+def innermost(dataset: Any) -> Any:
+    """The data set that others are wrapped around."""
+    while "dataset" in dataset:
+        dataset = dataset["dataset"]
+    return dataset
+
+
+def listed_metrics(config: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The metrics of the config's test evaluator."""
+    given = config.get("test_evaluator") or []
+    return [dict(metric) for metric in (given if isinstance(given, list) else [given])]
 
 
 def share_intervals(config: Config) -> None:
@@ -119,32 +130,9 @@ def share_intervals(config: Config) -> None:
     suits the images; selectors that take its place learn by the same. In place.
     """
     encoder = config.model.get("encoder")
-    for metric in config_metrics(config):
+    for metric in listed_metrics(config):
         if metric.get("type") == "ForegroundRecall" and encoder is not None:
             selector = encoder.setdefault("selector", ConfigDict())
             for key in ("intervals", "strides"):
                 if metric.get(key) is not None:
                     selector.setdefault(key, metric[key])
-
-
-def config_metrics(config: Config) -> list[dict[str, Any]]:
-    """The metrics of the config's test evaluator."""
-    given = config.get("test_evaluator") or []
-    return [dict(metric) for metric in (given if isinstance(given, list) else [given])]
-
-
-def with_token_metrics(config: Config) -> list[dict[str, Any]]:
-    """The config's metrics, with Corr and, where annotations are loaded, recall."""
-    found = config_metrics(config)
-    named = {metric["type"] for metric in found}
-    if "DecoderCorrelation" not in named:
-        found.append(dict(type="DecoderCorrelation", top=0.1))
-    data = config.test_dataloader.dataset
-    while "dataset" in data:
-        data = data.dataset
-    annotated = any(step.get("type") == "LoadAnnotations" for step in data.pipeline)
-    if "ForegroundRecall" not in named and annotated:
-        selector = (config.model.get("encoder") or {}).get("selector") or {}
-        rule = {k: selector[k] for k in ("intervals", "strides") if selector.get(k) is not None}
-        found.append(dict(dict(type="ForegroundRecall", intervals="non_overlapping"), **rule))
-    return found

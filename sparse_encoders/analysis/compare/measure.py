@@ -1,4 +1,4 @@
-"""Multiply-adds, memory and latency of the variants."""
+"""Memory and latency of the variants."""
 
 from __future__ import annotations
 
@@ -7,24 +7,12 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from sparse_encoders.analysis.complexity import count_complexity
 from sparse_encoders.analysis.inputs import image_call
-from sparse_encoders.analysis.latency import (
-    STAGES,
-    StagedCall,
-    StageTiming,
-    interleaved_stages,
-)
+from sparse_encoders.analysis.latency import STAGES, StagedCall, Timing, interleaved
 from sparse_encoders.analysis.memory import MIB, peak_memory
 
 #: rounds where no one says how many, and seconds that are enough for more than the fewest
 FEWEST, MOST, ENOUGH = 5, 30, 60.0
-
-
-def measure_complexity(model: Any, size: tuple[int, int]) -> dict[str, Any]:
-    """Multiply-adds and parameters by part, as :class:`Complexity` records them."""
-    record: dict[str, Any] = count_complexity(model, size).as_record()
-    return record
 
 
 def measure_memory(model: Any, size: tuple[int, int], device: str) -> dict[str, Any]:
@@ -63,21 +51,19 @@ def measure_latency(
         label: StagedCall(model, image_call(model, size, device), _setter(model, ratio))
         for label, (model, ratio) in models.items()
     }
-    timings: dict[str, StageTiming] = {}
+    timings: dict[str, Timing] = {}
     start = time.perf_counter()
-    for number, timings in interleaved_stages(candidates, repeats or MOST, warmup, device):
+    for number, timings in interleaved(candidates, repeats or MOST, warmup, device):
         if number == 1 or number % 5 == 0:
-            whole = sum(t.total.seconds[-1] for t in timings.values())
+            whole = sum(timing.seconds[-1] for timing in timings.values())
             say(f"round {number}: {whole:.2f} s for all {len(candidates)}")
         if repeats is None and number >= FEWEST and time.perf_counter() - start > ENOUGH:
             break
-    return {
-        "stages": list(STAGES),
-        "rounds": {
-            label: [[round(s, 7) for s in stages] for stages in timing.rounds]
-            for label, timing in timings.items()
-        },
+    rounds = {
+        label: [[round(s, 7) for s in stages] for stages in timing.rounds]
+        for label, timing in timings.items()
     }
+    return {"stages": list(STAGES), "rounds": rounds}
 
 
 def _setter(model: Any, ratio: float | None) -> Callable[[], object]:

@@ -13,6 +13,7 @@ from mmengine.registry import init_default_scope
 
 import sparse_encoders  # noqa: F401  (registers the package)
 from sparse_encoders.analysis.compare.configs import (
+    innermost,
     input_size,
     share_intervals,
     use_our_detector,
@@ -94,11 +95,12 @@ def make_plan(settings: Comparison) -> Plan:
     if settings.options:
         base.merge_from_dict(dict(settings.options))
     share_intervals(base)
-    found: dict[str, tuple[str, ...] | None] = {}
-    for name, path in settings.checkpoints.items():
-        found[name] = check_checkpoint(base, name, path, settings.train_ratio)
+    learned = {
+        name: check_checkpoint(base, name, path, settings.train_ratio)
+        for name, path in settings.checkpoints.items()
+    }
     data = fill_in_data(base, settings)
-    for name, classes in found.items():
+    for name, classes in learned.items():
         if data is not None and classes is not None and classes != data.classes:
             raise ValueError(
                 f"--checkpoints {name}={settings.checkpoints[name]} was trained on "
@@ -131,34 +133,25 @@ def check_checkpoint(
         file = read_checkpoint(path)
     classes = file.classes
 
-    def fits(encoder: str) -> str:
-        config = with_encoder(base, encoder, ratio)
-        if classes is not None:
-            config.model.bbox_head.num_classes = len(classes)
+    def problem(encoder: str) -> str | None:
         try:
+            config = with_encoder(base, encoder, ratio)
+            if classes is not None:
+                config.model.bbox_head.num_classes = len(classes)
             with quiet():
                 check_fit(MODELS.build(config.model), file.state, f"checkpoint {path}")
         except ValueError as error:
             return str(error)
-        return ""
+        return None
 
-    problem = fits(name)
-    if not problem:
+    found = problem(name)
+    if found is None:
         return classes
-    others = [n for n in VARIANTS if n != name and _works(fits, n)]
-    advice = (
-        f"it fits the encoder {' or '.join(others)}: name it {others[0]}={path}"
-        if others
-        else "it fits no encoder of this CONFIG: is it from another detector or CONFIG?"
-    )
-    raise ValueError(f"{where}: {problem}; {advice}")
-
-
-def _works(fits: Any, name: str) -> bool:
-    try:
-        return not fits(name)
-    except ValueError:  # the config cannot have this encoder
-        return False
+    others = [n for n in VARIANTS if n != name and problem(n) is None]
+    advice = "it fits no encoder of this CONFIG: is it from another detector or CONFIG?"
+    if others:
+        advice = f"it fits the encoder {' or '.join(others)}: name it {others[0]}={path}"
+    raise ValueError(f"{where}: {found}; {advice}")
 
 
 def fill_in_data(base: Config, settings: Comparison) -> Data | None:
@@ -171,58 +164,60 @@ def fill_in_data(base: Config, settings: Comparison) -> Data | None:
         if "coco_folder" in base:
             apply_scale(base)
         return None
+    folder = _folder(base, settings)
+    if folder is not None:
+        base.runner_type = "CocoFolderRunner"
+        try:
+            apply_coco_folder(base)
+        except ValueError as error:
+            raise ValueError(f"--data {settings.data}: {error}") from error
+    return _data_of(base, settings.data, folder)
+
+
+def _folder(base: Config, settings: Comparison) -> CocoFolder | None:
+    """The folder that the settings name, written into the config; None: the config's own data."""
     if settings.data == OF_CONFIG:
-        if "coco_folder" not in base:
-            return _data_of(base, settings, None)
-        folder = CocoFolder.from_config(base.coco_folder.to_dict())
-    else:
-        root = settings.out / SHAPES if settings.data == SHAPES else Path(settings.data)
-        if settings.data == SHAPES:
-            make_shapes_dataset(root, settings.shapes)
-        elif not root.is_dir():
-            raise ValueError(
-                f"--data: there is no folder {settings.data}; it must hold train.json, val.json "
-                f"and images, or say '{SHAPES}' for a drawn set"
-            )
-        given = base.get("coco_folder") or {}
-        folder = replace(
-            CocoFolder(scale=given.get("scale"), classes=given.get("classes")), root=str(root)
+        given = base.get("coco_folder")
+        return None if given is None else CocoFolder.from_config(given.to_dict())
+    root = settings.out / SHAPES if settings.data == SHAPES else Path(str(settings.data))
+    if settings.data == SHAPES:
+        make_shapes_dataset(root, settings.shapes)
+    elif not root.is_dir():
+        raise ValueError(
+            f"--data: there is no folder {settings.data}; it must hold train.json, val.json "
+            f"and images, or say '{SHAPES}' for a drawn set"
         )
-        base.coco_folder = {k: v for k, v in asdict(folder).items() if v is not None}
-    base.runner_type = "CocoFolderRunner"
-    try:
-        apply_coco_folder(base)
-    except ValueError as error:
-        raise ValueError(f"--data {settings.data}: {error}") from error
-    return _data_of(base, settings, folder)
+    given = base.get("coco_folder") or {}
+    folder = CocoFolder(scale=given.get("scale"), classes=given.get("classes"))
+    folder = replace(folder, root=str(root))
+    base.coco_folder = {k: v for k, v in asdict(folder).items() if v is not None}
+    return folder
 
 
-def _data_of(base: Config, settings: Comparison, folder: CocoFolder | None) -> Data:
-    dataset = base.test_dataloader.dataset
-    while "dataset" in dataset:
-        dataset = dataset.dataset
+def _data_of(base: Config, name: str, folder: CocoFolder | None) -> Data:
+    def refused(problem: str) -> ValueError:
+        return ValueError(f"--data {name}: {problem}")
+
+    dataset = innermost(base.test_dataloader.dataset)
     root = Path(dataset.get("data_root") or "")
     annotations = root / dataset.ann_file
     images = root / dataset.get("data_prefix", {}).get("img", "")
     if not annotations.is_file():
-        raise ValueError(
-            f"--data {settings.data}: CONFIG's test annotations {annotations} are not there; name "
-            "a folder in COCO's format instead"
+        raise refused(
+            f"CONFIG's test annotations {annotations} are not there; name a folder in COCO's "
+            "format instead"
         )
     content = json.loads(annotations.read_text())
-    names = [c["name"] for c in content["categories"]]
-    classes = tuple(dataset.get("metainfo", {}).get("classes", names))
-    boxes = len(content["annotations"])
-    if not content["images"] or not boxes:
-        raise ValueError(
-            f"--data {settings.data}: {annotations} has {len(content['images'])} images and "
-            f"{boxes} boxes: AP needs some of both"
-        )
-    missing = [i["file_name"] for i in content["images"] if not (images / i["file_name"]).is_file()]
+    classes = [category["name"] for category in content["categories"]]
+    pictures, boxes = content["images"], len(content["annotations"])
+    if not pictures or not boxes:
+        has = f"{len(pictures)} images and {boxes} boxes"
+        raise refused(f"{annotations} has {has}: AP needs some of both")
+    missing = [i["file_name"] for i in pictures if not (images / i["file_name"]).is_file()]
     if missing:
-        raise ValueError(
-            f"--data {settings.data}: {len(missing)} of {len(content['images'])} images of "
-            f"{annotations} are not below {images}, such as {missing[0]}"
+        raise refused(
+            f"{len(missing)} of {len(pictures)} images of {annotations} are not below {images}, "
+            f"such as {missing[0]}"
         )
     trained, marks = None, [file_digest(annotations)]
     if folder is not None:
@@ -230,11 +225,11 @@ def _data_of(base: Config, settings: Comparison, folder: CocoFolder | None) -> D
         trained = len(json.loads(train.read_text())["images"])
         marks.append(file_digest(train))
     return Data(
-        name=str(settings.data),
+        name=name,
         annotations=annotations,
         images=images,
-        classes=classes,
-        validated=len(content["images"]),
+        classes=tuple(dataset.get("metainfo", {}).get("classes", classes)),
+        validated=len(pictures),
         boxes=boxes,
         trained=trained,
         digest="-".join(marks),

@@ -8,25 +8,27 @@ import traceback
 import warnings
 from collections.abc import Callable
 from dataclasses import asdict
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 import sparse_encoders
+from sparse_encoders.analysis import require
 from sparse_encoders.analysis.compare.accuracy import Judge
-from sparse_encoders.analysis.compare.measure import (
-    measure_complexity,
-    measure_latency,
-    measure_memory,
-)
-from sparse_encoders.analysis.compare.pictures import draw_strategies
+from sparse_encoders.analysis.compare.measure import measure_latency, measure_memory
 from sparse_encoders.analysis.compare.plan import Plan, make_plan
-from sparse_encoders.analysis.compare.results import Report, Row
 from sparse_encoders.analysis.compare.settings import Comparison
 from sparse_encoders.analysis.compare.store import Store
 from sparse_encoders.analysis.compare.weights import Weights, get_weights, load, trained_ratio
+from sparse_encoders.analysis.complexity import count_complexity
+from sparse_encoders.analysis.inputs import choose_images
 from sparse_encoders.analysis.machine import describe_machine
+from sparse_encoders.analysis.report import Report, Row
+from sparse_encoders.analysis.variants import label
 
 Say = Callable[[str], None]
+#: dots per inch of pictures: enough to see a token, small enough to travel in the page
+DPI = 110
 
 
 def compare(settings: Comparison, say: Say = lambda line: print(line, flush=True)) -> Report:
@@ -43,7 +45,8 @@ def compare(settings: Comparison, say: Say = lambda line: print(line, flush=True
         ValueError: config, data, a checkpoint or a setting is not usable; before
             anything is trained or measured.
     """
-    from sparse_encoders.analysis.compare.report import write_report
+    require("jinja2", "pandas", "plotly", "tabulate")
+    from sparse_encoders.analysis.report.page import write_report
 
     start = time.perf_counter()
     warnings.filterwarnings("ignore", message="torch.meshgrid")  # MMDetection's, not the user's
@@ -79,7 +82,6 @@ class _Run:
             self._measure(row)
         self.judge = None  # its workers end before anything is timed
         self._time_all()
-        pictures = self._draw()
         plan, settings = self.plan, self.settings
         return Report(
             command=settings.command,
@@ -94,34 +96,38 @@ class _Run:
             machine=self.machine,
             data=None if plan.data is None else plan.data.as_record(),
             rows=self.rows,
-            pictures=pictures,
+            pictures=self._draw(),
             reused=self.store.reused,
+            made=f"{datetime.now(timezone.utc):%Y-%m-%d %H:%M} UTC",
         )
+
+    def _tell(self, text: str) -> None:
+        self.say(f"  {text}")
+
+    def _of(self, name: str) -> list[Row]:
+        return [row for row in self.rows if row.encoder == name]
 
     def _get_model(self, name: str) -> None:
         """Weights and the detector with them; a failure goes into the encoder's rows."""
-        if name in self.plan.unfit:
-            self._fail(name, self.plan.unfit[name])
-            return
-        self.say(f"{name}: weights")
         try:
-            weights = get_weights(self.plan, name, lambda text: self.say(f"  {text}"))
+            if name in self.plan.unfit:
+                raise ValueError(self.plan.unfit[name])
+            self.say(f"{name}: weights")
+            weights = get_weights(self.plan, name, self._tell)
             model = load(self.plan.configs[name], weights, self.settings.device, self.settings.seed)
         except Exception as error:  # reported in the rows: the others go on
-            self._fail(name, brief(error))
+            self._fail(self._of(name), name, error)
             return
         self.weights[name], self.models[name] = weights, model
         if weights.source == "none" and self.plan.data is not None:
             self.say("  random, so no accuracy: name --checkpoints, or --train")
-        for row in self.rows:
-            if row.encoder == name:
-                row.weights = {**asdict(weights), "trained_keep_ratio": trained_ratio(model)}
+        for row in self._of(name):
+            row.weights = {**asdict(weights), "trained_keep_ratio": trained_ratio(model)}
 
-    def _fail(self, name: str, problem: str) -> None:
-        self.say(f"{name}: FAILED: {problem}")
-        for row in self.rows:
-            if row.encoder == name:
-                row.error = problem
+    def _fail(self, rows: list[Row], what: str, error: BaseException) -> None:
+        self.say(f"{what}: FAILED: {brief(error)}")
+        for row in rows:
+            row.error = brief(error)
 
     def _identity(self, row: Row) -> dict[str, Any]:
         """All that a measurement of a row depends on, but for what it is measured on."""
@@ -137,41 +143,39 @@ class _Run:
         if row.error is not None:
             return
         model, size, device = self.models[row.encoder], self.plan.size, self.settings.device
-        done = self.rows.index(row) + 1
-        self.say(f"[{done}/{len(self.rows)}] {row.label}")
+        self.say(f"[{self.rows.index(row) + 1}/{len(self.rows)}] {row.label}")
         try:
             if row.keep_ratio is not None:
                 model.set_keep_ratio(row.keep_ratio)
             same = {**self._identity(row), "size": size}
             row.complexity = self._kept(
-                "complexity", row, same, lambda: measure_complexity(model, size)
+                "complexity", row.label, same, lambda: count_complexity(model, size).as_record()
             )
-            self.say(f"  multiply-adds: {row.madds('total') or 0:.2f} G")
+            self.say(f"  multiply-adds: {row.madds() or 0:.2f} G")
             here = {**same, "machine": self.machine}
-            memory = self._kept("memory", row, here, lambda: measure_memory(model, size, device))
-            row.memory_mib = memory["peak_mib"]
+            row.memory_mib = self._kept(
+                "memory", row.label, here, lambda: measure_memory(model, size, device)
+            )["peak_mib"]
             if self.plan.data is not None and self.weights[row.encoder].source != "none":
                 self._judge_accuracy(row, model)
         except Exception as error:  # reported in the row: the others go on
-            row.error = brief(error)
-            self.say(f"  FAILED: {row.error}")
+            self._fail([row], row.label, error)
 
     def _kept(
-        self, kind: str, row: Row, settings: dict[str, Any], make: Callable[[], dict[str, Any]]
+        self, kind: str, name: str, settings: dict[str, Any], make: Callable[[], dict[str, Any]]
     ) -> dict[str, Any]:
-        found, before = self.store.keep(kind, row.label, settings, make)
+        found, before = self.store.keep(kind, name, settings, make)
         if before:
             self.say(f"  {kind}: kept from before")
         return found
 
     def _judge_accuracy(self, row: Row, model: Any) -> None:
         assert self.plan.data is not None
-        base = self.plan.base
         settings = {
             **self._identity(row),
             "data": self.plan.data.digest,
             "classes": self.plan.data.classes,
-            "pipeline": base.test_dataloader.to_dict(),
+            "pipeline": self.plan.base.test_dataloader.to_dict(),
             "device": self.settings.device.split(":")[0],
         }
 
@@ -179,9 +183,9 @@ class _Run:
             self.judge = self.judge or Judge(self.plan)
             return self.judge.measure(model, self._seldom())
 
-        row.accuracy = self._kept("accuracy", row, settings, make)
-        ap = row.metric("coco/bbox_mAP")
-        self.say(f"  AP {'-' if ap is None else f'{ap:.3f}'} on {row.accuracy['images']} images")
+        row.accuracy = self._kept("accuracy", row.label, settings, make)
+        ap = "-" if row.ap is None else f"{row.ap:.3f}"
+        self.say(f"  AP {ap} on {row.accuracy['images']} images")
 
     def _seldom(self, pause: float = 15.0) -> Callable[[int, int], None]:
         """Progress over batches, said every ``pause`` seconds."""
@@ -203,63 +207,64 @@ class _Run:
         settings = self.settings
         self.say(f"latency of {len(rows)} variants in turns")
         models = {row.label: (self.models[row.encoder], row.keep_ratio) for row in rows}
+        rounds = (settings.repeats, settings.warmup)
         same = {
             "rows": {row.label: self._identity(row) for row in rows},
             "size": self.plan.size,
             "machine": self.machine,
-            "rounds": (settings.repeats, settings.warmup),
+            "rounds": rounds,
         }
+
+        def make() -> dict[str, Any]:
+            return measure_latency(models, self.plan.size, settings.device, *rounds, self._tell)
+
         try:
-            found, before = self.store.keep(
-                "latency",
-                "all",
-                same,
-                lambda: measure_latency(
-                    models,
-                    self.plan.size,
-                    settings.device,
-                    settings.repeats,
-                    settings.warmup,
-                    lambda text: self.say(f"  {text}"),
-                ),
-            )
+            found = self._kept("latency", "all", same, make)
         except Exception as error:
-            for row in rows:
-                row.error = f"latency of all variants: {brief(error)}"
-            self.say(f"  FAILED: {brief(error)}")
+            self._fail(rows, "latency of all variants", error)
             return
-        if before:
-            self.say("  kept from before")
         for row in rows:
             row.rounds = [tuple(stages) for stages in found["rounds"][row.label]]
 
     def _draw(self) -> list[dict[str, str]]:
         """Kept tokens of every trained strategy on some images, as JPEG in base64."""
-        shown = {
-            name: (model, self._picture_ratio(name))
-            for name, model in self.models.items()
-            if self.weights[name].source != "none"
-        }
-        if not self.settings.pictures or self.plan.data is None or not shown:
+        data, drawn = self.plan.data, []
+        shown = [name for name in self.models if self.weights[name].source != "none"]
+        if not self.settings.pictures or data is None or not shown:
             return []
         self.say("pictures of kept tokens")
         try:
-            drawn = draw_strategies(shown, self.plan.data, self.settings.pictures)
+            for image in choose_images(data.annotations, data.images, self.settings.pictures):
+                jpeg = self._draw_image(image, shown)
+                if jpeg:
+                    drawn.append({"title": image.name, "jpeg": base64.b64encode(jpeg).decode()})
         except Exception as error:
             self.say(f"  FAILED: {brief(error)}")
             return []
-        return [
-            {"title": title, "jpeg": base64.b64encode(jpeg).decode()}
-            for title, jpeg in drawn.items()
-        ]
+        return drawn
+
+    def _draw_image(self, image: Path, names: list[str]) -> bytes:
+        """The strategies under each other on one image, as a JPEG file; empty if none can."""
+        from sparse_encoders.visualization import pictures as drawing
+
+        records = {}
+        for name in names:
+            model, ratio = self.models[name], self._picture_ratio(name)
+            if ratio is not None:
+                model.set_keep_ratio(ratio)
+            if not getattr(model.encoder, "needs_boxes", False):  # an image file has none
+                records[label(name, ratio)] = drawing.record_tokens(model, image)
+        if not records:
+            return b""
+        return drawing.picture_bytes(drawing.draw_side_by_side(records), DPI, "jpeg")
 
     def _picture_ratio(self, name: str) -> float | None:
         """The ratio, of those compared, next to the one that an encoder was trained at."""
-        rows = [r for r in self.rows if r.encoder == name and r.keep_ratio is not None]
+        rows = [row for row in self._of(name) if row.keep_ratio is not None]
         if not rows:
             return None
         trained = (rows[0].weights or {}).get("trained_keep_ratio") or 0.3
-        return min((r.keep_ratio or 1.0 for r in rows), key=lambda ratio: abs(ratio - trained))
+        return min((row.keep_ratio or 1.0 for row in rows), key=lambda ratio: abs(ratio - trained))
 
 
 def brief(error: BaseException) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from sparse_encoders.analysis.variants import VARIANTS, prunes
+from sparse_encoders.analysis.variants import VARIANTS, label, prunes
 from sparse_encoders.datasets.shapes import ShapesSettings
 
 #: values of ``data`` that are no folder
@@ -17,12 +17,7 @@ SHAPES, OF_CONFIG = "shapes", "config"
 
 @dataclass(frozen=True)
 class Variant:
-    """One row of a comparison.
-
-    Attributes:
-        encoder: a name of :data:`~sparse_encoders.analysis.variants.VARIANTS`.
-        keep_ratio: average share of tokens kept; None for encoders without a selector.
-    """
+    """One row of a comparison: an encoder's name, and its keep ratio where it prunes."""
 
     encoder: str
     keep_ratio: float | None = None
@@ -30,7 +25,7 @@ class Variant:
     @property
     def label(self) -> str:
         """Such as 'dense' or 'focus 0.3'."""
-        return self.encoder if self.keep_ratio is None else f"{self.encoder} {self.keep_ratio:g}"
+        return label(self.encoder, self.keep_ratio)
 
 
 @dataclass(frozen=True)
@@ -88,44 +83,32 @@ class Comparison:
     command: str = ""
 
     def __post_init__(self) -> None:
-        self._check_names()
-        self._check_numbers()
+        problem = self._wrong_names() or self._wrong_numbers() or _wrong_device(self.device)
         if self.epochs is not None and self.data is None:
-            raise ValueError(
-                "--train needs --data: 'shapes', 'config', or a folder in COCO's format"
-            )
-        if self.device != "cpu":
-            _check_device(self.device)
+            problem = "--train needs --data: 'shapes', 'config', or a folder in COCO's format"
+        if problem:
+            raise ValueError(problem)
 
-    def _check_names(self) -> None:
-        unknown = sorted(set(self.encoders) - VARIANTS.keys())
+    def _wrong_names(self) -> str | None:
+        unknown, named = sorted(set(self.encoders) - VARIANTS.keys()), " ".join(self.encoders)
         if unknown or not self.encoders:
-            raise ValueError(
-                f"--encoders must be some of {', '.join(VARIANTS)}, got "
-                f"{' '.join(unknown) or 'none'}"
-            )
+            got = " ".join(unknown) or "none"
+            return f"--encoders must be some of {', '.join(VARIANTS)}, got {got}"
         if len(set(self.encoders)) < len(self.encoders):
-            raise ValueError(f"--encoders names one twice: {' '.join(self.encoders)}")
+            return f"--encoders names one twice: {named}"
         stray = sorted(self.checkpoints.keys() - set(self.encoders))
         if stray:
-            raise ValueError(
-                f"--checkpoints names {', '.join(stray)}, not among --encoders "
-                f"{' '.join(self.encoders)}"
-            )
+            return f"--checkpoints names {', '.join(stray)}, not among --encoders {named}"
         if self.baseline is not None and self.baseline not in self.encoders:
-            raise ValueError(
-                f"--baseline must be one of --encoders {' '.join(self.encoders)}, "
-                f"got {self.baseline}"
-            )
+            return f"--baseline must be one of --encoders {named}, got {self.baseline}"
+        return None
 
-    def _check_numbers(self) -> None:
+    def _wrong_numbers(self) -> str | None:
         ratios = [*self.keep_ratios, *([] if self.train_ratio is None else [self.train_ratio])]
-        wrong = [r for r in ratios if not 0 < r <= 1]
+        wrong = " ".join(str(ratio) for ratio in ratios if not 0 < ratio <= 1)
         if wrong or (not self.keep_ratios and any(map(prunes, self.encoders))):
-            raise ValueError(
-                "keep ratios (--keep-ratios, --train-ratio) must lie in (0, 1], got "
-                f"{' '.join(map(str, wrong)) or 'none'}"
-            )
+            names = "keep ratios (--keep-ratios, --train-ratio)"
+            return f"{names} must lie in (0, 1], got {wrong or 'none'}"
         for name, got, low in (
             ("--train", self.epochs, 1),
             ("--repeats", self.repeats, 1),
@@ -136,28 +119,26 @@ class Comparison:
             ("--size", None if self.size is None else min(self.size), 32),
         ):
             if got is not None and got < low:
-                raise ValueError(f"{name} must be at least {low}, got {got}")
+                return f"{name} must be at least {low}, got {got}"
+        return None
 
     def variants(self) -> list[Variant]:
         """The rows, in the order of the encoders and of falling keep ratio."""
-        found = []
-        for name in self.encoders:
-            ratios = sorted(set(self.keep_ratios), reverse=True) if prunes(name) else [None]
-            found += [Variant(name, ratio) for ratio in ratios]
-        return found
+        ratios = sorted(set(self.keep_ratios), reverse=True)
+        return [Variant(n, r) for n in self.encoders for r in (ratios if prunes(n) else [None])]
 
     @property
     def reference(self) -> Variant:
         """The row that the others are compared to: the baseline's, at its largest ratio."""
         fallback = "dense" if "dense" in self.encoders else self.encoders[0]
-        name = self.baseline or fallback
-        return next(v for v in self.variants() if v.encoder == name)
+        return next(v for v in self.variants() if v.encoder == (self.baseline or fallback))
 
 
-def _check_device(device: str) -> None:
+def _wrong_device(device: str) -> str | None:
     try:
         kind = torch.device(device).type
-    except RuntimeError as error:
-        raise ValueError(f"--device must be 'cpu' or such as 'cuda:0', got {device!r}") from error
-    if kind != "cuda" or not torch.cuda.is_available():
-        raise ValueError(f"--device is {device!r}, but torch finds no CUDA device: use cpu")
+    except RuntimeError:
+        return f"--device must be 'cpu' or such as 'cuda:0', got {device!r}"
+    if kind != "cpu" and not (kind == "cuda" and torch.cuda.is_available()):
+        return f"--device is {device!r}, but torch finds no CUDA device: use cpu"
+    return None

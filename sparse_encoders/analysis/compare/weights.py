@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import isfinite
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,7 +15,7 @@ from mmengine.config import Config
 from sparse_encoders.analysis.compare.configs import for_training
 from sparse_encoders.analysis.compare.plan import Plan
 from sparse_encoders.analysis.compare.store import digest, file_digest
-from sparse_encoders.analysis.demo import check_command, run_mim
+from sparse_encoders.analysis.mim import check_command, last_checkpoint, read_scalars, run_mim
 from sparse_encoders.analysis.quiet import quiet
 from sparse_encoders.loading import load_detector
 
@@ -70,7 +69,9 @@ def train(plan: Plan, name: str, epochs: int, say: Callable[[str], None]) -> Wei
     folder = settings.out / "runs" / f"{name}_{digest([config.to_dict(), plan.data.digest])[:8]}"
     folder.mkdir(parents=True, exist_ok=True)
     done = folder / "done.json"
-    if not done.is_file():
+    if done.is_file():
+        say("kept from before")
+    else:
         config.dump(folder / "config.py")
         command = ["train", "mmdet", str(folder / "config.py"), "--work-dir", str(folder)]
         command += ["--gpus", "0" if settings.device == "cpu" else "1"]
@@ -80,11 +81,8 @@ def train(plan: Plan, name: str, epochs: int, say: Callable[[str], None]) -> Wei
         start = time.perf_counter()
         run_mim(command, folder / "train.log")
         done.write_text(json.dumps({"seconds": time.perf_counter() - start}) + "\n")
-    else:
-        say("kept from before")
-    # the file's name only: the folder may have been moved since
-    checkpoint = folder / Path((folder / "last_checkpoint").read_text().strip()).name
-    losses = logged_losses(folder)
+    checkpoint = last_checkpoint(folder)
+    losses = [float(record["loss"]) for record in read_scalars(folder) if "loss" in record]
     tenth = max(len(losses) // 10, 1)
     return Weights(
         source="trained",
@@ -95,14 +93,6 @@ def train(plan: Plan, name: str, epochs: int, say: Callable[[str], None]) -> Wei
         losses=(sum(losses[:tenth]) / tenth, sum(losses[-tenth:]) / tenth) if losses else None,
         finite=all(isfinite(loss) for loss in losses),
     )
-
-
-def logged_losses(work_dir: Path) -> list[float]:
-    """Total loss of every logged step of all runs below ``work_dir``, in their order."""
-    lines: list[dict[str, Any]] = []
-    for log in sorted(work_dir.glob("*/vis_data/scalars.json")):
-        lines += [json.loads(line) for line in log.read_text().splitlines()]
-    return [float(line["loss"]) for line in lines if "loss" in line]
 
 
 def load(config: Config, weights: Weights, device: str, seed: int) -> Any:

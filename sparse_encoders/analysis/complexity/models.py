@@ -37,9 +37,8 @@ def model_of_config(
     if "model" not in settings:
         raise ValueError(f"{where} has no model; give the config of a detector")
     init_default_scope("mmdet")
-    backbone = settings.model.get("backbone", {})
-    if "weights" in backbone:
-        backbone["weights"] = None
+    if "weights" in settings.model.get("backbone", {}):
+        settings.model.backbone.weights = None
     try:
         model = MODELS.build(settings.model)
     except KeyError as error:

@@ -18,7 +18,8 @@ class ShapesOnly(TorchDispatchMode):
     """Inside, an operation on a large floating-point tensor gives zeros of the right shape.
 
     Nothing is computed and no memory is held for it. Small tensors and those of integers, which
-    decide shapes (level sizes, indices, masks), are computed as ever.
+    decide shapes (level sizes, indices, masks), are computed as ever: torch's FakeTensorMode has
+    no values at all, and ends at MMDetection's ``torch._shape_as_tensor``.
     """
 
     def __torch_dispatch__(

@@ -1,48 +1,57 @@
-"""What is said of the numbers, and that the page shows it."""
+"""What is said of the numbers, and that the files and the page hold them."""
 
 from __future__ import annotations
 
+import csv
+import io
+import json
 import math
-from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
 from compared import report, row
-from sparse_encoders.analysis.compare import write_report
-from sparse_encoders.analysis.compare.page import as_html
-from sparse_encoders.analysis.compare.summary import summarise
-from sparse_encoders.analysis.compare.svg import Point, Series, line_plot, stacked_bars, ticks
-from sparse_encoders.analysis.compare.text import as_csv, as_markdown
+from sparse_encoders.analysis.report import read_report
+from sparse_encoders.analysis.report.__main__ import main as redraw
+from sparse_encoders.analysis.report.figures import plots
+from sparse_encoders.analysis.report.page import (
+    as_csv,
+    as_html,
+    as_json,
+    as_markdown,
+    write_report,
+)
+from sparse_encoders.analysis.report.summary import cheapest, summarise, winner
+from sparse_encoders.analysis.report.tables import all_numbers, tables
 
 CHROMIUM = Path("/usr/bin/chromium")
 
 
+def shown(found):
+    """The figures by name, as Plotly's JSON."""
+    return {plot.name: plot.figure.to_plotly_json() for plot in plots(found)}
+
+
 def test_the_fastest_of_the_equally_accurate_wins():
-    found = summarise(report())
-    assert found.headline == (
-        "lite wins: 1.42 times as fast as dense at equal AP (0.545 against 0.552, "
-        "equal within 0.011)."
-    )
-    assert {t.title: t.value for t in found.tiles}["of the encoder"] == "\N{MINUS SIGN}55%"
-    assert "Highest AP: dense, 0.552; equal to it within the noise: focus 0.5" in found.points[0]
-    assert any(
-        "lite-focus 0.1, 1.75 times as fast as dense, at AP 0.340" in p for p in found.points
-    )
-    assert (
-        "focus loses AP below a keep ratio of 0.5: 0.549 at 0.5, 0.489 at 0.3, 0.309 at 0.1."
-    ) in found.points
-    assert any("trained at keep ratio 0.3 and run at the others" in c for c in found.caveats)
-    assert any("One training run" in c for c in found.caveats)
+    found = report()
+    assert winner(found).label == "lite" and cheapest(found).label == "sparse 0.5"
+    said = summarise(found)
+    for number in ("lite", "1.42", "dense", "0.545", "0.552", "0.011"):
+        assert number in said.headline
+    assert {t.title: t.value for t in said.tiles}["of the encoder"] == "\N{MINUS SIGN}55%"
+    assert "dense, 0.552" in said.points[0] and "focus 0.5" in said.points[0]
+    assert any("lite-focus 0.1, 1.75 times" in p and "0.340" in p for p in said.points)
+    (lost,) = [p for p in said.points if p.startswith("focus ")]
+    assert "0.549 at 0.5, 0.489 at 0.3, 0.309 at 0.1" in lost
+    # trained at another ratio, one run
+    assert len(said.caveats) == 4 and any("keep ratio 0.3" in c for c in said.caveats)
 
 
 def test_a_higher_ap_counts_beyond_the_noise_only():
     dense, better = row("dense", None, 0.5, 0.06, 2.0), row("focus", 0.3, 0.6, 0.03, 1.0)
     found = report([dense, better])
     assert found.ap_verdict(better) == "higher" and found.ap_verdict(dense, better) == "lower"
-    assert summarise(found).headline.startswith(
-        "focus 0.3 wins: 1.37 times as fast as dense at higher AP (0.600 against 0.500, noise"
-    )
+    assert winner(found) is better and "0.600" in summarise(found).headline
     # the same 0.1 apart, but images of which each alone would decide
     better.accuracy["resamples"] = [0.6 + 0.3 * math.sin(i) for i in range(100)]
     assert found.ap_verdict(better) == "equal" and found.ap_margin(better) > 0.3
@@ -53,8 +62,7 @@ def test_a_higher_ap_counts_beyond_the_noise_only():
 def test_speed_is_compared_round_by_round_and_equal_within_three_percent():
     dense, close = row("dense", None, 0.5, 0.06, 2.0), row("focus", 0.3, 0.5, 0.059, 1.0)
     found = report([dense, close])
-    assert found.speed_verdict(close) == "equal"
-    assert summarise(found).headline == "No strategy is faster than dense here and as accurate."
+    assert found.speed_verdict(close) == "equal" and winner(found) is None
     lucky = row("focus", 0.3, 0.5, 0.03, 1.0)
     lucky.rounds = [(0, 0, t, 0) for t in (0.05, 0.2, 0.05, 0.2, 0.05)]
     assert report([dense, lucky]).speed_verdict(lucky) == "equal"  # faster and slower
@@ -62,10 +70,11 @@ def test_speed_is_compared_round_by_round_and_equal_within_three_percent():
 
 def test_floor_and_ceiling_win_nothing():
     rows = [row("dense", None, 0.5, 0.06, 2.0), row("oracle", 0.3, 0.7, 0.02, 1.0)]
-    found = summarise(report([*rows, row("random", 0.3, 0.2, 0.01, 1.0)]))
-    assert found.headline == "No strategy is faster than dense here and as accurate."
-    assert "Tokens of the annotated objects (oracle 0.3): AP 0.700." in found.points
-    assert found.points[0].startswith("Highest AP: dense, 0.500")
+    found = report([*rows, row("random", 0.3, 0.2, 0.01, 1.0)])
+    assert winner(found) is None
+    points = summarise(found).points
+    assert "dense, 0.500" in points[0]
+    assert any("oracle 0.3" in p and "0.700" in p for p in points)
 
 
 def test_without_accuracy_only_speed_is_claimed():
@@ -74,28 +83,28 @@ def test_without_accuracy_only_speed_is_claimed():
         one.weights = {"source": "none"}
     found = report(rows, pictures=0)
     found.data = None
-    said = summarise(found)
-    assert said.headline == (
-        "lite is the fastest, 1.37 times as fast as dense; accuracy was not measured."
-    )
-    assert any("random weights" in caveat for caveat in said.caveats)
-    assert "AP over" not in as_html(found) and "Kept tokens" not in as_html(found)
+    assert winner(found).label == "lite" and "1.37" in summarise(found).headline
+    assert len(summarise(found).caveats) == 2  # random weights, the machine
+    assert set(shown(found)) == {"stage-latency", "stage-madds"}
+    assert "<figure" not in as_html(found)
     rows = [row("dense", None, None, 0.06, 2.0), row("lite", None, 0.5, 0.03, 1.0)]
-    assert "accuracy of dense was not measured" in summarise(report(rows)).headline
+    without = summarise(report(rows)).headline
     low = report([row("dense", None, 0.01, 0.06, 2.0), row("lite", None, 0.02, 0.03, 1.0)])
-    assert "trained too little to rank accuracy" in summarise(low).headline
+    untrained = summarise(low).headline
+    assert len({without, untrained, summarise(found).headline}) == 3
 
 
 def test_failures_are_said_and_shown():
     rows = report().rows
     rows[1].error = "ValueError: <too> small"
     found = report(rows)
-    assert any("sparse 0.5 FAILED" in point for point in summarise(found).points)
+    assert any("sparse 0.5" in p and "<too>" in p for p in summarise(found).points)
     assert "&lt;too&gt; small" in as_html(found) and "<too>" not in as_html(found)
-    assert "| sparse | 0.50 |" in as_markdown(found) and "FAILED" in as_markdown(found)
+    assert all_numbers(found)["status"].tolist() == ["ok", "FAILED", *["ok"] * 9]
+    assert "FAILED" in as_markdown(found)
     rows[0].error = "no"
-    assert "baseline dense failed" in summarise(report(rows)).headline
-    assert len(as_csv(report(rows)).splitlines()) == 12
+    assert winner(report(rows)) is None and summarise(report(rows)).tiles == ()
+    assert len(as_csv(report(rows)).splitlines()) == 12 and "<!DOCTYPE html>" in as_html(found)
 
 
 def test_markdown_has_units_machine_and_command():
@@ -106,22 +115,63 @@ def test_markdown_has_units_machine_and_command():
     assert "torch 2.13.0" in text and "240 x 320 pixels" in text
 
 
-@pytest.mark.parametrize("low", [0.0, -3.0, 0.541, 1e-4, 700.0])
-@pytest.mark.parametrize("span", [0.0, 0.002, 1.0, 35.0])
-def test_ticks_cover_the_values(low, span):
-    found = ticks(low, low + span)
-    assert found[0] <= low + 1e-9 and found[-1] >= low + span - 1e-9 and 2 <= len(found) <= 9
-    steps = [b - a for a, b in pairwise(found)]
-    assert max(steps) == pytest.approx(min(steps))
+def test_tables_have_the_numbers_and_leave_out_what_was_not_measured():
+    found = report()
+    numbers = list(csv.DictReader(io.StringIO(as_csv(found))))
+    assert [line["encoder"] for line in numbers] == [one.encoder for one in found.rows]
+    for line, one in zip(numbers, found.rows, strict=True):
+        assert float(line["latency_ms"]) == pytest.approx(one.milliseconds)
+        stages = [float(v) for k, v in line.items() if k.startswith("latency_") and "est" not in k]
+        assert sum(stages[1:]) == pytest.approx(stages[0])
+        parts = [float(v) for k, v in line.items() if k.startswith("gmadds_")]
+        assert sum(parts[1:]) == pytest.approx(float(line["gmadds"]))  # after the encoder's sum
+        assert float(line["ap"]) == one.ap and line["ap_large"] == ""
+        share = 100 * one.memory_mib / found.reference.memory_mib
+        assert float(line["memory_share"]) == pytest.approx(share)
+    shown = {table.title: table for table in tables(found)}
+    assert len(shown) == 5
+    overview = shown["All variants"].shown()
+    assert overview.loc[1, ["encoder", "keep_ratio", "ap", "ap_gain"]].tolist() == [
+        "sparse", "0.50", "0.541", "-0.011",
+    ]  # fmt: skip
+    assert overview.loc[0, ["keep_ratio", "ap_gain"]].tolist() == ["-", "-"]
+    assert "ap_large" not in shown["Accuracy and tokens"].frame
+    assert "| encoder.values (G)" in shown["Multiply-adds"].as_markdown()
 
 
-def test_plots_need_something_to_show():
-    with pytest.raises(ValueError, match="at least one point"):
-        line_plot([Series("a", 0, ())], "x", "y", "title")
-    with pytest.raises(ValueError, match="at least one"):
-        stacked_bars([], ("a",), "ms", "title")
-    one = line_plot([Series("a", 0, (Point(1, 2, tip="<b>"),))], "x", "y", "title")
-    assert "&lt;b&gt;" in one and "polyline" not in one
+def test_figures_have_the_numbers():
+    found = report()
+    figures = shown(found)
+    assert len(figures) == 7
+    curves = {trace["name"]: trace for trace in figures["ap-latency"]["data"]}
+    assert list(curves) == found.encoders
+    focus = [one for one in found.rows if one.encoder == "focus"]
+    assert list(curves["focus"]["y"]) == [one.ap for one in focus]
+    assert list(curves["focus"]["x"]) == [one.milliseconds for one in focus]
+    assert list(curves["focus"]["text"]) == ["0.5", "0.3", "0.1"]
+    assert list(curves["focus"]["error_y"]["array"]) == [one.ap_interval for one in focus]
+    ratios = {trace["name"]: trace for trace in figures["ratio-corr"]["data"]}
+    assert list(ratios["sparse"]["x"]) == [0.5, 0.3, 0.1] and list(ratios["lite"]["x"]) == [1.0]
+    *stages, whole = figures["stage-latency"]["data"]
+    assert [sum(values) for values in zip(*(s["x"] for s in stages), strict=True)] == pytest.approx(
+        list(whole["x"])
+    )
+    work = figures["stage-madds"]["data"][-1]
+    assert list(work["x"]) == pytest.approx([one.madds() for one in found.rows])
+    alone = report([row("dense", None, 0.5, 0.06, 2.0), row("lite", None, 0.5, 0.03, 1.0)])
+    assert not any(name.startswith("ratio") for name in shown(alone))
+
+
+def test_a_report_is_read_again(tmp_path):
+    (tmp_path / "first").mkdir()
+    (tmp_path / "first" / "report.json").write_text(as_json(report()))
+    redraw([str(tmp_path / "first" / "report.json"), "--out", str(tmp_path)])
+    assert "<!DOCTYPE html>" in (tmp_path / "report.html").read_text()
+    again = read_report(tmp_path / "report.json")
+    assert as_csv(again) == as_csv(report()) and as_markdown(again) == as_markdown(report())
+    assert json.loads(as_json(again))["rows"] == json.loads(as_json(report()))["rows"]
+    with pytest.raises(ValueError, match=r"none.json is no report.json"):
+        read_report(tmp_path / "none.json")
 
 
 @pytest.fixture(scope="module")
@@ -137,25 +187,51 @@ def browser():
         running.close()
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_the_page_in_a_browser(browser, tmp_path, scheme):
+@pytest.fixture
+def page(browser, tmp_path):
+    """Opens the written page; nothing may be asked for and nothing complained of."""
     write_report(report(), tmp_path)
-    page = browser.new_page(viewport=dict(width=1280, height=860), color_scheme=scheme)
-    problems, asked = [], []
-    page.on("console", lambda message: problems.append(message.text))
-    page.on("pageerror", lambda error: problems.append(str(error)))
-    page.on("request", lambda request: asked.append(request.url))
-    page.goto(f"file://{tmp_path}/report.html")
-    assert problems == []
-    assert [url for url in asked if not url.startswith("data:")] == [page.url]  # nothing else
-    first = page.locator(".first .plot")
-    assert first.bounding_box()["y"] + 100 < 860  # seen without scrolling
-    assert page.locator("svg.plot").count() == 7
-    assert page.locator("#ap-latency .mark").count() == 11 + 5  # rows, legend
-    assert page.evaluate("document.images[0].naturalWidth") == 60
-    assert page.evaluate("document.documentElement.scrollWidth") <= 1280
+    opened, asked, problems = [], [], []
 
-    table = page.locator("table").first
+    def open_page(width, scheme):
+        page = browser.new_page(viewport=dict(width=width, height=860), color_scheme=scheme)
+        page.on("console", lambda message: problems.append(message.text))
+        page.on("pageerror", lambda error: problems.append(str(error)))
+        page.on("request", lambda request: asked.append(request.url))
+        page.goto(f"file://{tmp_path}/report.html")
+        page.wait_for_function("document.querySelectorAll('.plot .main-svg').length >= 7")
+        opened.append(page)
+        return page
+
+    yield open_page
+    assert problems == []
+    beyond = [url for url in asked if not url.startswith(("data:", "blob:"))]
+    assert beyond == [page.url for page in opened]
+    for one in opened:
+        one.close()
+
+
+def test_figures_in_a_browser(page):
+    wide = page(1280, "light")
+    assert wide.locator(".plot").count() == wide.locator(".js-plotly-plot").count() == 7
+    assert wide.locator(".first .plot").bounding_box()["y"] + 100 < 860  # without scrolling
+    assert wide.locator("#ap-latency .scatterlayer .point").count() == 11
+    wide.locator("#ap-latency .scatterlayer .point").first.hover(force=True)
+    assert "dense" in wide.locator("#ap-latency .hovertext").first.text_content()
+    assert wide.evaluate("document.images[0].naturalWidth") == 60
+
+
+def test_the_page_follows_the_scheme_and_fits_a_phone(page):
+    phone = page(390, "dark")
+    assert phone.evaluate("document.documentElement.scrollWidth") <= 390
+    ink = "getComputedStyle(document.querySelector('.plot .xtick text')).fill"
+    dark = phone.evaluate(ink)
+    phone.emulate_media(color_scheme="light")
+    phone.wait_for_function(f"{ink} !== {dark!r}")
+
+
+def test_tables_sort(page):
+    table = page(1280, "light").locator("table").first
 
     def column(place):
         return table.locator("tbody tr").evaluate_all(
@@ -173,6 +249,5 @@ def test_the_page_in_a_browser(browser, tmp_path, scheme):
     assert names == sorted(names)
     table.locator("th button", has_text="ratio").click()
     assert column(1)[0] == "0.10" and column(1)[-2:] == ["-", "-"]  # nothing last
-    colours = page.evaluate("getComputedStyle(document.body).backgroundColor")
-    assert (colours == "rgb(246, 247, 249)") == (scheme == "light")
-    page.close()
+    assert table.locator("td.winner").first.inner_text() == "lite"
+    assert table.locator("td.baseline").count() == 1

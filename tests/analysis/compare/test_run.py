@@ -11,11 +11,9 @@ import torch
 
 import compare as tool
 from sparse_encoders.analysis.compare import Comparison
-from sparse_encoders.analysis.compare.accuracy import resampled_ap
 from sparse_encoders.analysis.compare.plan import make_plan
 from sparse_encoders.analysis.compare.store import Store
-from sparse_encoders.analysis.compare.weights import logged_losses
-from sparse_encoders.datasets import CLASSES, ShapesSettings, make_shapes_dataset
+from sparse_encoders.datasets import CLASSES
 from sparse_encoders.registry import MODELS
 
 FOCUS = str(Path(__file__).parents[3] / "mmdet_configs/dino/dino_lite0_focus_shapes.py")
@@ -39,7 +37,9 @@ def dense(tmp_path_factory):
     options = dict(SMALL, **{"model.bbox_head.num_classes": len(CLASSES)})
     plan = make_plan(Comparison(FOCUS, folder, ("dense",), options=options))
     torch.manual_seed(0)
-    weights = MODELS.build(plan.configs["dense"].model).state_dict()
+    model = MODELS.build(plan.configs["dense"].model)
+    model.init_weights()  # MMDetection's level embeddings are whatever memory holds before
+    weights = model.state_dict()
     meta = dict(dataset_meta=dict(classes=CLASSES))
     torch.save(dict(state_dict=weights, meta=meta), folder / "dense.pth")
     return folder / "dense.pth"
@@ -80,8 +80,7 @@ def test_the_whole_way_and_again(tmp_path, dense, capsys, monkeypatch):
     rows = list(csv.DictReader((tmp_path / "out/report.csv").open()))
     assert float(rows[1]["gmadds"]) == pytest.approx(half["complexity"]["total"]["madds"] / 1e9)
     assert rows[3]["status"] == "FAILED" and rows[3]["error"]
-    page = (tmp_path / "out/report.html").read_text()
-    assert "data:image/jpeg;base64," in page and "trained too little" in page
+    assert "data:image/jpeg;base64," in (tmp_path / "out/report.html").read_text()
     for kind in ("html", "md", "json", "csv"):  # nothing of this machine's folders
         text = (tmp_path / f"out/report.{kind}").read_text()
         assert str(tmp_path / "out") not in text
@@ -111,31 +110,3 @@ def test_a_result_is_made_once_and_again_where_settings_or_file_changed(tmp_path
     with pytest.raises(ZeroDivisionError):
         store.keep("size", "other", {}, lambda: {"a": 1 // 0})
     assert not list((tmp_path / "results").glob("size_other*"))
-
-
-def test_resampled_ap_is_pycocotools_ap_of_the_drawn_images(tmp_path):
-    make_shapes_dataset(tmp_path, ShapesSettings(train=1, val=6, size=64))
-    truth = json.loads((tmp_path / "val.json").read_text())
-    found = [
-        dict(image_id=a["image_id"], category_id=a["category_id"], bbox=a["bbox"], score=0.9)
-        for a in truth["annotations"]
-    ]
-    (tmp_path / "found.json").write_text(json.dumps(found))
-    perfect = resampled_ap(tmp_path / "val.json", tmp_path / "found.json", CLASSES, 5)
-    assert perfect == pytest.approx([1.0] * 5)
-    half = [d for d in found if d["image_id"] % 2]
-    (tmp_path / "found.json").write_text(json.dumps(half))
-    some = resampled_ap(tmp_path / "val.json", tmp_path / "found.json", CLASSES, 30)
-    assert 0.2 < sum(some) / 30 < 0.8 and max(some) > min(some)
-    (tmp_path / "found.json").write_text("[]")
-    assert resampled_ap(tmp_path / "val.json", tmp_path / "found.json", CLASSES, 2) == [0.0, 0.0]
-
-
-def test_losses_of_an_interrupted_training_are_all_read(tmp_path):
-    for name, losses in (("1", (3.0, 2.0)), ("2", (1.0,))):
-        log = tmp_path / name / "vis_data" / "scalars.json"
-        log.parent.mkdir(parents=True)
-        lines = [json.dumps({"loss": loss}) for loss in losses] + ['{"coco/bbox_mAP": 0.1}']
-        log.write_text("\n".join(lines))
-    assert logged_losses(tmp_path) == [3.0, 2.0, 1.0]
-    assert logged_losses(tmp_path / "elsewhere") == []

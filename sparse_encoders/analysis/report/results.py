@@ -1,15 +1,16 @@
-"""What a comparison found: rows, and what follows from their numbers."""
+"""What a comparison measured: rows, and the verdicts that follow from their numbers."""
 
 from __future__ import annotations
 
+import json
 import statistics
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
 from typing import Any
 
-from sparse_encoders.analysis.compare.settings import Variant
-from sparse_encoders.analysis.latency import StageTiming
-from sparse_encoders.analysis.variants import REFERENCES
+from sparse_encoders.analysis.latency import Timing
+from sparse_encoders.analysis.variants import REFERENCES, label
 
 AP = "coco/bbox_mAP"
 #: faster or slower by less than this share is called equal
@@ -43,17 +44,17 @@ class Row:
     @property
     def label(self) -> str:
         """Such as 'focus 0.3'."""
-        return Variant(self.encoder, self.keep_ratio).label
+        return label(self.encoder, self.keep_ratio)
 
     @property
-    def timing(self) -> StageTiming | None:
+    def timing(self) -> Timing | None:
         """The latency's rounds."""
-        return None if self.rounds is None else StageTiming(tuple(self.rounds))
+        return None if self.rounds is None else Timing(tuple(map(tuple, self.rounds)))
 
     @property
     def milliseconds(self) -> float | None:
         """Median latency of a pass."""
-        return None if self.timing is None else self.timing.total.median * 1000
+        return None if self.timing is None else self.timing.median * 1000
 
     def metric(self, name: str) -> float | None:
         """A metric as the evaluators name it."""
@@ -64,24 +65,27 @@ class Row:
         """COCO box AP in [0, 1]."""
         return self.metric(AP)
 
-    def madds(self, group: str) -> float | None:
+    @property
+    def resamples(self) -> Sequence[float]:
+        """AP of sets of images drawn from the validation images; empty where none were."""
+        return (self.accuracy or {}).get("resamples") or []
+
+    @property
+    def ap_interval(self) -> float:
+        """Half-width of the 95% interval of AP over resampled images; 0 where unknown."""
+        return 1.96 * statistics.stdev(self.resamples) if len(self.resamples) > 1 else 0.0
+
+    def parts(self, key: str = "madds") -> dict[str, float]:
+        """Multiply-adds in G, or parameters in M, of each part of the detector."""
+        unit = 1e9 if key == "madds" else 1e6
+        return {n: p[key] / unit for n, p in (self.complexity or {}).get("parts", {}).items()}
+
+    def madds(self, group: str = "total", key: str = "madds") -> float | None:
         """Multiply-adds in G of a part, of a group of parts ('encoder'), or the 'total'."""
-        return self._sum("madds", group, 1e9)
-
-    def parameters(self, group: str) -> float | None:
-        """Parameters in millions, as :meth:`madds`."""
-        return self._sum("parameters", group, 1e6)
-
-    def _sum(self, key: str, group: str, unit: float) -> float | None:
         if self.complexity is None:
             return None
-        parts: dict[str, Any] = self.complexity["parts"]
-        chosen = [
-            part[key]
-            for name, part in parts.items()
-            if group == "total" or name == group or name.startswith(group + ".")
-        ]
-        return sum(chosen) / unit
+        parts = self.parts(key).items()
+        return sum(v for n, v in parts if group in ("total", n) or n.startswith(f"{group}."))
 
 
 @dataclass
@@ -104,6 +108,7 @@ class Report:
         pictures: title and JPEG in base64.
         seconds: that the run took.
         reused: results taken over from earlier runs.
+        made: when it was measured, as a text.
     """
 
     command: str
@@ -121,6 +126,7 @@ class Report:
     pictures: list[dict[str, str]] = field(default_factory=list)
     seconds: float = 0.0
     reused: int = 0
+    made: str = ""
 
     @property
     def reference(self) -> Row | None:
@@ -153,7 +159,7 @@ class Report:
         """How much longer the slow quarter of the reference's rounds took than the fast one."""
         if self.reference is None or self.reference.timing is None:
             return 0.0
-        seconds = sorted(self.reference.timing.total.seconds)
+        seconds = sorted(self.reference.timing.seconds)
         quarter = len(seconds) // 4
         return seconds[-1 - quarter] / seconds[quarter] - 1
 
@@ -176,7 +182,7 @@ class Report:
         deviations) of the difference over resampled sets of validation images.
         """
         other = other or self.reference
-        mine, theirs = _resamples(row), _resamples(other)
+        mine, theirs = row.resamples, [] if other is None else other.resamples
         if len(mine) < 2 or len(mine) != len(theirs):
             return self.noise
         spread = statistics.stdev(a - b for a, b in zip(mine, theirs, strict=True))
@@ -193,26 +199,28 @@ class Report:
 
     def work_share(self, row: Row) -> float | None:
         """Multiply-adds of all parts over the reference's."""
-        theirs = None if self.reference is None else self.reference.madds("total")
-        mine = row.madds("total")
+        mine, theirs = row.madds(), self.reference and self.reference.madds()
         return None if mine is None or not theirs else mine / theirs
 
+    def time_ratios(self, row: Row) -> list[float]:
+        """Latency over the reference's in the same round, in rising order; empty where unknown."""
+        if row.timing is None or self.reference is None or self.reference.timing is None:
+            return []
+        return sorted(row.timing.ratios_to(self.reference.timing))
+
     def time_share(self, row: Row) -> float | None:
-        """Latency over the reference's, in the same round; median over rounds."""
-        reference = self.reference
-        if row.timing is None or reference is None or reference.timing is None:
-            return None
-        return row.timing.total.ratio_to(reference.timing.total)
+        """Median over rounds of the latency over the reference's in the same round."""
+        ratios = self.time_ratios(row)
+        return statistics.median(ratios) if ratios else None
 
     def speed_verdict(self, row: Row) -> str:
         """'equal', 'faster' or 'slower' than the reference; '' where unknown.
 
         Equal are shares within 3%, and where the rounds' middle half has both signs.
         """
-        share, reference = self.time_share(row), self.reference
-        if share is None or reference is None or row.timing is None or reference.timing is None:
+        ratios, share = self.time_ratios(row), self.time_share(row)
+        if share is None:
             return ""
-        ratios = sorted(row.timing.total.ratios_to(reference.timing.total))
         quarter = len(ratios) // 4
         middle = ratios[quarter : len(ratios) - quarter]
         if abs(share - 1) < SAME_SPEED or middle[0] <= 1 <= middle[-1]:
@@ -235,11 +243,19 @@ class Report:
         return record
 
 
-def _resamples(row: Row | None) -> Sequence[float]:
-    return [] if row is None or row.accuracy is None else row.accuracy["resamples"]
+def read_report(path: str | Path) -> Report:
+    """A report from its ``report.json``; the pictures are not in it.
+
+    Raises:
+        ValueError: the file is none, or is no report.
+    """
+    try:
+        record: Mapping[str, Any] = json.loads(Path(path).read_text())
+        rows = [Row(**_known(Row, row)) for row in record["rows"]]
+        return Report(**{**_known(Report, record), "rows": rows, "pictures": []})
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is no report.json of a comparison: {error!r}") from error
 
 
-def threads_of(report: Report) -> str:
-    """Such as '2 threads'."""
-    threads = report.machine["threads"]
-    return f"{threads} thread{'s' if threads > 1 else ''}"
+def _known(kind: Any, record: Mapping[str, Any]) -> dict[str, Any]:
+    return {f.name: record[f.name] for f in fields(kind) if f.name in record}

@@ -6,16 +6,11 @@ from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
 from textwrap import fill
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sparse_encoders.analysis.token_records import (
-    Detections,
-    FloatArray,
-    ImageArray,
-    TokenRecord,
-)
+from sparse_encoders.visualization.records import FloatArray, ImageArray, TokenRecord
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -30,7 +25,7 @@ NOTE = {"facecolor": "black", "edgecolor": "none", "alpha": 0.6, "pad": 1.2}
 
 
 def panel_grid(
-    rows: int, columns: int, image: ImageArray, panel: float, extra: float = 0.0
+    rows: int, columns: int, image: ImageArray, panel: float, title: str = "", extra: float = 0.0
 ) -> tuple[Figure, list[list[Axes]]]:
     """A figure of rows x columns panels of an image's shape, without ticks and frames.
 
@@ -39,6 +34,7 @@ def panel_grid(
         columns: panels beside each other.
         image: (H, W, 3), gives the panels their shape.
         panel: width of a panel in inches.
+        title: above them.
         extra: further height in inches, for a legend.
 
     Raises:
@@ -54,10 +50,10 @@ def panel_grid(
     figure.get_layout_engine().set(w_pad=0.03, h_pad=0.03, wspace=0.01, hspace=0.01)  # type: ignore[union-attr, call-arg]
     axes = figure.subplots(rows, columns, squeeze=False)
     for axis in axes.flat:
-        axis.set_xticks([])
-        axis.set_yticks([])
-        for spine in axis.spines.values():
-            spine.set_visible(False)
+        axis.set(xticks=[], yticks=[])
+        axis.spines[:].set_visible(False)
+    if title:
+        figure.suptitle(title, fontsize=9)
     return figure, [list(row) for row in axes]
 
 
@@ -66,22 +62,21 @@ def level_names(record: TokenRecord) -> list[str]:
     return [f"level {i + 1} ({h} x {w})" for i, (h, w) in enumerate(record.shapes)]
 
 
+def level_colour(level: int) -> str:
+    """What outlines a level's object tokens."""
+    return LEVEL_COLOURS[level % len(LEVEL_COLOURS)]
+
+
 def level_legend(figure: Figure, record: TokenRecord) -> None:
     """Which colour outlines which level's tokens, below the panels."""
     from matplotlib.patches import Patch
 
     handles = [
-        Patch(facecolor="#333333", edgecolor=LEVEL_COLOURS[i % len(LEVEL_COLOURS)], label=name)
-        for i, name in enumerate(level_names(record))
+        Patch(facecolor="#333333", edgecolor=level_colour(level), label=name)
+        for level, name in enumerate(level_names(record))
     ]
-    figure.legend(
-        handles=handles,
-        loc="outside lower center",
-        ncols=len(handles),
-        fontsize=8,
-        frameon=False,
-        title=None,
-    )
+    where: dict[str, Any] = dict(loc="outside lower center", ncols=len(handles))
+    figure.legend(handles=handles, fontsize=8, frameon=False, **where)
 
 
 def set_titles(axes: Sequence[Axes], titles: Sequence[str]) -> None:
@@ -92,8 +87,7 @@ def set_titles(axes: Sequence[Axes], titles: Sequence[str]) -> None:
 
 def set_row_label(axis: Axes, text: str, width: int = 24) -> None:
     """Label a row at its left, in lines of ``width`` characters."""
-    lines = [fill(line, width) for line in text.splitlines()]
-    axis.set_ylabel("\n".join(lines), fontsize=8)
+    axis.set_ylabel("\n".join(fill(line, width) for line in text.splitlines()), fontsize=8)
 
 
 def darken(image: ImageArray, share: FloatArray) -> ImageArray:
@@ -108,23 +102,21 @@ def show_share(axis: Axes, image: ImageArray, share: FloatArray, note: str = "")
     """Show the image as bright as ``share`` (H, W) says, and a note in the lower left corner."""
     axis.imshow(darken(image, share))
     if note:
-        axis.text(
-            0.02,
-            0.03,
-            note,
-            transform=axis.transAxes,
-            fontsize=6,
-            color="white",
-            va="bottom",
-            bbox=NOTE,
-        )
+        style: dict[str, Any] = dict(fontsize=6, color="white", va="bottom", bbox=NOTE)
+        axis.text(0.02, 0.03, note, transform=axis.transAxes, **style)
 
 
-def show_tokens(axis: Axes, record: TokenRecord, values: FloatArray) -> list[FloatArray]:
-    """Show (N,) ``values`` in [0, 1] as brightness, mean over levels; returns the levels' maps."""
+def show_levels(axes: Sequence[Axes], record: TokenRecord, values: FloatArray) -> None:
+    """Show (N,) ``values`` as brightness: the mean over levels in the first axis, then each.
+
+    A level's note is the mean share that the layers refine of it, times what ``values`` is of it.
+    """
     maps = [record.level(values, level).astype(np.float64) for level in range(record.num_levels)]
-    axis.imshow(darken(record.image, np.mean(maps, 0)))
-    return maps
+    axes[0].imshow(darken(record.image, np.mean(maps, 0)))
+    for level, axis in enumerate(axes[1:]):
+        part = record.part(level)
+        share = values[part].sum() / max(1, record.valid[part].sum())
+        show_share(axis, record.image, maps[level], f"{share:.0%}")
 
 
 def show_objects(axis: Axes, record: TokenRecord, layer: int) -> None:
@@ -132,50 +124,33 @@ def show_objects(axis: Axes, record: TokenRecord, layer: int) -> None:
     from matplotlib.patches import Rectangle
 
     boxes, levels = record.boxes(record.objects[layer])
-    covered = np.zeros(record.image.shape[:2])
-    for level in range(record.num_levels):
-        covered = np.maximum(covered, record.level(record.object_mask(layer), level))
+    mask = record.object_mask(layer)
+    covered = np.max([record.level(mask, level) for level in range(record.num_levels)], 0)
     axis.imshow(darken(record.image, 0.35 + 0.65 * covered))
     # coarse tokens first, so that no outline hides a finer token's
-    for place in np.argsort(-levels, kind="stable"):
-        x, y, width, height = boxes[place]
-        colour = LEVEL_COLOURS[levels[place] % len(LEVEL_COLOURS)]
+    for index in np.argsort(-levels, kind="stable"):
+        x, y, width, height = boxes[index]
         # inside of the token's border: neighbours of another level stay visible
         inset = min(0.8, width / 8, height / 8)
-        axis.add_patch(
-            Rectangle(
-                (x - 0.5 + inset, y - 0.5 + inset),
-                width - 2 * inset,
-                height - 2 * inset,
-                fill=False,
-                edgecolor=colour,
-                linewidth=0.7,
-            )
-        )
+        corner = (x - 0.5 + inset, y - 0.5 + inset)
+        style: dict[str, Any] = dict(fill=False, linewidth=0.7)
+        style["edgecolor"] = level_colour(int(levels[index]))
+        axis.add_patch(Rectangle(corner, width - 2 * inset, height - 2 * inset, **style))
 
 
-def draw_detections(
-    axis: Axes, image: ImageArray, found: Detections, classes: Sequence[str]
-) -> None:
-    """Draw boxes with class and score over an image (H, W, 3) into a matplotlib axis."""
+def draw_detections(axis: Axes, record: TokenRecord) -> None:
+    """Draw the found boxes with class and score over the image into a matplotlib axis."""
     from matplotlib.patches import Rectangle
 
-    axis.imshow(image)
+    found = record.detections
+    axis.imshow(record.image)
     for (x1, y1, x2, y2), label, score in zip(found.boxes, found.labels, found.scores, strict=True):
         colour = COLOURS[label % len(COLOURS)]
-        axis.add_patch(
-            Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, edgecolor=colour, linewidth=1.2)
-        )
-        axis.text(
-            x1,
-            y1 - 1,
-            f"{classes[label]} {score:.2f}",
-            fontsize=4.5,
-            color="black",
-            va="bottom",
-            clip_on=True,
-            bbox={"facecolor": colour, "edgecolor": "none", "pad": 0.4},
-        )
+        edges: dict[str, Any] = dict(fill=False, edgecolor=colour, linewidth=1.2)
+        axis.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, **edges))
+        box = {"facecolor": colour, "edgecolor": "none", "pad": 0.4}
+        text = f"{record.classes[label]} {score:.2f}"
+        axis.text(x1, y1 - 1, text, fontsize=4.5, va="bottom", clip_on=True, bbox=box)
 
 
 def save_picture(figure: Figure, path: str | Path, dpi: int = 130) -> Path:

@@ -10,8 +10,9 @@ from PIL import Image
 
 import visualize_tokens as tool
 from hosts import host_config
-from sparse_encoders.analysis import token_panels
-from sparse_encoders.analysis.token_pictures import (
+from sparse_encoders.loading import load_detector
+from sparse_encoders.visualization import panels as token_panels
+from sparse_encoders.visualization.pictures import (
     PICTURES,
     Detections,
     TokenRecord,
@@ -29,7 +30,6 @@ from sparse_encoders.analysis.token_pictures import (
     save_picture,
     write_pictures,
 )
-from sparse_encoders.loading import load_detector
 from tiny import build, ours
 
 CLASSES = ("a", "b", "c", "d", "e")

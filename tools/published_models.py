@@ -7,8 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sparse_encoders.analysis.complexity.counter import Complexity, count_complexity
-from sparse_encoders.analysis.complexity.models import model_of_config
+from sparse_encoders.analysis.complexity import Complexity, count_complexity, model_of_config
 from sparse_encoders.skip_init import SkipInit
 
 IMAGE_HW = (850, 1040)

@@ -7,13 +7,13 @@ is imported when a picture is drawn.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from sparse_encoders.analysis.token_panels import (
+from sparse_encoders.visualization.panels import (
     darken,
     draw_detections,
     level_legend,
@@ -24,19 +24,19 @@ from sparse_encoders.analysis.token_panels import (
     save_picture,
     set_row_label,
     set_titles,
+    show_levels,
     show_objects,
     show_share,
-    show_tokens,
 )
-from sparse_encoders.analysis.token_records import (
+from sparse_encoders.visualization.records import (
     Detections,
     TokenRecord,
     record_sample,
     record_tokens,
 )
-from sparse_encoders.analysis.token_sides import draw_side_by_side, write_side_by_side
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 __all__ = [
@@ -58,6 +58,7 @@ __all__ = [
     "write_pictures",
     "write_side_by_side",
 ]
+SIDES = ("levels", "layers")
 
 
 def draw_tokens(record: TokenRecord, panel: float = 2.0) -> Figure:
@@ -67,40 +68,29 @@ def draw_tokens(record: TokenRecord, panel: float = 2.0) -> Figure:
     first row has the detections, then each level's foreground scores where the
     encoder has a selector.
 
-    Args:
-        record: what to draw.
-        panel: width of one panel in inches.
+    ``panel`` is the width of one panel in inches.
     """
-    levels = range(record.num_levels)
-    figure, axes = panel_grid(record.num_layers + 1, record.num_levels + 1, record.image, panel)
-    draw_detections(axes[0][0], record.image, record.detections, record.classes)
+    size = (record.num_layers + 1, record.num_levels + 1)
+    figure, axes = panel_grid(*size, record.image, panel, record.strategy)
+    draw_detections(axes[0][0], record)
     set_titles(axes[0], ["detections; all levels", *level_names(record)])
-    for level in levels:
-        axis = axes[0][level + 1]
+    set_row_label(axes[0][0], "no scores" if record.foreground is None else "foreground score")
+    for level, axis in enumerate(axes[0][1:]):
         if record.foreground is None:
             axis.imshow(record.image)
-            continue
-        scores = record.level(record.foreground, level)
-        axis.imshow(scores, cmap="magma", vmin=0.0, vmax=max(0.5, float(scores.max())))
-    set_row_label(axes[0][0], "no scores" if record.foreground is None else "foreground score")
-    for layer, kept in enumerate(record.kept):
-        row = axes[layer + 1]
+        else:
+            scores = record.level(record.foreground, level)
+            axis.imshow(scores, cmap="magma", vmin=0.0, vmax=max(0.5, float(scores.max())))
+    for layer, row in enumerate(axes[1:]):
         set_row_label(row[0], f"layer {layer + 1}: {record.share(layer):.0%} kept")
-        maps = show_tokens(row[0], record, kept.astype(np.float64))
-        for level in levels:
-            show_share(
-                row[level + 1], record.image, maps[level], f"{record.share(layer, level):.0%}"
-            )
-    figure.suptitle(record.strategy, fontsize=9)
+        show_levels(row, record, record.kept[layer].astype(np.float64))
     return figure
 
 
 def draw_score_map(record: TokenRecord, panel: float = 3.0) -> Figure:
     """The selector's score of every token over the image, for each level and the best of all.
 
-    Args:
-        record: what to draw.
-        panel: width of one panel in inches.
+    ``panel`` is the width of one panel in inches.
 
     Raises:
         ValueError: the encoder has no selector, so nothing scores its tokens.
@@ -113,11 +103,12 @@ def draw_score_map(record: TokenRecord, panel: float = 3.0) -> Figure:
             f"{record.encoder} has no selector, so its tokens have no scores to draw; "
             "draw_tokens shows which levels each layer refines"
         )
-    columns = min(3, record.num_levels + 2)
-    rows = -(-(record.num_levels + 2) // columns)
-    figure, axes = panel_grid(rows, columns, record.image, panel)
+    titles = ["detections", "best of all levels", *level_names(record)]
+    rows, columns = -(-len(titles) // 3), min(3, len(titles))
+    title = f"Token scores: {record.strategy}"
+    figure, axes = panel_grid(rows, columns, record.image, panel, title)
     flat = [axis for row in axes for axis in row]
-    draw_detections(flat[0], record.image, record.detections, record.classes)
+    draw_detections(flat[0], record)
     maps = [record.level(record.foreground, level) for level in range(record.num_levels)]
     best = np.max(maps, 0)
     top = max(0.5, float(np.nanmax(best)))
@@ -127,14 +118,12 @@ def draw_score_map(record: TokenRecord, panel: float = 3.0) -> Figure:
         overlay = colours.to_rgba(scores)
         overlay[..., 3] = 0.45 + 0.4 * np.clip(scores / top, 0, 1)  # the image shows through
         axis.imshow(overlay)
-    titles = ["detections", "best of all levels", *level_names(record)]
     set_titles(flat[: len(titles)], titles)
     for axis in flat[len(titles) :]:
         axis.set_visible(False)
     bar = figure.colorbar(colours, ax=flat, fraction=0.03, pad=0.01)
     bar.set_label("score (sigmoid of the selector's logit)", fontsize=8)
     bar.ax.tick_params(labelsize=7)
-    figure.suptitle(f"Token scores: {record.strategy}", fontsize=9)
     return figure
 
 
@@ -144,9 +133,7 @@ def draw_object_tokens(record: TokenRecord, panel: float = 2.0) -> Figure:
     In the first column they are outlined in their level's colour; in a level's
     column they have full brightness, kept tokens half, dropped ones none.
 
-    Args:
-        record: what to draw.
-        panel: width of one panel in inches.
+    ``panel`` is the width of one panel in inches.
 
     Raises:
         ValueError: the encoder has no dual attention, so no object tokens.
@@ -156,21 +143,18 @@ def draw_object_tokens(record: TokenRecord, panel: float = 2.0) -> Figure:
             f"{record.encoder} ran no dual attention, so there are no object tokens to draw; "
             "they belong to DualAttentionEncoder with dual_attention=True"
         )
-    figure, axes = panel_grid(
-        record.num_layers, record.num_levels + 1, record.image, panel, extra=0.3
-    )
+    size, title = (record.num_layers, record.num_levels + 1), f"Object tokens: {record.strategy}"
+    figure, axes = panel_grid(*size, record.image, panel, title, extra=0.3)
     set_titles(axes[0], ["all levels", *level_names(record)])
     for layer, (row, kept) in enumerate(zip(axes, record.kept, strict=True)):
         mask = record.object_mask(layer)
         set_row_label(row[0], f"layer {layer + 1}: {mask.sum()} objects of {kept.sum()} kept")
         show_objects(row[0], record, layer)
         brightness = np.where(mask, 1.0, 0.35 * kept)
-        for level in range(record.num_levels):
+        for level, axis in enumerate(row[1:]):
             share = record.level(brightness, level).astype(np.float64)
-            count = int(mask[record.part(level)].sum())
-            show_share(row[level + 1], record.image, share, f"{count} objects")
+            show_share(axis, record.image, share, f"{mask[record.part(level)].sum()} objects")
     level_legend(figure, record)
-    figure.suptitle(f"Object tokens: {record.strategy}", fontsize=9)
     return figure
 
 
@@ -187,13 +171,87 @@ def draw_detection_sheet(records: Sequence[TokenRecord], columns: int = 4) -> Fi
     columns = min(columns, len(records))
     rows = -(-len(records) // columns)
     figure = Figure(figsize=(2.6 * columns, 2.3 * rows))
-    for place, axis in enumerate(figure.subplots(rows, columns, squeeze=False).flat):
+    axes = list(figure.subplots(rows, columns, squeeze=False).flat)
+    for axis in axes:
         axis.axis("off")
-        if place < len(records):
-            record = records[place]
-            draw_detections(axis, record.image, record.detections, record.classes)
+    for axis, record in zip(axes, records, strict=False):
+        draw_detections(axis, record)
     figure.tight_layout(pad=0.3)
     return figure
+
+
+def draw_side_by_side(
+    records: Mapping[str, TokenRecord], by: str = "levels", panel: float = 2.0
+) -> Figure:
+    """Strategies under each other on the same image (Figures 1, 9 and 10), a row for each.
+
+    After the detections come, with ``by='levels'``, all levels and each level
+    (brightness is the share of the encoder's layers that refine a token), or,
+    with ``by='layers'``, all levels of each layer; then the last layer's object
+    tokens, where any of the encoders has some.
+
+    Args:
+        records: name to record, drawn in this order.
+        by: 'levels' or 'layers'.
+        panel: width of one panel in inches.
+
+    Raises:
+        ValueError: no record, records of different images or levels, an unknown
+            ``by``.
+    """
+    if by not in SIDES:
+        raise ValueError(f"by must be one of {SIDES}, got {by!r}")
+    first = _same_image(records)
+    titles = ["all levels", *level_names(first)]
+    if by == "layers":
+        titles = [f"layer {i + 1}" for i in range(max(r.num_layers for r in records.values()))]
+    with_objects = any(record.objects for record in records.values())
+    last = ["object tokens, last layer"] if with_objects else []
+    titles, extra = ["detections", *titles, *last], 0.35 if with_objects else 0.0
+    figure, axes = panel_grid(len(records), len(titles), first.image, panel, extra=extra)
+    set_titles(axes[0], titles)
+    for (name, record), row in zip(records.items(), axes, strict=True):
+        set_row_label(row[0], f"{name}\n{record.share():.0%} of the work")
+        draw_detections(row[0], record)
+        inner = row[1 : len(row) - len(last)]
+        if by == "levels":
+            show_levels(inner, record, record.kept.mean(0))
+        else:
+            _show_layers(inner, record)
+        if record.objects:
+            show_objects(row[-1], record, record.num_layers - 1)
+        elif with_objects:
+            white = np.full_like(record.image, 255)
+            show_share(row[-1], white, np.ones(white.shape[:2]), "none")
+    if with_objects:
+        level_legend(figure, first)
+    return figure
+
+
+def _same_image(records: Mapping[str, TokenRecord]) -> TokenRecord:
+    """The first record, of whose image and levels all others must be."""
+    if not records:
+        raise ValueError("records must hold at least one strategy, got none")
+    first = next(iter(records.values()))
+    wanted = (first.image.shape[:2], first.shapes)
+    for name, record in records.items():
+        got = (record.image.shape[:2], record.shapes)
+        if got != wanted:
+            raise ValueError(
+                f"records must be of the same image and levels: {name!r} has an image of {got[0]} "
+                f"and levels {got[1]}, the first {wanted[0]} and {wanted[1]}"
+            )
+    return first
+
+
+def _show_layers(row: Sequence[Axes], record: TokenRecord) -> None:
+    """All levels of each layer."""
+    for layer, axis in enumerate(row):
+        if layer >= record.num_layers:
+            axis.set_visible(False)
+            continue
+        maps = [record.level(record.kept[layer], level) for level in range(record.num_levels)]
+        show_share(axis, record.image, np.mean(maps, 0), f"{record.share(layer):.0%}")
 
 
 #: name to drawing, of the pictures of one record
@@ -231,3 +289,12 @@ def write_pictures(
         path = out if name == "kept" else out.with_name(f"{out.stem}_{name}{out.suffix}")
         written.append(save_picture(PICTURES[name](record), path))
     return written
+
+
+def write_side_by_side(records: Mapping[str, TokenRecord], out: str | Path) -> list[Path]:
+    """Both pictures of :func:`draw_side_by_side`, ``_levels`` and ``_layers`` put into the name."""
+    out = Path(out)
+    return [
+        save_picture(draw_side_by_side(records, by), out.with_name(f"{out.stem}_{by}{out.suffix}"))
+        for by in SIDES
+    ]

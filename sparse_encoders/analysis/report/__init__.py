@@ -1,0 +1,8 @@
+"""A comparison's numbers, what they say, and the page that shows them.
+
+Needs Jinja2, pandas and Plotly: ``pip install 'sparse_encoders[analysis]'``.
+"""
+
+from sparse_encoders.analysis.report.results import Report, Row, read_report
+
+__all__ = ["Report", "Row", "read_report"]

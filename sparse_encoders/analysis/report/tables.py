@@ -1,0 +1,212 @@
+"""The report's tables: one pandas frame of all numbers, and its sections as they are shown."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from html import escape
+from typing import Any
+
+import pandas as pd
+
+from sparse_encoders.analysis.latency import STAGES
+from sparse_encoders.analysis.report.results import AP, Report, Row
+from sparse_encoders.analysis.report.summary import WORDS, winner
+
+NAMES = ("encoder", "keep_ratio")
+#: what a row is measured for, and the metric's name for it
+METRICS = {
+    "ap": AP,
+    "ap50": f"{AP}_50",
+    "ap75": f"{AP}_75",
+    "ap_small": f"{AP}_s",
+    "ap_medium": f"{AP}_m",
+    "ap_large": f"{AP}_l",
+    "corr": "tokens/corr_all",
+    "corr_top10": "tokens/corr_top10",
+    "recall": "tokens/recall",
+    "recall_small": "tokens/recall_layer0_small",
+    "recall_medium": "tokens/recall_layer0_medium",
+    "recall_large": "tokens/recall_layer0_large",
+}
+_STAGES = {name: f"latency_{name.replace(' ', '_')}_ms" for name in STAGES}
+#: the columns of each section after the names; a '*' stands for the parts of the detectors
+SECTIONS: dict[str, tuple[str, ...]] = {
+    "overview": (
+        *("ap", "ap_gain", "ap_margin", "latency_ms", "speedup", "gmadds", "gmadds_encoder"),
+        *("peak_mib", "status"),
+    ),
+    "accuracy": tuple(METRICS),
+    "latency": (
+        *("latency_ms", "latency_fastest_ms", "latency_slowest_ms", "speedup"),
+        *(*_STAGES.values(), "peak_mib", "memory_share"),
+    ),
+    "complexity": (
+        *("gmadds", "madds_share", "gmadds_encoder", "madds_encoder_share", "mparameters", "*"),
+    ),
+    "training": (
+        *("weights", "trained_keep_ratio", "training_seconds", "loss_first", "loss_last"),
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Table:
+    """One table of the report.
+
+    Attributes:
+        title: above it.
+        text: a sentence.
+        frame: a line a variant, columns by their keys, numbers as they are.
+    """
+
+    title: str
+    text: str
+    frame: pd.DataFrame
+
+    def shown(self) -> pd.DataFrame:
+        """Numbers as texts of the right digits, '-' for nothing."""
+        return pd.DataFrame({key: [_text(key, v) for v in self.frame[key]] for key in self.frame})
+
+    def as_markdown(self) -> str:
+        """For readers of text."""
+        shown = self.shown().replace(r"\|", "/", regex=True)
+        heads = [_word(key)["head"] for key in shown]
+        markdown: str = shown.to_markdown(index=False, headers=heads, disable_numparse=True)
+        return markdown
+
+    def as_html(self, report: Report) -> str:
+        """For the page: cells carry their verdicts as classes, heads their notes."""
+        shown = self.shown()
+        classes = [[_class(report, row, key) for key in shown] for row in report.rows]
+        cells = shown.map(escape)
+        if "status" in cells:
+            errors = [row.error or "" for row in report.rows]
+            cells["status"] = list(map(_with_note, shown["status"], errors))
+        style = cells.style.hide(axis="index").format_index(_head, axis=1)
+        style.set_td_classes(pd.DataFrame(classes, columns=shown.columns))
+        html: str = style.to_html()
+        return html
+
+
+def all_numbers(report: Report) -> pd.DataFrame:
+    """Every number of every variant in full: a line a variant, as in the CSV file."""
+    parts = list(dict.fromkeys(name for row in report.rows for name in row.parts()))
+    rows = [_values(report, row) for row in report.rows]
+    keys = [*NAMES, *(key for keys in SECTIONS.values() for key in _columns(keys, parts)), "error"]
+    return pd.DataFrame(rows, dtype=object).reindex(columns=list(dict.fromkeys(keys)))
+
+
+def tables(report: Report) -> list[Table]:
+    """The sections, columns without a number left out."""
+    parts = list(dict.fromkeys(name for row in report.rows for name in row.parts()))
+    numbers, found = all_numbers(report), []
+    for name, keys in SECTIONS.items():
+        kept = [key for key in _columns(keys, parts) if _says_something(numbers[key], key)]
+        names = [key for key in NAMES if key == "encoder" or numbers[key].notna().any()]
+        if kept:
+            title, text = WORDS["sections"][name]
+            frame = numbers[[*names, *kept]]
+            found.append(Table(title, text.format(base=report.baseline), frame))
+    return found
+
+
+def _columns(keys: tuple[str, ...], parts: list[str]) -> list[str]:
+    own = [f"gmadds_{part.replace('.', '_')}" for part in parts]
+    return [column for key in keys for column in (own if key == "*" else [key])]
+
+
+def _says_something(values: pd.Series[Any], key: str) -> bool:
+    known = values[values.notna()]
+    return bool(known.astype(bool).any() if key.startswith("gmadds_") else len(known))
+
+
+def _values(report: Report, row: Row) -> dict[str, Any]:
+    """Every number of a row by its key; None where there is none."""
+    share = report.time_share(row)
+    values: dict[str, Any] = {
+        "encoder": row.encoder,
+        "keep_ratio": row.keep_ratio,
+        "ap_gain": report.ap_gain(row),
+        "ap_margin": None if report.ap_gain(row) is None else report.ap_margin(row),
+        "speedup": None if share is None else 1 / share,
+        "gmadds": row.madds(),
+        "gmadds_encoder": row.madds("encoder"),
+        "mparameters": row.madds(key="parameters"),
+        "peak_mib": row.memory_mib,
+        "status": "ok" if row.error is None else "FAILED",
+        "error": row.error,
+    }
+    values.update({key: row.metric(name) for key, name in METRICS.items()})
+    if row.timing is not None:
+        low, high = row.timing.spread
+        values.update(latency_ms=row.milliseconds)
+        values.update(latency_fastest_ms=low * 1000, latency_slowest_ms=high * 1000)
+        for name, key in _STAGES.items():
+            values[key] = row.timing.stage(name).median * 1000
+    values.update({f"gmadds_{n.replace('.', '_')}": v for n, v in row.parts().items()})
+    base = report.reference
+    for key, mine, theirs in (
+        ("memory_share", row.memory_mib, base and base.memory_mib),
+        ("madds_share", row.madds(), base and base.madds()),
+        ("madds_encoder_share", row.madds("encoder"), base and base.madds("encoder")),
+    ):
+        values[key] = None if mine is None or not theirs else 100 * mine / theirs
+    return values | _training(row.weights or {})
+
+
+def _training(weights: dict[str, Any]) -> dict[str, Any]:
+    source = str(weights.get("source", "")).replace("none", "random")
+    if source == "trained":
+        source = f"trained {weights['epochs']} epoch{'s' if weights['epochs'] > 1 else ''}"
+    first, last = weights.get("losses") or (None, None)
+    return {
+        "weights": source or None,
+        "trained_keep_ratio": weights.get("trained_keep_ratio"),
+        "training_seconds": weights.get("seconds"),
+        "loss_first": first,
+        "loss_last": last,
+    }
+
+
+def _word(key: str) -> dict[str, Any]:
+    """Head, digits and note of a column."""
+    columns: dict[str, dict[str, Any]] = WORDS["columns"]
+    if key in columns:
+        return columns[key]
+    stages = {column: name for name, column in _STAGES.items()}
+    part = re.sub(r"^(encoder|first_stage)_", r"\1.", key.removeprefix("gmadds_"))
+    name = stages.get(key, part)
+    word = columns["latency_stage" if key in stages else "gmadds_part"]
+    return word | {"head": word["head"].format(name=name)}
+
+
+def _head(key: str) -> str:
+    word = _word(key)
+    return _with_note(word["head"], word.get("note", ""))
+
+
+def _with_note(text: str, note: str) -> str:
+    """HTML of a text that shows a note where the mouse rests on it."""
+    return f'<span title="{escape(note)}">{escape(text)}</span>'
+
+
+def _text(key: str, value: Any) -> str:
+    if value is None or value != value or value == "":  # NaN differs from itself
+        return "-"
+    if isinstance(value, str):
+        return value
+    word = _word(key)
+    return f"{value:{'+' if word.get('sign') else ''}.{word['digits']}f}"
+
+
+def _class(report: Report, row: Row, key: str) -> str:
+    kinds = ["winner"] if row is winner(report) else []
+    if key == "encoder" and row.label == report.baseline:
+        kinds.append("baseline")
+    if key == "status" and row.error is not None:
+        kinds.append("bad")
+    verdicts = {"ap_gain": report.ap_verdict, "speedup": report.speed_verdict}
+    if key in verdicts:
+        kinds.append(verdicts[key](row))
+    return " ".join(kinds)

@@ -1,0 +1,1 @@
+"""What an encoder did with an image's tokens: recorded, and drawn."""
