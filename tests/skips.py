@@ -90,15 +90,18 @@ needs_scaler = pytest.mark.skipif(
 )
 
 
-@dataclass
+@dataclass(frozen=True)
 class _Pair:
     first: torch.Tensor
+    second: torch.Tensor
 
 
 def skip_without_graphs_of_dataclasses() -> None:
     """Skip a test that compiles a model into one graph where torch cannot trace dataclasses."""
     try:
-        torch.compile(lambda x: _Pair(x).first, backend="eager", fullgraph=True)(torch.ones(1))
+        torch.compile(
+            lambda x: _Pair(first=x, second=x + 1).second, backend="eager", fullgraph=True
+        )(torch.ones(1))
     except torch._dynamo.exc.Unsupported:
         pytest.skip(version_lacks("torch.compile(fullgraph=True) of dataclasses"))
 
