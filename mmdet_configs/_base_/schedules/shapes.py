@@ -1,8 +1,8 @@
 _base_ = "./short.py"
 
-# For the drawn set: half the epochs, and the backbone learns at the rate of the rest (drawn
+# For the drawn set: few epochs, and the backbone learns at the rate of the rest (drawn
 # pictures look little like what it was trained on).
-max_epochs = 4
+max_epochs = 3
 train_cfg = dict(max_epochs=max_epochs, val_interval=max_epochs)
 optim_wrapper = dict(paramwise_cfg=None)
 param_scheduler = [
