@@ -1,6 +1,6 @@
 _base_ = "./short.py"
 
-# For the drawn set: fewer epochs of smaller batches, and the backbone learns at the rate of the rest (drawn
+# For the drawn set: few epochs, and the backbone learns at the rate of the rest (drawn
 # pictures look little like what it was trained on).
 max_epochs = 3
 train_cfg = dict(max_epochs=max_epochs, val_interval=max_epochs)
