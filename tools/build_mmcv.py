@@ -28,9 +28,9 @@ EXPORTED = re.compile(r'\bm\.def\(\s*"(\w+)"')
 EXEC = """import builtins, sys
 plain = builtins.exec
 def exec_into_locals(code, *spaces, **more):
-    if spaces or more:
-        return plain(code, *spaces, **more)
     caller, found = sys._getframe(1), {}
+    if spaces or more or caller.f_locals is caller.f_globals:
+        return plain(code, *(spaces or [caller.f_globals]), **more)
     plain(code, caller.f_globals, found)
     caller.f_locals.update(found)
 builtins.exec = exec_into_locals"""
