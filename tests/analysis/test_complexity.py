@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from hosts import HOSTS, host_config
+from quick import slow_but
 from sparse_encoders.analysis.complexity import PARTS, Part, count_complexity, model_of_config
 from sparse_encoders.analysis.complexity import counter as counter_module
 from sparse_encoders.analysis.complexity.formulas import FORMULAS
@@ -107,7 +108,7 @@ def test_lite_by_hand():
 
 
 @pytest.mark.parametrize("encoder", [{}, FOCUS, LITE], ids=["dense", "focus", "lite"])
-@pytest.mark.parametrize("host", HOSTS)
+@pytest.mark.parametrize("host", slow_but(["DeformableDETR", "DINO"], HOSTS))
 def test_sums_and_a_real_run(host, encoder, monkeypatch):
     """Parts sum up to what torch's counter finds when everything really runs."""
     model = build(host_config(host, encoder))

@@ -18,13 +18,14 @@ from published_models import (
     compare_published,
     write_tables,
 )
+from quick import slow_but
 from sparse_encoders.analysis.complexity import PARTS, count_complexity
 from tiny import build
 
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.mark.parametrize("published", PUBLISHED, ids=lambda p: p.name)
+@pytest.mark.parametrize("published", slow_but(PUBLISHED[:1], PUBLISHED), ids=lambda p: p.name)
 def test_published(published, monkeypatch):
     monkeypatch.setattr("published_models.PUBLISHED", (published,))
     (row,) = compare_published(ROOT / "mmdet_configs")

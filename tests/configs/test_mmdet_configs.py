@@ -12,6 +12,7 @@ from mmdet.registry import MODELS
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
+from quick import slow_but
 from sparse_encoders.encoders import (
     DenseEncoder,
     DualAttentionEncoder,
@@ -99,7 +100,11 @@ def representatives() -> dict[str, Path]:
     return first
 
 
-@pytest.mark.parametrize("path", CONFIGS, ids=str)
+# the small ones, and of the zoo, whose configs are of one mould, a few
+QUICK = [p for p in CONFIGS if not p.stem.endswith("_coco") or "r50_focus_8xb2-12e" in p.stem]
+
+
+@pytest.mark.parametrize("path", slow_but(QUICK, CONFIGS), ids=str)
 def test_a_shrunken_copy_runs(path):
     losses = losses_of(representatives()[repr(model_of(path))])
     assert total(losses).isfinite()

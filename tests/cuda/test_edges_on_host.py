@@ -17,6 +17,8 @@ from cuda_cases import (
     truth,
 )
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("awkward", [torch.nan, torch.inf, -torch.inf, 1e30, -3e9, 2.0**31])
 def test_far_and_not_finite_places_read_zeros_and_get_no_gradient(kernels, awkward):
@@ -114,7 +116,6 @@ def test_accepted_sizes_have_no_fault(kernels):
     assert kernels.find_fault((2, 16, 8, 32, 0, 62, 16), [(1, 1)] * 16) is None
 
 
-@pytest.mark.slow
 def test_no_wild_reads_or_writes(build_folder):
     """Random sizes and places under the address and undefined-behaviour sanitizers."""
     if host_kernels.find_compiler() is None:

@@ -55,6 +55,7 @@ def test_a_normalised_image() -> None:
     torch.testing.assert_close(raw[1], normalised[1])
 
 
+@pytest.mark.slow
 def test_it_compiles_as_one_graph() -> None:
     """With the operators of this package in it; 'eager' runs the captured graph as it is."""
     skip_without_graphs_of_dataclasses()

@@ -15,6 +15,7 @@ from mmdet.structures import DetDataSample
 from torch import Tensor, nn
 
 from hosts import QUERIES, host_config
+from quick import slow_but
 from tiny import NUM_CLASSES, build, samples
 
 PIXELS, SCORE = 1e-3, 1e-5
@@ -125,7 +126,7 @@ def batch_of(names: tuple[str, ...]) -> tuple[Tensor, list[DetDataSample]]:
     return torch.stack(images), fed
 
 
-@pytest.fixture(scope="module", params=HOSTS)
+@pytest.fixture(scope="module", params=slow_but(["DINO"], HOSTS))
 def host(request: pytest.FixtureRequest) -> Host:
     return Host(request.param)
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from hosts import HOSTS, host_config
+from quick import slow_but
 from tiny import NUM_CLASSES, build, samples, total
 
 ENCODERS = {
@@ -34,7 +35,7 @@ INPUT = (64, 96)
 
 
 @pytest.mark.parametrize("encoder", ENCODERS)
-@pytest.mark.parametrize("host", HOSTS)
+@pytest.mark.parametrize("host", slow_but(["DeformableDETR", "DINO"], HOSTS))
 def test_trains_and_predicts(host: str, encoder: str) -> None:
     model = build(host_config(host, ENCODERS[encoder]))
     optimiser = torch.optim.SGD((p for p in model.parameters() if p.requires_grad), lr=1e-3)
@@ -63,7 +64,7 @@ def test_trains_and_predicts(host: str, encoder: str) -> None:
         assert (detected.labels < NUM_CLASSES).all()
 
 
-@pytest.mark.parametrize("host", HOSTS)
+@pytest.mark.parametrize("host", slow_but(["DeformableDETR", "DINO"], HOSTS))
 def test_key_aware_decoder(host: str) -> None:
     model = build(
         host_config(
@@ -82,7 +83,7 @@ def test_key_aware_decoder(host: str) -> None:
     assert [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None] == []
 
 
-@pytest.mark.parametrize("host", HOSTS)
+@pytest.mark.parametrize("host", slow_but(["DeformableDETR", "DINO"], HOSTS))
 def test_tiny_image(host: str) -> None:
     """A 32 x 32 image has fewer tokens than a two-stage detector has queries."""
     model = build(host_config(host, ENCODERS["lite + focus"])).train()
@@ -95,7 +96,7 @@ def test_tiny_image(host: str) -> None:
     assert found[0].pred_instances.scores.isfinite().all()
 
 
-@pytest.mark.parametrize("host", HOSTS)
+@pytest.mark.parametrize("host", slow_but(["DeformableDETR", "DINO"], HOSTS))
 def test_bfloat16(host: str) -> None:
     config = host_config(host, ENCODERS["lite key-aware"], decoder_attention="key_aware")
     model = build(config).train()

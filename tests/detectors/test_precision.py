@@ -12,6 +12,7 @@ from mmdet.models.losses import FocalLoss, GIoULoss, L1Loss
 from torch import Tensor, nn
 
 from hosts import HOSTS, host_config
+from quick import slow_but
 from skips import needs_float16_autocast
 from sparse_encoders.compat import is_autocast_enabled
 from sparse_encoders.selectors import decoder_attention, focus
@@ -75,7 +76,7 @@ def losses_in(model: nn.Module, dtype: torch.dtype) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize("dtype", HALVES, ids=str)
-@pytest.mark.parametrize("host", [*HOSTS, "class-specific first stage"])
+@pytest.mark.parametrize("host", slow_but(["DINO"], [*HOSTS, "class-specific first stage"]))
 @pytest.mark.parametrize("encoder", ["SparseDETREncoder", "DualAttentionEncoder"])
 def test_what_reaches_a_loss_is_float32(
     encoder: str, host: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch

@@ -12,6 +12,7 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 
 from detectors.test_matrix import ENCODERS
 from hosts import HOSTS, host_config
+from quick import slow_but
 from replay import choices
 from sparse_encoders.autocast import without_gradient
 from tiny import build, samples, total
@@ -51,7 +52,7 @@ def gradients(model: nn.Module, half: bool, taken: list[Any] | None = None) -> A
 
 
 @pytest.mark.parametrize("encoder", ENCODERS)
-@pytest.mark.parametrize("host", HOSTS)
+@pytest.mark.parametrize("host", slow_but(["DINO"], HOSTS))
 def test_bfloat16_gradients_point_where_float32_ones_do(host: str, encoder: str) -> None:
     model = off_its_start(build(host_config(host, ENCODERS[encoder])))
     exact, made = gradients(model, half=False)
@@ -87,7 +88,7 @@ def seen_by_no_gradient(model: nn.Module) -> dict[str, bool]:
 
 
 @pytest.mark.parametrize("encoder", ENCODERS)
-@pytest.mark.parametrize("host", HOSTS)
+@pytest.mark.parametrize("host", slow_but(["DINO"], HOSTS))
 def test_no_cast_without_gradient_is_stored(host: str, encoder: str) -> None:
     """Newer torch forgives it; before December 2025 such a weight got no gradient."""
     model = build(host_config(host, ENCODERS[encoder], decoder_attention="key_aware")).train()

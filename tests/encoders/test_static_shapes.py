@@ -10,6 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from grids import DIMS
 from grids import small_encoder as make
 from grids import small_grid as grid
+from quick import slow_but
 from skips import needs_export
 from sparse_encoders.contracts import DetectorParts, Targets
 from sparse_encoders.encoders import (
@@ -132,7 +133,7 @@ def test_no_device_value_is_read(case):
 
 
 @needs_export
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", slow_but(["dense", "lite + focus"], CASES))
 def test_the_whole_encoder_exports(case):
     model, inputs = whole(**CASES[case])
     with torch.no_grad():

@@ -54,6 +54,7 @@ for threads in (1, 2):
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(bool(needs_extension), reason=needs_extension or "-")
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="limits memory as Linux does")
 def test_python_outlives_a_failed_allocation():

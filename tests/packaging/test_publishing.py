@@ -89,6 +89,7 @@ def test_publish_does_not_overwrite(places):
     assert own.is_dir() and not list(places[1].iterdir())
 
 
+@pytest.mark.slow
 def test_published_names_need_no_import(places, child):
     """As in `mim train mmdet child.py`, whose process starts with MMDetection's script."""
     publish(*places)

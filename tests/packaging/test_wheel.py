@@ -66,6 +66,7 @@ def test_a_wheel_has_every_module_and_every_config(checkout, installed):
     assert "sparse_encoders/.mim/configs/dino/metafile.yml,sha256=" in record
 
 
+@pytest.mark.slow
 def test_a_wheel_works_from_an_empty_folder(installed, tmp_path):
     (tmp_path / "mine.py").write_text(
         '_base_ = "sparse_encoders::dino/dino-4scale_r50_lite_8xb2-36e_coco.py"\n'
