@@ -93,7 +93,8 @@ def test_no_cast_without_gradient_is_stored(host: str, encoder: str) -> None:
     """Newer torch forgives it; before December 2025 such a weight got no gradient."""
     model = build(host_config(host, ENCODERS[encoder], decoder_attention="key_aware")).train()
     stored = seen_by_no_gradient(model)
-    ranks = {"sparse": "decoder.layers.0.cross_attn", "focus": "bbox_head.cls_branches"}
+    heads = "bbox_head.cls_branches"
+    ranks = {"sparse": "decoder.layers.0.cross_attn", "focus": heads, "salience": heads}
     assert any(name.startswith(ranks.get(encoder, "")) for name in stored) == (encoder in ranks)
     assert [name for name, kept in stored.items() if kept] == []
 
