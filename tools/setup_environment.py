@@ -202,22 +202,16 @@ def set_up(outer: str) -> None:
         provide_packages({name: versions.pop(name) for name in BUILD_TOOLS})
     changed = f"{package_key()}\n" not in before
 
-    def compile_all() -> None:
-        if new:
-            say(f"{mmcv} beside that")
-            run(str(ROOT / "tools" / "build_mmcv.py"), mmcv)
-        if changed:
-            provide_package()
-
     def fetch_all() -> None:
-        if new:
-            provide_packages(versions)
-            # to bytecode, on a core that waits for the compilers; MMCV may not be there yet
-            imports = [sys.executable, "-c", "import timm, mmengine.runner, mmdet.apis"]
-            subprocess.run(imports, capture_output=True)
+        provide_packages(versions)
+        # to bytecode, on a core that waits for the compilers; MMCV may not be there yet
+        imports = [sys.executable, "-c", "import timm, mmengine.runner, mmdet.apis"]
+        subprocess.run(imports, capture_output=True)
 
-    with ThreadPoolExecutor() as pool:  # MMCV compiles while the packages are fetched
-        jobs = [pool.submit(fetch_all), pool.submit(compile_all)]
+    with ThreadPoolExecutor() as pool:  # what compiles needs only torch
+        builder = str(ROOT / "tools" / "build_mmcv.py")
+        jobs = [pool.submit(fetch_all), pool.submit(run, builder, mmcv)] if new else []
+        jobs += [pool.submit(provide_package)] if changed else []
         for job in jobs:
             job.result()
     if new or changed:
