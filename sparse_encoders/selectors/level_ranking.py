@@ -27,9 +27,9 @@ def rank_by_level(
         levels: the levels to take from.
         sizes: for each of them how many places it has, on the host; K is their sum.
         limits: (B, levels) int64, how many of these an image fills; the others rank last.
-        over_batch: padding stands at the lowest score that the batch has on its level, and
-            equal scores in the order of ``topk``, as released; else padding ranks last and
-            equal scores by place.
+        over_batch: padding stands right behind the lowest score that the batch has on its
+            level (as released, where which of the two is first is left to chance), and equal
+            scores in the order of ``topk``; else padding ranks last and equal scores by index.
     """
     unusable = tokens.unusable.squeeze(-1)
     places, values = [], []
@@ -39,7 +39,9 @@ def rank_by_level(
         part, padding = tokens.level_slices[level], tokens.padding_of(range(level, level + 1))
         ranks = scores[:, part]
         if over_batch and padding is not None:
-            ranks = torch.where(padding, fill_with_lowest(ranks, padding, over_batch), ranks)
+            lowest = fill_with_lowest(ranks, padding, over_batch)
+            below = lowest.nextafter(lowest.new_tensor(-torch.inf))  # a real token stands first
+            ranks = torch.where(padding, below, ranks)
             padding = None
         ranks = rankable(ranks, padding)
         if over_batch:
@@ -49,6 +51,9 @@ def rank_by_level(
         beyond = torch.arange(size, device=best.device) >= limit.unsqueeze(1)
         places.append(best + part.start)
         values.append(ranks.gather(1, best).masked_fill(beyond, -torch.inf))
-    joined = torch.cat(places, 1)
-    order = best_first(torch.cat(values, 1), joined.shape[1], unusable.gather(1, joined))
+    joined, ranks = torch.cat(places, 1), torch.cat(values, 1)
+    if over_batch:
+        order = ranks.sort(dim=1, descending=True, stable=True).indices
+    else:
+        order = best_first(ranks, joined.shape[1], unusable.gather(1, joined))
     return joined.gather(1, order)
