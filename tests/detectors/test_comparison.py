@@ -10,6 +10,7 @@ from mmengine.config import Config, ConfigDict
 from mmengine.runner import Runner
 
 from hosts import host_config
+from quick import slow_but
 from sparse_encoders.datasets import CLASSES, ShapesSettings, make_shapes_dataset
 
 INTERVALS = ((-1, 16), (16, 32), (32, 64), (64, 1e4))
@@ -30,11 +31,7 @@ ENCODERS = {
         selector=dict(type="OracleSelector", keep_ratio=0.3, intervals=INTERVALS),
     ),
 }
-HOSTS = (  # together 20 seconds
-    pytest.param("DeformableDETR", marks=pytest.mark.slow),
-    pytest.param("two-stage DeformableDETR", marks=pytest.mark.slow),
-    "DINO",
-)
+HOSTS = ("DeformableDETR", "two-stage DeformableDETR", "DINO")
 STEPS = 6
 
 
@@ -104,8 +101,8 @@ def describe(host, encoder):
     return model
 
 
-@pytest.mark.parametrize("encoder", ENCODERS)
-@pytest.mark.parametrize("host", HOSTS)
+@pytest.mark.parametrize("encoder", slow_but(["dense", "focus"], ENCODERS))
+@pytest.mark.parametrize("host", slow_but(["DINO"], HOSTS))
 def test_learns_and_is_measured(host, encoder, shapes, tmp_path):
     run = runner(shapes, tmp_path, describe(host, encoder))
     run.train()

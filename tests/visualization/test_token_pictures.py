@@ -142,6 +142,7 @@ def test_record_of_a_detector(trained):
     assert record_tokens(model, trained / "x.png").kept.sum() > found.kept.sum()
 
 
+@pytest.mark.slow
 def test_command_line(trained, tmp_path, capsys, monkeypatch):
     arguments = [str(trained / "config.py"), str(trained / "good.pth"), str(trained / "x.png")]
     monkeypatch.setattr(token_panels.save_picture, "__defaults__", (20,))
