@@ -114,6 +114,7 @@ def test_a_torch_without_the_newer_exporter_says_so(
         export_onnx(detector(), SIZE, tmp_path / "a.onnx", exporter="dynamo")
 
 
+@pytest.mark.slow
 @needs_onnx
 def test_the_tool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
     settings = Config(dict(model=config(encoder="lite").to_dict()))

@@ -10,6 +10,7 @@ from PIL import Image
 
 import visualize_tokens as tool
 from hosts import host_config
+from quick import slow_but
 from sparse_encoders.loading import load_detector
 from sparse_encoders.visualization import panels as token_panels
 from sparse_encoders.visualization.pictures import (
@@ -200,7 +201,7 @@ def sample(size=(64, 90)):
         (dict(type="DualAttentionEncoder", dual_attention=False), ("kept", "scores")),
     ],
 )
-@pytest.mark.parametrize("host", ["DeformableDETR", "DINO"])
+@pytest.mark.parametrize("host", slow_but(["DINO"], ["DeformableDETR", "DINO"]))
 def test_every_encoder_one_stage_and_two_stage(host, encoder, pictures):
     model = build(host_config(host, encoder)).train()
     found = record_sample(model, sample(), CLASSES)
