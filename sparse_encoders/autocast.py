@@ -17,7 +17,7 @@ R = TypeVar("R")
 P = ParamSpec("P")
 
 
-def precisely(call: Callable[[T], R], inputs: T, owner: nn.Module) -> R:
+def in_float32(call: Callable[[T], R], inputs: T, owner: nn.Module) -> R:
     """``call(inputs)`` outside of autocast, in the dtype of the weights: float32 in training.
 
     Losses and boxes are computed this way. In bfloat16 a head's boxes would be rounded
@@ -49,8 +49,8 @@ def cast_floats(value: Any, dtype: torch.dtype) -> Any:
         new = cast_floats(old, dtype)
         return value if new is old else replace(value, **new)
     if type(value) is dict:
-        found = {key: cast_floats(item, dtype) for key, item in value.items()}
-        return value if all(found[key] is value[key] for key in value) else found
+        cast = {key: cast_floats(item, dtype) for key, item in value.items()}
+        return value if all(cast[key] is value[key] for key in value) else cast
     if type(value) in (list, tuple):
         items = [cast_floats(item, dtype) for item in value]
         same = all(new is old for new, old in zip(items, value, strict=True))

@@ -20,12 +20,14 @@ DETECTORS = Registry(
     "model", parent=MODELS, scope="sparse_encoders", locations=["sparse_encoders.detectors"]
 )
 # MMEngine looks up what a config inherits from 'sparse_encoders::...' in this scope: give it one
-# in every registry of MMDetection's, where what is not found falls back to MMDetection's own.
+# in every registry of MMDetection's, where an unknown name falls back to MMDetection's own.
 SCOPES = [
     # the parent's own are not imported when a name is looked up from here
-    Registry(found.name, parent=found, scope="sparse_encoders", locations=[*found._locations])
-    for found in vars(mmdet_registry).values()
-    if isinstance(found, Registry) and found is not MODELS
+    Registry(
+        registry.name, parent=registry, scope="sparse_encoders", locations=[*registry._locations]
+    )
+    for registry in vars(mmdet_registry).values()
+    if isinstance(registry, Registry) and registry is not MODELS
 ]
 
 __all__ = ["DETECTORS", "MODELS", "build_swappable", "lookup"]
@@ -44,9 +46,9 @@ def lookup(name: object, base: type[T], setting: str) -> type[T]:
     Raises:
         ValueError: nothing of that name is a ``base``; lists what is.
     """
-    found = MODELS.get(name) if isinstance(name, str) else name
-    if isinstance(found, type) and issubclass(found, base):
-        return found
+    kind = MODELS.get(name) if isinstance(name, str) else name
+    if isinstance(kind, type) and issubclass(kind, base):
+        return kind
     raise ValueError(f"{setting} must be one of {sorted(_kinds(base))}, got {name!r}")
 
 

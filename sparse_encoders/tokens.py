@@ -49,7 +49,7 @@ class TokenGrid:
 
     Attributes:
         features: (B, N, C) flattened feature maps.
-        positions: (B, N, C) position embedding plus level embedding.
+        pos_embed: (B, N, C) position embedding plus level embedding.
         padding_mask: (B, N) bool, True where a token is padding; None where no
             image of the batch is padded.
         shapes: (height, width) of each level, finest first.
@@ -61,7 +61,7 @@ class TokenGrid:
     """
 
     features: Tensor
-    positions: Tensor
+    pos_embed: Tensor
     padding_mask: Tensor | None
     shapes: LevelShapes
     valid_ratios: Tensor
@@ -76,17 +76,17 @@ class TokenGrid:
                 f"features must be (B, {total}, C) for level shapes {self.shapes}, "
                 f"got {tuple(self.features.shape)}"
             )
-        if self.positions.shape != self.features.shape:
+        if self.pos_embed.shape != self.features.shape:
             raise ValueError(
-                f"positions must have the features' shape {tuple(self.features.shape)}, "
-                f"got {tuple(self.positions.shape)}"
+                f"pos_embed must have the features' shape {tuple(self.features.shape)}, "
+                f"got {tuple(self.pos_embed.shape)}"
             )
 
     @classmethod
     def from_maps(
         cls,
         features: Sequence[Tensor],
-        positions: Sequence[Tensor],
+        pos_embed: Sequence[Tensor],
         padding_masks: Sequence[Tensor] | None = None,
         image_hw: tuple[int, int] | None = None,
     ) -> TokenGrid:
@@ -94,7 +94,7 @@ class TokenGrid:
 
         Args:
             features: per level (B, C, h, w), finest first.
-            positions: per level (B, C, h, w), level embedding already added.
+            pos_embed: per level (B, C, h, w), level embedding already added.
             padding_masks: per level (B, h, w) bool, True where padded.
             image_hw: batched input size in pixels.
         """
@@ -108,7 +108,7 @@ class TokenGrid:
             ratios = torch.stack([_valid_ratio(m) for m in padding_masks], 1)
         return cls(
             features=torch.cat([f.flatten(2).transpose(1, 2) for f in features], 1),
-            positions=torch.cat([p.flatten(2).transpose(1, 2) for p in positions], 1),
+            pos_embed=torch.cat([p.flatten(2).transpose(1, 2) for p in pos_embed], 1),
             padding_mask=mask,
             shapes=shapes,
             valid_ratios=ratios,
@@ -165,7 +165,7 @@ class TokenGrid:
         """(B, n) bool, the padding mask of some levels; None where nothing is padded."""
         return None if self.padding_mask is None else self.padding_mask[:, self.tokens_of(levels)]
 
-    def valid_counts(self, levels: range | None = None) -> Tensor:
+    def num_valid(self, levels: range | None = None) -> Tensor:
         """(B,) int64, number of tokens of each image (on some levels) that are not padding."""
         levels = self.all_levels if levels is None else levels
         mask = self.padding_of(levels)

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from mmengine.config import Config
 
-from hosts import host_config
 from tiny import build
+from tiny_detectors import detector_config
 
 SIZE = (96, 128)
 ENCODERS: dict[str, dict[str, Any]] = {
@@ -20,14 +20,14 @@ ENCODERS: dict[str, dict[str, Any]] = {
 }
 
 
-def config(host: str = "DINO", encoder: str | dict[str, Any] = "focus", **changes: Any) -> Config:
+def config(kind: str = "DINO", encoder: str | dict[str, Any] = "focus", **changes: Any) -> Config:
     settings = ENCODERS[encoder] if isinstance(encoder, str) else encoder
-    return host_config(host, settings, **changes)
+    return detector_config(kind, settings, **changes)
 
 
-def detector(host: str = "DINO", encoder: str | dict[str, Any] = "focus", **changes: Any) -> Any:
+def detector(kind: str = "DINO", encoder: str | dict[str, Any] = "focus", **changes: Any) -> Any:
     """In eval mode."""
-    model = build(config(host, encoder, **changes)).eval()
+    model = build(config(kind, encoder, **changes)).eval()
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for parameter in model.parameters():

@@ -23,7 +23,7 @@ def deformable_inputs(
     seed=0,
     device="cpu",
 ):
-    """(value, shapes, reference_points, offsets, logits); some places are outside."""
+    """(value, shapes, reference_points, offsets, logits); some locations are outside."""
     draw = torch.Generator().manual_seed(seed)
     levels, tokens = len(shapes), sum(h * w for h, w in shapes)
 

@@ -7,12 +7,12 @@ import copy
 import torch
 from mmdet.registry import MODELS
 
-from hosts import host_config
 from sparse_encoders.skip_init import SkipInit
+from tiny_detectors import detector_config
 
 
 def test_nothing_is_drawn_and_all_else_is_as_ever() -> None:
-    config = host_config("DINO", dict(type="DualAttentionEncoder"))
+    config = detector_config("DINO", dict(type="DualAttentionEncoder"))
     wanted = MODELS.build(copy.deepcopy(config)).state_dict()
     before = torch.get_rng_state()
     with SkipInit():

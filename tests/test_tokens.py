@@ -48,7 +48,7 @@ def test_reference_points_of_a_small_grid():
 
 def test_padding_shrinks_valid_ratios_and_counts():
     grid = make_grid(((4, 4), (2, 2)), [(1.0, 1.0), (0.5, 0.5)])
-    assert grid.valid_counts().tolist() == [20, 5]
+    assert grid.num_valid().tolist() == [20, 5]
     assert grid.valid_ratios[1].tolist() == [[0.5, 0.5], [0.5, 0.5]]
     assert grid.level_sizes == (16, 4)
     assert grid.level_slices == (slice(0, 16), slice(16, 20))
@@ -76,5 +76,5 @@ def test_a_wrong_token_count_is_refused():
 
 
 def test_positions_of_another_shape_are_refused():
-    with pytest.raises(ValueError, match="positions must have the features' shape"):
+    with pytest.raises(ValueError, match="pos_embed must have the features' shape"):
         TokenGrid(torch.zeros(1, 8, 4), torch.zeros(1, 8, 3), None, ((2, 4),), torch.ones(1, 1, 2))

@@ -21,7 +21,7 @@ class InsideBoxSelector(Selector):
 
     def score(self, tokens: TokenGrid, detector: DetectorParts) -> Tensor:
         """(B, N) logits; ranking, counting and padding are the base class's work."""
-        return self.head(tokens.features + tokens.positions).squeeze(-1)
+        return self.head(tokens.features + tokens.pos_embed).squeeze(-1)
 
     def loss(self, selection: Selection, tokens: TokenGrid, targets: Targets) -> dict[str, Tensor]:
         """One entry of the detector's loss dict."""

@@ -50,9 +50,9 @@ def attention_config(
             f"{setting}key_aware is set ({key_aware}), but {setting}attention is 'plain'"
         )
     # MMCV's dropout of 0.1 holds where a config describes the attention, as in MMDetection's layers
-    given = {"batch_first": True, "dropout": 0.1 if config else 0.0, **(config or {})}
+    settings = {"batch_first": True, "dropout": 0.1 if config else 0.0, **(config or {})}
     if kind == "plain":
-        return {**given, "type": DeformableAttention, "backend": backend}
-    shared = {key: given[key] for key in _SHARED if key in given}
+        return {**settings, "type": DeformableAttention, "backend": backend}
+    shared = {key: settings[key] for key in _SHARED if key in settings}
     backend = "torch" if backend == "mmcv" else backend
     return {**shared, **further, "type": KeyAwareDeformableAttention, "backend": backend}

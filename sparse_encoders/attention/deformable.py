@@ -93,7 +93,7 @@ class DeformableAttention(MultiScaleDeformableAttention):
         if not self.batch_first:
             query, value = query.transpose(0, 1), value.transpose(0, 1)
         attended = self.attend(
-            query, value, key_padding_mask, reference_points, host_shapes(spatial_shapes)
+            query, value, key_padding_mask, reference_points, level_shapes(spatial_shapes)
         )
         output = self.output_proj(attended)
         if not self.batch_first:
@@ -136,7 +136,7 @@ def check_backend(backend: str, offered: Sequence[str]) -> str:
     return backend
 
 
-def host_shapes(spatial_shapes: Tensor | LevelShapes) -> tuple[tuple[int, int], ...]:
+def level_shapes(spatial_shapes: Tensor | LevelShapes) -> tuple[tuple[int, int], ...]:
     """Level shapes as host integers; a tensor on a device is read back (a synchronisation)."""
     if isinstance(spatial_shapes, Tensor):
         spatial_shapes = spatial_shapes.tolist()

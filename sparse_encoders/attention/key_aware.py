@@ -9,7 +9,7 @@ import torch
 from mmdet.registry import MODELS
 from torch import Tensor, nn
 
-from sparse_encoders.attention.deformable import LevelShapes, check_backend, host_shapes
+from sparse_encoders.attention.deformable import LevelShapes, check_backend, level_shapes
 from sparse_encoders.ops import key_aware_attention
 
 
@@ -18,7 +18,7 @@ class KeyAwareDeformableAttention(nn.Module):
     """Key-aware deformable attention (Li et al., Lite DETR, CVPR 2023, section 3.4).
 
     Like :class:`DeformableAttention`, but the weights of the L * P sampled values are
-    softmax(q . k / sqrt(D)) over keys sampled at the same places, instead of a projection of the
+    softmax(q . k / sqrt(D)) over keys sampled at the same locations, instead of a projection of the
     query alone.
 
     Args:
@@ -127,7 +127,7 @@ class KeyAwareDeformableAttention(nn.Module):
         query = query if query_pos is None else query + query_pos
         if not self.batch_first:
             query, value = query.transpose(0, 1), value.transpose(0, 1)
-        shapes = host_shapes(spatial_shapes)
+        shapes = level_shapes(spatial_shapes)
         values, keys = self._project(value, key_padding_mask)
         attended = key_aware_attention(
             self._split_heads(self.query_proj(query)),
@@ -157,7 +157,7 @@ class KeyAwareDeformableAttention(nn.Module):
         return tokens.unflatten(-1, (self.num_heads, -1))
 
     def _locations(self, query: Tensor, reference_points: Tensor, shapes: LevelShapes) -> Tensor:
-        """(B, Q, M, L, P, 2) normalised places, in the dtype of ``reference_points``."""
+        """(B, Q, M, L, P, 2) sampling locations, in the dtype of ``reference_points``."""
         batch, queries, _ = query.shape
         offsets = self.sampling_offsets(query).view(
             batch, queries, self.num_heads, self.offset_levels, self.num_points, 2

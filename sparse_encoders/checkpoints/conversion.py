@@ -152,7 +152,7 @@ def _fit(done: Conversion, model: Mapping[str, Any]) -> None:
 def one_set_per_level(offsets: Tensor, levels: int, heads: int = 8, points: int = 4) -> Tensor:
     """Sampling offsets of a plain attention with a set for each level.
 
-    A released one may share its places between the levels; ours has a set for each
+    A released one may share its offsets between the levels; ours has a set for each
     level, which then hold the same.
 
     Args:

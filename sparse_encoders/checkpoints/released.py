@@ -8,7 +8,7 @@ from typing import Any
 
 from sparse_encoders.checkpoints.names_backbones import Shapes, backbone_config, neck_channels
 
-HOSTS = {
+DETECTORS = {
     "dino": "DINO",
     "focus_dino": "DINO",
     "lite_dino": "DINO",
@@ -32,7 +32,7 @@ def model_config(family: str, config: Mapping[str, Any], shapes: Shapes) -> dict
     """MMDetection config of a released model.
 
     Args:
-        family: a key of :data:`HOSTS`.
+        family: a key of :data:`DETECTORS`.
         config: ``num_classes``, ``num_queries``, ``position_temperature``,
             ``position_offset``, ``max_per_img`` and what the family's encoder
             takes.
@@ -42,9 +42,9 @@ def model_config(family: str, config: Mapping[str, Any], shapes: Shapes) -> dict
         ValueError: an unknown family, another class count than the heads have, a
             backbone that is neither a ResNet nor a Swin Transformer.
     """
-    if family not in HOSTS:
-        raise ValueError(f"no config is known of family {family!r}; accepted: {sorted(HOSTS)}")
-    host = HOSTS[family]
+    if family not in DETECTORS:
+        raise ValueError(f"no config is known of family {family!r}; accepted: {sorted(DETECTORS)}")
+    detector = DETECTORS[family]
     if (found := released_classes(shapes)) != config["num_classes"]:
         raise ValueError(
             f"num_classes is {config['num_classes']}, but the released heads have {found} classes"
@@ -52,10 +52,10 @@ def model_config(family: str, config: Mapping[str, Any], shapes: Shapes) -> dict
     dims, levels = _dims_and_levels(shapes)
     ffn = dict(embed_dims=dims, ffn_drop=0.0)
     model: dict[str, Any] = dict(
-        type=f"sparse_encoders.{host}",
+        type=f"sparse_encoders.{detector}",
         num_queries=config["num_queries"],
         with_box_refine=True,
-        as_two_stage=host != "DNDETR",
+        as_two_stage=detector != "DNDETR",
         num_feature_levels=levels,
         backbone=backbone_config(shapes),
         neck=dict(
@@ -92,7 +92,7 @@ def model_config(family: str, config: Mapping[str, Any], shapes: Shapes) -> dict
             temperature=config["position_temperature"],
         ),
         bbox_head=dict(
-            type=HEADS[host],
+            type=HEADS[detector],
             num_classes=config["num_classes"],
             sync_cls_avg_factor=True,
             loss_cls=dict(
@@ -104,13 +104,13 @@ def model_config(family: str, config: Mapping[str, Any], shapes: Shapes) -> dict
         test_cfg=dict(max_per_img=config["max_per_img"]),
     )
     model["encoder"].update(_encoder(family, config, shapes))
-    model.update(_host_settings(family, config, shapes))
+    model.update(_detector_settings(family, config, shapes))
     return model
 
 
-def _host_settings(family: str, config: Mapping[str, Any], shapes: Shapes) -> dict[str, Any]:
+def _detector_settings(family: str, config: Mapping[str, Any], shapes: Shapes) -> dict[str, Any]:
     """What is special about a family's detector."""
-    if HOSTS[family] == "DINO":
+    if DETECTORS[family] == "DINO":
         settings: dict[str, Any] = dict(
             dn_cfg=dict(group_cfg=dict(dynamic=True, num_dn_queries=100))
         )

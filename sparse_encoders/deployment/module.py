@@ -11,7 +11,7 @@ from mmdet.structures.bbox import bbox_cxcywh_to_xyxy
 from torch import Tensor, nn
 
 from sparse_encoders.attention import DeformableAttention, KeyAwareDeformableAttention
-from sparse_encoders.autocast import precisely
+from sparse_encoders.autocast import in_float32
 from sparse_encoders.detectors.base import EncoderDetector
 
 
@@ -71,7 +71,7 @@ class ImageToDetections(nn.Module):
         encoded = model.encode(model.extract_feat(self._normalised(image)), self.image_hw)
         queries = model.prepare_queries(encoded)
         decoded = model.decode(queries, encoded)
-        logits, boxes = precisely(
+        logits, boxes = in_float32(
             lambda given: model.bbox_head(**given),
             model.head_inputs(queries, decoded),
             model.bbox_head,

@@ -11,7 +11,7 @@ from mmdet.structures import SampleList
 from torch import Tensor
 
 from sparse_encoders.attention import KeyAwareDeformableAttention, attention_config
-from sparse_encoders.autocast import precisely
+from sparse_encoders.autocast import in_float32
 from sparse_encoders.contracts import Targets
 from sparse_encoders.detectors import batches
 from sparse_encoders.detectors.records import Decoded, Queries
@@ -74,26 +74,26 @@ class EncoderDetector(DetectorSteps):
 
     def _check_settings(self) -> None:
         """Refuse at once what would fail in the middle of an epoch."""
-        wanted = int((self.test_cfg or {}).get("max_per_img", 100))
+        max_detections = int((self.test_cfg or {}).get("max_per_img", 100))
         available = self.num_queries * int(self.bbox_head.cls_out_channels)
-        if wanted > available:
+        if max_detections > available:
             raise ValueError(
-                f"model.test_cfg.max_per_img is {wanted}, but {self.num_queries} queries of "
-                f"{self.bbox_head.cls_out_channels} classes give at most {available} detections"
+                f"model.test_cfg.max_per_img is {max_detections}, but {self.num_queries} queries "
+                f"of {self.bbox_head.cls_out_channels} classes give at most {available} detections"
             )
 
     # -- building ---------------------------------------------------------
 
     def build_encoder(self, config: dict[str, Any] | None) -> Encoder:
         """The encoder of a config; without a ``type`` it is MMDetection's dense one."""
-        known = {
+        defaults = {
             "num_levels": self.num_feature_levels,
             "attention_backend": self.attention_backend,
             "first_stage": bool(self.as_two_stage),
             "num_classes": self.bbox_head.cls_out_channels,
         }
         config = {"type": "DenseEncoder", **(config or {})}
-        return build_swappable(config, Encoder, "model.encoder", known)
+        return build_swappable(config, Encoder, "model.encoder", defaults)
 
     def decoder_config(self, config: dict[str, Any]) -> dict[str, Any]:
         """A copy of a decoder's config whose cross-attention says which one it is."""
@@ -113,8 +113,8 @@ class EncoderDetector(DetectorSteps):
         Raises:
             ValueError: they differ.
         """
-        found = 2 * self.positional_encoding.num_feats
-        if found != self.embed_dims:
+        channels = 2 * self.positional_encoding.num_feats
+        if channels != self.embed_dims:
             raise ValueError(
                 f"model.positional_encoding.num_feats must be {self.embed_dims // 2}, half of the "
                 f"encoder's embed_dims {self.embed_dims}, got {self.positional_encoding.num_feats}"
@@ -149,8 +149,8 @@ class EncoderDetector(DetectorSteps):
         encoded = self.encode(self.extract_feat(batch_inputs), *batches.sizes_of(samples), read)
         queries = self.prepare_queries(encoded, samples)
         decoded = self.decode(queries, encoded, record=self.encoder.learns_from_decoder)
-        losses, extra = precisely(
-            lambda found: self._losses(*found, samples, targets),
+        losses, extra = in_float32(
+            lambda records: self._losses(*records, samples, targets),
             (encoded, queries, decoded),
             self.bbox_head,
         )
@@ -198,21 +198,23 @@ class EncoderDetector(DetectorSteps):
     ) -> SampleList:
         """MMDetection's predictions; with ``test_cfg.report_tokens`` also ``token_selection``."""
         samples = batch_data_samples
-        report = bool((self.test_cfg or {}).get("report_tokens", False))
+        report_tokens = bool((self.test_cfg or {}).get("report_tokens", False))
         encoded = self.encode(
             self.extract_feat(batch_inputs), *batches.sizes_of(samples), self._boxes_read(samples)
         )
         queries = self.prepare_queries(encoded, samples)
-        decoded = self.decode(queries, encoded, record=report)
-        head, asked = self.bbox_head, dict(rescale=rescale, batch_data_samples=samples)
-        results = precisely(
-            lambda given: head.predict(**given, **asked), self.head_inputs(queries, decoded), head
+        decoded = self.decode(queries, encoded, record=report_tokens)
+        head, request = self.bbox_head, dict(rescale=rescale, batch_data_samples=samples)
+        results = in_float32(
+            lambda inputs: head.predict(**inputs, **request),
+            self.head_inputs(queries, decoded),
+            head,
         )
-        samples = self.add_pred_to_datasample(samples, batches.in_float32(results))
+        samples = self.add_pred_to_datasample(samples, batches.detections_in_float32(results))
         if decoded.attention_map is not None:
             reports = token_reports(encoded, decoded.attention_map)
-            for sample, found in zip(samples, reports, strict=True):
-                sample.token_selection = found
+            for sample, report in zip(samples, reports, strict=True):
+                sample.token_selection = report
         return samples
 
     def forward_transformer(

@@ -34,8 +34,8 @@ def targets_of(samples: SampleList) -> Targets:
     """Boxes (x1, y1, x2, y2) in pixels and labels of MMDetection's data samples."""
     boxes = []
     for sample in samples:
-        found = sample.gt_instances.bboxes
-        boxes.append(found if isinstance(found, Tensor) else found.tensor)
+        bboxes = sample.gt_instances.bboxes
+        boxes.append(bboxes if isinstance(bboxes, Tensor) else bboxes.tensor)
     return Targets(boxes, [s.gt_instances.labels for s in samples])
 
 
@@ -56,9 +56,9 @@ def annotations_of(samples: SampleList | None) -> Targets:
         )
     targets = targets_of(samples)
     boxes = []
-    for sample, found in zip(samples, targets.boxes, strict=True):
+    for sample, scaled in zip(samples, targets.boxes, strict=True):
         x, y = sample.metainfo.get("scale_factor", (1.0, 1.0))[:2]
-        boxes.append(found * found.new_tensor([x, y, x, y]))
+        boxes.append(scaled * scaled.new_tensor([x, y, x, y]))
     return replace(targets, boxes=boxes)
 
 
@@ -88,12 +88,14 @@ def with_enough_tokens(
     return memory, mask, tuple(shapes)
 
 
-def in_float32(results: Sequence[InstanceData]) -> Sequence[InstanceData]:
+def detections_in_float32(results: Sequence[InstanceData]) -> Sequence[InstanceData]:
     """Detections with float32 boxes and scores: metrics hand them to NumPy.
 
     Args:
         results: of each image, with ``bboxes`` and ``scores``; changed in place.
     """
-    for found in results:
-        found.set_data(dict(bboxes=found.bboxes.float(), scores=found.scores.float()))
+    for detections in results:
+        detections.set_data(
+            dict(bboxes=detections.bboxes.float(), scores=detections.scores.float())
+        )
     return results

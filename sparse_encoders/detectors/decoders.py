@@ -82,7 +82,7 @@ class RefiningDecoder(DeformableDecoder):
         self.look_forward_twice = look_forward_twice
 
     def query_position(
-        self, layer: int, query: Tensor, points: Tensor, given: Tensor | None
+        self, layer: int, query: Tensor, points: Tensor, query_pos: Tensor | None
     ) -> Tensor | None:
         """(B, Q, C) position embedding of a layer's queries.
 
@@ -90,9 +90,9 @@ class RefiningDecoder(DeformableDecoder):
             layer: decoder layer, from 0.
             query: (B, Q, C) what the layer before made of them.
             points: (B, Q, 4) their boxes, relative to the padded input.
-            given: (B, Q, C) what the detector handed in.
+            query_pos: (B, Q, C) what the detector handed in.
         """
-        return given
+        return query_pos
 
     def forward(
         self,
@@ -182,7 +182,7 @@ class AnchorDecoder(RefiningDecoder):
         self.query_scale = MLP(dims, dims, dims, 2) if self.num_layers > 1 else None
 
     def query_position(
-        self, layer: int, query: Tensor, points: Tensor, given: Tensor | None
+        self, layer: int, query: Tensor, points: Tensor, query_pos: Tensor | None
     ) -> Tensor | None:
         """(B, Q, C), see the class."""
         sine = coordinate_to_encoding(points, num_feats=self.embed_dims // 2)

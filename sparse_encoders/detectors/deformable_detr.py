@@ -113,6 +113,6 @@ class DeformableDETR(EncoderDetector, MMDetDeformableDETR):
             return super().head_loss(queries, decoded, samples)
         # MMDetection's head would teach the first stage one class only
         losses = super().head_loss(replace(queries, proposals=None), decoded, samples)
-        found = self.detection_loss(samples)(first.logits, first.boxes)
+        parts = self.detection_loss(samples)(first.logits, first.boxes)
         names = ("enc_loss_cls", "enc_loss_bbox", "enc_loss_iou")
-        return {**losses, **dict(zip(names, found, strict=True))}
+        return {**losses, **dict(zip(names, parts, strict=True))}

@@ -96,21 +96,21 @@ class DNQueryGenerator(CdnQueryGenerator):
             wants it.
         """
         targets = targets_of(batch_data_samples)
-        most = max(len(labels) for labels in targets.labels)
-        groups = self.get_num_groups(most)
+        max_boxes = max(len(labels) for labels in targets.labels)
+        groups = self.get_num_groups(max_boxes)
         boxes = [
             bbox_xyxy_to_cxcywh(b / b.new_tensor([*s.img_shape[:2]]).flip(0).repeat(2))
             for b, s in zip(targets.boxes, batch_data_samples, strict=True)
         ]
         labels = pad_sequence(list(targets.labels), True).repeat(1, groups)
-        real = pad_sequence([torch.ones_like(t) for t in targets.labels], True)
-        real = real.repeat(1, groups).unsqueeze(-1)
+        filled = pad_sequence([torch.ones_like(t) for t in targets.labels], True)
+        filled = filled.repeat(1, groups).unsqueeze(-1)
         content = self.label_embedding(self.noise_labels(labels))
-        content = torch.cat([content, torch.ones_like(content[..., :1])], -1) * real
+        content = torch.cat([content, torch.ones_like(content[..., :1])], -1) * filled
         noised = self.noise_boxes(pad_sequence(boxes, True).repeat(1, groups, 1))
-        logits = inverse_sigmoid(noised, eps=BORDER) * real
-        mask = self.attention_mask(most, groups, content.device)
-        meta = dict(num_denoising_queries=most * groups, num_denoising_groups=groups)
+        logits = inverse_sigmoid(noised, eps=BORDER) * filled
+        mask = self.attention_mask(max_boxes, groups, content.device)
+        meta = dict(num_denoising_queries=max_boxes * groups, num_denoising_groups=groups)
         return content, logits, mask, meta
 
     def noise_labels(self, labels: Tensor) -> Tensor:
@@ -122,8 +122,8 @@ class DNQueryGenerator(CdnQueryGenerator):
     def noise_boxes(self, boxes: Tensor) -> Tensor:
         """(..., 4) boxes (x, y, w, h) in [0, 1], moved and scaled at random."""
         sides = boxes[..., 2:]
-        most = torch.cat([sides / 2, sides], -1) * self.box_noise_scale
-        return (boxes + (torch.rand_like(boxes) * 2 - 1) * most).clamp(0, 1)
+        max_shift = torch.cat([sides / 2, sides], -1) * self.box_noise_scale
+        return (boxes + (torch.rand_like(boxes) * 2 - 1) * max_shift).clamp(0, 1)
 
     def attention_mask(self, size: int, groups: int, device: torch.device) -> Tensor:
         """(Q', Q') bool, True where a query may not attend.

@@ -68,7 +68,7 @@ def run_first_stage(detector: Any, encoded: EncoderOutput, count: int) -> FirstS
     Args:
         detector: a two-stage MMDetection detector.
         encoded: of the encoder.
-        count: how many of them will be wanted.
+        count: how many of them become queries.
     """
     memory, mask, shapes = with_enough_tokens(encoded, count)
     projected, proposals = detector.gen_encoder_output_proposals(memory, mask, shapes)

@@ -64,7 +64,7 @@ class HDETRHead(DeformableDETRHead):
             batch_data_samples: with ground truth.
             num_one2one: how many of the Q queries are matched one to one.
         """
-        found = [sample.gt_instances for sample in batch_data_samples]
+        instances = [sample.gt_instances for sample in batch_data_samples]
         metas = [sample.metainfo for sample in batch_data_samples]
         classes, boxes = self(hidden_states, references)
         losses: dict[str, Tensor] = self.loss_by_feat(
@@ -72,15 +72,15 @@ class HDETRHead(DeformableDETRHead):
             boxes[:, :, :num_one2one],
             enc_outputs_class,
             enc_outputs_coord,
-            found,
+            instances,
             metas,
         )
         repeated = [
             InstanceData(
-                bboxes=_plain(g.bboxes).repeat(self.k_one2many, 1),
-                labels=g.labels.repeat(self.k_one2many),
+                bboxes=_plain(each.bboxes).repeat(self.k_one2many, 1),
+                labels=each.labels.repeat(self.k_one2many),
             )
-            for g in found
+            for each in instances
         ]
         # no first stage of its own
         many = DETRHead.loss_by_feat(

@@ -13,9 +13,9 @@ from mmcv.ops import MultiScaleDeformableAttention
 from torch import Tensor, nn
 
 from sparse_encoders.attention import KeyAwareDeformableAttention
-from sparse_encoders.attention.deformable import host_shapes
+from sparse_encoders.attention.deformable import level_shapes
 from sparse_encoders.autocast import without_gradient
-from sparse_encoders.ops.reference import sample, sampling_places
+from sparse_encoders.ops.reference import sample, sampling_locations
 from sparse_encoders.supervision.decoder_attention import decoder_attention_map
 from sparse_encoders.tokens import LevelShapes
 
@@ -25,24 +25,24 @@ class AttentionRecord:
     """Where the queries of every decoder layer read, and how much.
 
     Attributes:
-        places: per layer (B, Q, M, L, P, 2) normalised (x, y).
+        locations: per layer (B, Q, M, L, P, 2) sampling locations, normalised (x, y).
         weights: per layer (B, Q, M, L, P), summing to 1 over L and P.
     """
 
-    places: list[Tensor] = field(default_factory=list)
+    locations: list[Tensor] = field(default_factory=list)
     weights: list[Tensor] = field(default_factory=list)
 
     def attention_map(self, shapes: LevelShapes, aligned: bool = False) -> Tensor:
         """(B, N) decoder attention map, see :func:`decoder_attention_map`."""
-        places, weights = torch.stack(self.places, 1), torch.stack(self.weights, 1)
-        return decoder_attention_map(places, weights, shapes, aligned)
+        locations, weights = torch.stack(self.locations, 1), torch.stack(self.weights, 1)
+        return decoder_attention_map(locations, weights, shapes, aligned)
 
 
 @contextmanager
 def record_cross_attention(decoder: nn.Module, queries: slice) -> Iterator[AttentionRecord]:
     """Record the decoder's cross-attention for the length of a ``with`` block.
 
-    The modules run as they are; places and weights are computed a second time
+    The modules run as they are; locations and weights are computed a second time
     from their inputs, without gradient, which for a decoder's few hundred
     queries costs next to nothing.
 
@@ -68,10 +68,10 @@ def record_cross_attention(decoder: nn.Module, queries: slice) -> Iterator[Atten
             query = query.transpose(0, 1)
         query, points = query[:, queries], inputs["reference_points"][:, queries]
         if isinstance(module, KeyAwareDeformableAttention):
-            places, weights = _key_aware_reads(module, query, points, inputs)
+            locations, weights = _key_aware_reads(module, query, points, inputs)
         else:
-            places, weights = _plain_reads(module, query, points, inputs)
-        record.places.append(places)
+            locations, weights = _plain_reads(module, query, points, inputs)
+        record.locations.append(locations)
         record.weights.append(weights)
 
     handles = [module.register_forward_pre_hook(observe, with_kwargs=True) for module in modules]
@@ -85,25 +85,25 @@ def record_cross_attention(decoder: nn.Module, queries: slice) -> Iterator[Atten
 def _plain_reads(
     module: Any, query: Tensor, points: Tensor, inputs: dict[str, Any]
 ) -> tuple[Tensor, Tensor]:
-    """Places and weights of (B, Q, C) queries at (B, Q, L, 2 or 4) reference points."""
+    """Sampling locations and weights of (B, Q, C) queries at (B, Q, L, 2 or 4) reference points."""
     sets = (*query.shape[:2], module.num_heads, module.num_levels, module.num_points)
     offsets = module.sampling_offsets(query).float().view(*sets, 2)
     logits = module.attention_weights(query).float().view(sets)
-    shapes = host_shapes(inputs["spatial_shapes"])
-    places = sampling_places(shapes, points.float(), offsets)
-    return places, logits.flatten(-2).softmax(-1).view(sets)
+    shapes = level_shapes(inputs["spatial_shapes"])
+    locations = sampling_locations(shapes, points.float(), offsets)
+    return locations, logits.flatten(-2).softmax(-1).view(sets)
 
 
 def _key_aware_reads(
     module: KeyAwareDeformableAttention, query: Tensor, points: Tensor, inputs: dict[str, Any]
 ) -> tuple[Tensor, Tensor]:
     """The same for key-aware attention, whose weights come from the sampled keys."""
-    shapes = host_shapes(inputs["spatial_shapes"])
-    places = module._locations(query, points, shapes).float()
-    places = places.expand(-1, -1, -1, len(shapes), -1, -1)
+    shapes = level_shapes(inputs["spatial_shapes"])
+    locations = module._locations(query, points, shapes).float()
+    locations = locations.expand(-1, -1, -1, len(shapes), -1, -1)
     value = inputs["value"] if module.batch_first else inputs["value"].transpose(0, 1)
     _, keys = module._project(value, inputs.get("key_padding_mask"))
-    sampled = sample(module._split_heads(keys).float(), shapes, places)  # (B, M, Q, L * P, D)
+    sampled = sample(module._split_heads(keys).float(), shapes, locations)  # (B, M, Q, L * P, D)
     queries = module._split_heads(module.query_proj(query)).float().transpose(1, 2)
     logits = (sampled @ queries.unsqueeze(-1)).squeeze(-1) / sqrt(queries.shape[-1])
-    return places, logits.softmax(-1).transpose(1, 2).unflatten(-1, places.shape[3:5])
+    return locations, logits.softmax(-1).transpose(1, 2).unflatten(-1, locations.shape[3:5])

@@ -96,12 +96,12 @@ class DetectorSteps(DetectionTransformer):
     ) -> TokenGrid:
         """Feature maps with position and level embedding as one grid, see :meth:`encode`."""
         masks = padding_masks(features, image_hw, image_sizes)
-        positions = [
+        pos_embed = [
             self.positional_encoding(None if masks is None else masks[level], input=feature)
             + self.level_embed[level][:, None, None]
             for level, feature in enumerate(features)
         ]
-        tokens = TokenGrid.from_maps(features, positions, masks, image_hw)
+        tokens = TokenGrid.from_maps(features, pos_embed, masks, image_hw)
         sizes = image_sizes or [image_hw]
         counts = [count_valid(tokens.shapes, image_hw, size) for size in sizes]
         by_level = tuple(max(level) for level in zip(*counts, strict=True))
@@ -127,13 +127,13 @@ class DetectorSteps(DetectionTransformer):
         """
         if not record:
             return self.run_decoder(queries, encoded)
-        with record_cross_attention(self.decoder, self.matching_queries(queries)) as seen:
+        with record_cross_attention(self.decoder, self.matching_queries(queries)) as reads:
             decoded = self.run_decoder(queries, encoded)
-        return replace(decoded, attention_map=seen.attention_map(encoded.tokens.shapes))
+        return replace(decoded, attention_map=reads.attention_map(encoded.tokens.shapes))
 
     def run_decoder(self, queries: Queries, encoded: EncoderOutput) -> Decoded:
         """Call the decoder, as MMDetection's ``forward_decoder`` does."""
-        found = self.forward_decoder(
+        outputs = self.forward_decoder(
             **self.decoder_inputs(queries),
             memory=encoded.memory,
             memory_mask=encoded.tokens.padding_mask,
@@ -142,7 +142,7 @@ class DetectorSteps(DetectionTransformer):
             level_start_index=None,
             valid_ratios=encoded.tokens.valid_ratios,
         )
-        return Decoded(found["hidden_states"], found["references"])
+        return Decoded(outputs["hidden_states"], outputs["references"])
 
     def decoder_inputs(self, queries: Queries) -> dict[str, Any]:
         """What ``forward_decoder`` takes of the queries."""

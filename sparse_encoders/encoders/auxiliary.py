@@ -61,9 +61,9 @@ class AuxiliaryHeads(nn.Module):
         """
         outputs = []
         branches = zip(self.cls_branches, self.reg_branches, strict=True)
-        for (classify, regress), found, chosen in zip(branches, refined, layers, strict=False):
-            boxes = (chosen.gather(tokens.proposals) + regress(found)).sigmoid()
-            outputs.append((classify(found), boxes))
+        for (classify, regress), kept, chosen in zip(branches, refined, layers, strict=False):
+            boxes = (chosen.gather(tokens.proposals) + regress(kept)).sigmoid()
+            outputs.append((classify(kept), boxes))
         return outputs
 
     def loss(

@@ -35,7 +35,7 @@ class DenseEncoder(Encoder):
                 index,
                 layer,
                 query=memory,
-                query_pos=tokens.positions,
+                query_pos=tokens.pos_embed,
                 key_padding_mask=tokens.padding_mask,
                 spatial_shapes=tokens.shapes,
                 reference_points=tokens.reference_points,

@@ -80,7 +80,7 @@ class DualAttentionLayer(KeptTokensLayer):
         )
 
     def enhance(
-        self, query: Tensor, query_pos: Tensor, object_scores: Tensor, present: Tensor
+        self, query: Tensor, query_pos: Tensor, object_scores: Tensor, taken: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Lines 4 to 9 of Algorithm 1; the rest of it is :meth:`forward`.
 
@@ -88,14 +88,14 @@ class DualAttentionLayer(KeptTokensLayer):
             query: (B, K, C) kept tokens.
             query_pos: (B, K, C) their position embedding.
             object_scores: (B, K).
-            present: (B, K) bool, who may be an object token.
+            taken: (B, K) bool, which tokens may be object tokens.
 
         Returns:
             (B, K, C) tokens, and (B, k) where the objects among them stand, best first.
         """
         assert self.object_attention is not None
         enhanced: tuple[Tensor, Tensor] = self.object_attention(
-            query, query_pos, object_scores, present
+            query, query_pos, object_scores, taken
         )
         return enhanced
 
@@ -191,7 +191,7 @@ class DualAttentionEncoder(Encoder):
         # so the kept tokens are gathered once and each layer takes as many as it needs.
         (group,) = selection.groups
         first = group.layers[0]
-        query, query_pos = first.gather(tokens.features), first.gather(tokens.positions)
+        query, query_pos = first.gather(tokens.features), first.gather(tokens.pos_embed)
         points = first.gather(tokens.reference_points.flatten(2)).unflatten(2, (-1, 2))
         foreground = first.gather(selection.scores)
         value = tokens.features
@@ -206,16 +206,16 @@ class DualAttentionEncoder(Encoder):
             if self.dual_attention and detector.category_head is not None:
                 head = detector.category_head(index)
                 scores = self.object_scores(query, foreground[:, :count], head)
-                enhanced, found = self.run_layer(
-                    index, layer.enhance, query, places[0], scores, chosen.present
+                enhanced, index_of_objects = self.run_layer(
+                    index, layer.enhance, query, places[0], scores, chosen.taken
                 )
-                objects.append(found)
+                objects.append(index_of_objects)
             refined = self.run_layer(index, layer, enhanced, *places, value, tokens)
             # an image writes back what it keeps; the rest it only carried along
-            query = chosen.choose(refined.to(query.dtype), query)
+            query = chosen.where(refined.to(query.dtype), query)
             if self.values == "updated" and index + 1 < self.num_layers:
-                value = first.put(tokens.features, torch.cat([query, *done], 1))
-        memory = first.put(tokens.features, torch.cat([query, *done], 1))
+                value = first.scatter(tokens.features, torch.cat([query, *done], 1))
+        memory = first.scatter(tokens.features, torch.cat([query, *done], 1))
         if self.background is not None:
             memory = self.background(memory, tokens, group.layers)
         return EncoderOutput(memory, tokens, selection, group.layers, objects=tuple(objects))

@@ -185,7 +185,7 @@ class LiteDETREncoder(Encoder):
         for index in range(self.num_layers):
             everywhere = self.schedule.refines_all(index)
             if everywhere:
-                layers.append(LayerSelection.join([low.layers[index], high.layers[index]]))
+                layers.append(LayerSelection.concat([low.layers[index], high.layers[index]]))
             elif self.prune_high_levels:
                 layers.append(high.layers[index])
             else:
@@ -200,7 +200,7 @@ def _refine_from(
     """(B, N, C) memory with every token from ``first`` on refined."""
     refined = layer(
         memory[:, first:],
-        tokens.positions[:, first:],
+        tokens.pos_embed[:, first:],
         tokens.reference_points[:, first:],
         memory,
         tokens,
@@ -217,9 +217,9 @@ def _refine_chosen(
     """(B, N, C) memory with the chosen tokens refined, ``num_low`` of them low-level."""
     points = chosen.gather(tokens.reference_points.flatten(2)).unflatten(2, (-1, 2))
     refined = layer(
-        chosen.gather(memory), chosen.gather(tokens.positions), points, memory, tokens, num_low
+        chosen.gather(memory), chosen.gather(tokens.pos_embed), points, memory, tokens, num_low
     )
-    return chosen.write(memory, refined.to(memory.dtype))
+    return chosen.scatter_kept(memory, refined.to(memory.dtype))
 
 
 def _all_from(tokens: TokenGrid, first: int) -> LayerSelection:

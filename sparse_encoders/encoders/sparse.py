@@ -68,14 +68,14 @@ class SparseDETREncoder(Encoder):
         # one ranking: a later layer keeps the first ones of what an earlier layer kept
         (group,) = selection.groups
         first = group.layers[0]
-        query, position = first.gather(tokens.features), first.gather(tokens.positions)
+        query, position = first.gather(tokens.features), first.gather(tokens.pos_embed)
         points = first.gather(tokens.reference_points.flatten(2)).unflatten(2, (-1, 2))
         memory, refined = tokens.features, []
         for index, (layer, chosen) in enumerate(zip(self.layers, group.layers, strict=True)):
             count = chosen.size  # shrinks where the selector cascades
             places = position[:, :count], points[:, :count]
             query = self.run_layer(index, layer, query[:, :count], *places, memory, tokens)
-            memory = chosen.write(memory, query.to(memory.dtype))
+            memory = chosen.scatter_kept(memory, query.to(memory.dtype))
             refined.append(query)
         kept = tuple(refined) if self.training and self.auxiliary is not None else ()
         return EncoderOutput(memory, tokens, selection, group.layers, kept)

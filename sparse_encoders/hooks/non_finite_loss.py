@@ -151,7 +151,7 @@ def _floats(value: Any, name: str) -> Iterator[tuple[str, Tensor]]:
             yield name, value
     elif isinstance(value, TokenGrid):
         yield "the features that the encoder takes from the neck", value.features
-        yield "the position embedding that the encoder takes", value.positions
+        yield "the position embedding that the encoder takes", value.pos_embed
     elif isinstance(value, (list, tuple)):
         for item in value:
             yield from _floats(item, name)

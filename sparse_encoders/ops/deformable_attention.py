@@ -25,8 +25,8 @@ def deformable_attention(
     """Multi-scale deformable attention (Zhu et al., Deformable DETR, ICLR 2021, equation 3).
 
     Softmax over all L * P logits of a query and head, bilinear sampling with zeros outside
-    (a token's centre is at (i + 0.5) / size), weighted sum. A place with a NaN or infinite
-    coordinate samples zeros and gets no gradient.
+    (a token's centre is at (i + 0.5) / size), weighted sum. A location with a NaN or
+    infinite coordinate samples zeros and gets no gradient.
 
     The compiled operator takes ``value`` in float32, float64 (CPU only), float16 (CUDA only) or
     bfloat16; the other three may be of any of these dtypes each. Sums are in float32 (float64 for
@@ -85,24 +85,24 @@ def _mmcv(
     offsets: Tensor,
     logits: Tensor,
 ) -> Tensor:
-    """MMCV's operator, with the softmax and the places it wants computed before."""
+    """MMCV's operator, with softmax and sampling locations computed before."""
     from mmcv.ops.multi_scale_deform_attn import (
         MultiScaleDeformableAttnFunction,
         multi_scale_deformable_attn_pytorch,
     )
 
     weights = logits.flatten(-2).softmax(-1).view_as(logits)
-    places = reference.sampling_places(shapes, reference_points, offsets)
+    locations = reference.sampling_locations(shapes, reference_points, offsets)
     sizes = torch.tensor(list(map(list, shapes)), device=value.device)
     if value.is_cuda:
         starts = torch.cat([sizes.new_zeros(1), sizes.prod(1).cumsum(0)[:-1]])
         result: Tensor = MultiScaleDeformableAttnFunction.apply(
-            value.contiguous(), sizes, starts, places, weights, 64
+            value.contiguous(), sizes, starts, locations, weights, 64
         )
         return result
     if value.shape[1] == 0 or offsets.shape[1] == 0:
         return value.new_zeros(value.shape[0], offsets.shape[1], value.shape[2] * value.shape[3])
-    output: Tensor = multi_scale_deformable_attn_pytorch(value, sizes, places, weights)
+    output: Tensor = multi_scale_deformable_attn_pytorch(value, sizes, locations, weights)
     return output
 
 

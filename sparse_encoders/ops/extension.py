@@ -32,14 +32,14 @@ _libraries: list[torch.library.Library] = []  # a Library takes its kernels alon
 
 def _load() -> str | None:
     """Load the shared library; None on success, otherwise why there is none."""
-    found = sorted(p for p in _PACKAGE.glob("_C*") if p.suffix in (".so", ".pyd", ".dylib"))
-    if not found:
+    libraries = sorted(p for p in _PACKAGE.glob("_C*") if p.suffix in (".so", ".pyd", ".dylib"))
+    if not libraries:
         return f"no compiled extension in {_PACKAGE}: {_HOW_TO_BUILD}"
     try:
-        torch.ops.load_library(str(found[0]))
+        torch.ops.load_library(str(libraries[0]))
     except OSError as error:
         return (
-            f"{found[0].name} does not load beside torch {torch.__version__} ({error}); "
+            f"{libraries[0].name} does not load beside torch {torch.__version__} ({error}); "
             f"{_HOW_TO_BUILD} again"
         )
     return None

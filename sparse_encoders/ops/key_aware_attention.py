@@ -25,10 +25,10 @@ def key_aware_attention(
 ) -> Tensor:
     """Key-aware deformable attention (Li et al., Lite DETR, CVPR 2023, section 3.4).
 
-    Keys and values are sampled at the same L * P places of a query and head (bilinear, zeros
-    outside); the weights are softmax(q . k / sqrt(D)) over them. A place with a NaN or infinite
-    coordinate samples zeros and gets no gradient; it still takes part in the softmax, with a
-    logit of 0, like any place outside.
+    Keys and values are sampled at the same L * P locations of a query and head (bilinear, zeros
+    outside); the weights are softmax(q . k / sqrt(D)) over them. A location with a NaN or
+    infinite coordinate samples zeros and gets no gradient; it still takes part in the softmax, with
+    a logit of 0, like any location outside.
 
     The compiled operator never holds the sampled keys or values: its memory is O(Q * M * D).
 

@@ -3,7 +3,7 @@
 Runs on any device and dtype without the extension, differentiates through PyTorch's own
 operators, and holds every sampled vector in memory, which the compiled operators do not.
 
-Half precision: places, softmax and sums are computed in float32, the output is rounded to the
+Half precision: locations, softmax and sums are computed in float32, the output is rounded to the
 dtype of ``value``.
 """
 
@@ -19,7 +19,7 @@ from torch import Tensor
 Shapes = Sequence[tuple[int, int]]
 
 
-def sampling_places(shapes: Shapes, reference_points: Tensor, offsets: Tensor) -> Tensor:
+def sampling_locations(shapes: Shapes, reference_points: Tensor, offsets: Tensor) -> Tensor:
     """Where each query samples (Zhu et al., Deformable DETR, ICLR 2021, section 4.1).
 
     Args:
@@ -40,24 +40,24 @@ def sampling_places(shapes: Shapes, reference_points: Tensor, offsets: Tensor) -
     return centres + offsets / offsets.shape[-2] * sides * 0.5
 
 
-def sample(feature: Tensor, shapes: Shapes, places: Tensor) -> Tensor:
+def sample(feature: Tensor, shapes: Shapes, locations: Tensor) -> Tensor:
     """Bilinear samples with zeros outside (a token's centre is at (i + 0.5) / size).
 
-    A place with a NaN or infinite coordinate is outside of every map: it gives zeros and gets no
+    A location with a NaN or infinite coordinate is outside of every map: it gives zeros and gets no
     gradient, as in MMCV's CUDA operator.
 
     Args:
         feature: (B, N, M, D).
         shapes: (h, w) per level, N = sum of h * w.
-        places: (B, Q, M, L, P, 2) normalised (x, y).
+        locations: (B, Q, M, L, P, 2) normalised (x, y).
 
     Returns:
         (B, M, Q, L * P, D).
     """
     batch, _, heads, depth = feature.shape
-    queries = places.shape[1]
-    outside = (~places.isfinite()).any(-1, keepdim=True)
-    grids = places.masked_fill(outside, -2.0).clamp(-2.0, 3.0).mul(2.0).sub(1.0)
+    queries = locations.shape[1]
+    outside = (~locations.isfinite()).any(-1, keepdim=True)
+    grids = locations.masked_fill(outside, -2.0).clamp(-2.0, 3.0).mul(2.0).sub(1.0)
     sampled = []
     start = 0
     for level, (height, width) in enumerate(shapes):
@@ -66,7 +66,7 @@ def sample(feature: Tensor, shapes: Shapes, places: Tensor) -> Tensor:
         maps = tokens.permute(0, 2, 3, 1).reshape(batch * heads, depth, height, width)
         grid = grids[:, :, :, level].transpose(1, 2).flatten(0, 1)
         taken = F.grid_sample(maps, grid, padding_mode="zeros", align_corners=False)
-        sampled.append(taken.view(batch, heads, depth, queries, places.shape[4]))
+        sampled.append(taken.view(batch, heads, depth, queries, locations.shape[4]))
     return torch.cat(sampled, dim=-1).permute(0, 1, 3, 4, 2)
 
 
@@ -75,9 +75,9 @@ def deformable_attention(
 ) -> Tensor:
     """Plain form of :func:`sparse_encoders.ops.deformable_attention`, same arguments."""
     wide = _accumulate_dtype(value.dtype)
-    places = sampling_places(shapes, reference_points.to(wide), offsets.to(wide))
+    locations = sampling_locations(shapes, reference_points.to(wide), offsets.to(wide))
     weights = logits.to(wide).flatten(-2).softmax(-1).transpose(1, 2)  # (B, M, Q, L*P)
-    sampled = sample(value.to(wide), shapes, places)
+    sampled = sample(value.to(wide), shapes, locations)
     output = (weights.unsqueeze(-1) * sampled).sum(-2)  # (B, M, Q, D)
     return output.transpose(1, 2).flatten(2).to(value.dtype)
 
@@ -87,9 +87,9 @@ def key_aware_attention(
 ) -> Tensor:
     """Plain form of :func:`sparse_encoders.ops.key_aware_attention`, same arguments."""
     wide = _accumulate_dtype(value.dtype)
-    places = locations.to(wide)
-    keys = sample(key.to(wide), shapes, places)  # (B, M, Q, L*P, D)
-    values = sample(value.to(wide), shapes, places)
+    locations = locations.to(wide)
+    keys = sample(key.to(wide), shapes, locations)  # (B, M, Q, L*P, D)
+    values = sample(value.to(wide), shapes, locations)
     queries = query.to(wide).transpose(1, 2).unsqueeze(-2)  # (B, M, Q, 1, D)
     logits = (queries * keys).sum(-1) / math.sqrt(query.shape[-1])
     output = (logits.softmax(-1).unsqueeze(-1) * values).sum(-2)

@@ -2,8 +2,8 @@
 
 A selector scores tokens; ranking, counting and masking are done here, once. A
 new selector implements :meth:`Selector.score` and, if it learns,
-:meth:`Selector.loss`. One that cuts its scores by another rule than one share of
-all tokens also says by which (:meth:`Selector.make_schedule`, :meth:`Selector.cut`).
+:meth:`Selector.loss`. One that keeps other numbers of
+tokens than a share of all also implements (:meth:`Selector.make_schedule`, :meth:`Selector.top_k`).
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ class Selector(nn.Module):
             of the batch's largest image) or ``'image'`` (each image its own share).
         first_stage: whether the detector lends a first-stage projection; set by
             the detector.
-        test_count: the same at test time. ``'image'``: what is found in an image does
-            not depend on the others of its batch. ``'batch'`` is for comparing with
+        test_count: the same at test time. ``'image'``: an image's detections do not
+            depend on the others of its batch. ``'batch'`` is for comparing with
             the releases' numbers.
 
     Raises:
@@ -140,7 +140,7 @@ class Selector(nn.Module):
         Args:
             tokens: B images of N tokens.
             detector: what the detector lends to its encoder.
-            groups: neighbouring levels that are ranked and cut together; in order,
+            groups: neighbouring levels that are ranked together; in order,
                 every level once. None: all levels are one group.
         """
         if self.training:
@@ -152,25 +152,27 @@ class Selector(nn.Module):
         scores = logits.detach().float()
         groups = (tokens.all_levels,) if groups is None else groups
         return Selection(
-            tuple(self.cut(scores, tokens, levels) for levels in groups),
+            tuple(self.top_k(scores, tokens, levels) for levels in groups),
             logits,
             fill_with_lowest(scores, tokens.padding_mask, self.counts_over_batch),
         )
 
-    def cut(self, scores: Tensor, tokens: TokenGrid, levels: range) -> GroupSelection:
-        """Rank the (B, N) scores of some levels and cut them by the keep schedule."""
+    def top_k(self, scores: Tensor, tokens: TokenGrid, levels: range) -> GroupSelection:
+        """The best-scored tokens of some levels, as many as the keep schedule says."""
         part, padding = tokens.tokens_of(levels), tokens.padding_of(levels)
         schedule = self.active_schedule
-        most = schedule.foreground_counts(tokens.capacity_of(levels))
-        sizes = schedule.layer_counts(most)
-        counts = schedule.foreground_counts(tokens.valid_counts(levels))
-        shared = counts.max().expand_as(counts) if self.counts_over_batch else counts
+        max_foreground = schedule.foreground_counts(tokens.capacity_of(levels))
+        sizes = schedule.layer_counts(max_foreground)
+        foreground = schedule.foreground_counts(tokens.num_valid(levels))
+        shared = foreground.max().expand_as(foreground) if self.counts_over_batch else foreground
         limits = schedule.layer_counts(shared)
-        alike = tokens.unusable[:, part].squeeze(-1)
-        ranked = best_first(rankable(scores[:, part], padding), sizes[0], alike) + part.start
+        unusable = tokens.unusable[:, part].squeeze(-1)
+        ranked = best_first(rankable(scores[:, part], padding), sizes[0], unusable) + part.start
         # without padding every image keeps its whole K, and the host knows
-        layers = LayerSelection.first_of(ranked, sizes, limits, counts, full=padding is None)
-        return GroupSelection(levels, layers, counts, most)
+        layers = LayerSelection.from_ranking(
+            ranked, sizes, limits, foreground, all_kept=padding is None
+        )
+        return GroupSelection(levels, layers, foreground, max_foreground)
 
     def _load_from_state_dict(
         self, state_dict: dict[str, Any], prefix: str, local_metadata: dict[str, Any], *args: Any
@@ -181,7 +183,7 @@ class Selector(nn.Module):
             return
         self.trained_keep_ratio = tuple(trained)
         runs = (self.test_schedule or self.schedule).per_layer
-        if not _alike(self.trained_keep_ratio, runs):
+        if not _same_ratios(self.trained_keep_ratio, runs):
             print_log(
                 f"{type(self).__name__}: the checkpoint was trained at keep ratios "
                 f"{_rounded(self.trained_keep_ratio)}, the model keeps {_rounded(runs)}",
@@ -197,7 +199,7 @@ def _note_keep_ratio(
         local_metadata[METADATA_KEY] = list(module.trained_keep_ratio)
 
 
-def _alike(one: Sequence[float], other: Sequence[float]) -> bool:
+def _same_ratios(one: Sequence[float], other: Sequence[float]) -> bool:
     return len(one) == len(other) and all(
         abs(a - b) < 1e-6 for a, b in zip(one, other, strict=True)
     )

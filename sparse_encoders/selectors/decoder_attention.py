@@ -84,7 +84,9 @@ class DecoderAttentionSelector(Selector):
         for group in selection.groups:
             part, padding = tokens.tokens_of(group.levels), tokens.padding_of(group.levels)
             attention, logits = targets.attention_map[:, part], selection.logits[:, part]
-            labels = attention_labels(attention, group.counts, group.most, padding)
+            labels = attention_labels(
+                attention, group.num_foreground, group.max_foreground, padding
+            )
             # a mean over all tokens
             share = logits.shape[1] / tokens.num_tokens
             loss = loss + share * token_selection_loss(logits, labels, padding)

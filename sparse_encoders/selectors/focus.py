@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from sparse_encoders.contracts import DetectorParts, Targets
 from sparse_encoders.registry import MODELS
 from sparse_encoders.selectors.base import Selector
-from sparse_encoders.selectors.modulation import check_place, modulated_scores
+from sparse_encoders.selectors.modulation import check_modulation_place, modulated_scores
 from sparse_encoders.selectors.projection import TokenProjection, project_tokens
 from sparse_encoders.selectors.score_mlp import ScoreMLP
 from sparse_encoders.selectors.selection import Selection
@@ -84,7 +84,7 @@ class FocusTokenSelector(Selector):
             raise ValueError(f"modulation must be one of {MODULATIONS}, got {modulation!r}")
         if loss_weight < 0:
             raise ValueError(f"loss_weight must not be negative, got {loss_weight}")
-        check_place(modulation_place, modulation is not None and num_levels > 1)
+        check_modulation_place(modulation_place, modulation is not None and num_levels > 1)
         self.modulation = modulation
         self.modulation_place = modulation_place
         self.supervised = supervised

@@ -25,14 +25,14 @@ def rank_by_level(
         scores: (B, N), NaN where a token has no score.
         tokens: the batch.
         levels: the levels to take from.
-        sizes: for each of them how many places it has, on the host; K is their sum.
+        sizes: for each of them how many tokens it gives, on the host; K is their sum.
         limits: (B, levels) int64, how many of these an image fills; the others rank last.
         over_batch: padding stands right behind the lowest score that the batch has on its
             level (as released, where which of the two is first is left to chance), and equal
             scores in the order of ``topk``; else padding ranks last and equal scores by index.
     """
     unusable = tokens.unusable.squeeze(-1)
-    places, values = [], []
+    indices, values = [], []
     for level, size, limit in zip(levels, sizes, limits.unbind(1), strict=True):
         if size == 0:
             continue
@@ -49,9 +49,9 @@ def rank_by_level(
         else:
             best = best_first(ranks, size, unusable[:, part])
         beyond = torch.arange(size, device=best.device) >= limit.unsqueeze(1)
-        places.append(best + part.start)
+        indices.append(best + part.start)
         values.append(ranks.gather(1, best).masked_fill(beyond, -torch.inf))
-    joined, ranks = torch.cat(places, 1), torch.cat(values, 1)
+    joined, ranks = torch.cat(indices, 1), torch.cat(values, 1)
     if over_batch:
         order = ranks.sort(dim=1, descending=True, stable=True).indices
     else:

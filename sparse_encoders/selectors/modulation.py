@@ -11,21 +11,21 @@ from torch.nn import functional as F
 from sparse_encoders.selectors.score_mlp import ScoreMLP
 from sparse_encoders.tokens import TokenGrid
 
-PLACES = ("before_norm", "after_norm")
+MODULATION_PLACES = ("before_norm", "after_norm")
 
 
-def check_place(place: str, modulates: bool) -> None:
+def check_modulation_place(place: str, modulates: bool) -> None:
     """Refuse a ``modulation_place`` that is unknown or has nothing to place.
 
     Raises:
         ValueError: see above.
     """
-    if place not in PLACES:
-        raise ValueError(f"modulation_place must be one of {PLACES}, got {place!r}")
-    if place != PLACES[0] and not modulates:
+    if place not in MODULATION_PLACES:
+        raise ValueError(f"modulation_place must be one of {MODULATION_PLACES}, got {place!r}")
+    if place != MODULATION_PLACES[0] and not modulates:
         raise ValueError(
             f"modulation_place={place!r} needs a modulation and at least two feature levels; "
-            f"leave it at {PLACES[0]!r} where no level modulates another"
+            f"leave it at {MODULATION_PLACES[0]!r} where no level modulates another"
         )
 
 

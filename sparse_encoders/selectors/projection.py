@@ -49,6 +49,6 @@ def project_tokens(
             f"{selector} was built for a two-stage detector, but this one lends no "
             "first-stage projection; build it with first_stage=False"
         )
-    x = tokens.features + tokens.positions
+    x = tokens.features + tokens.pos_embed
     # a fresh sum, filled in place; NaN features would reach every token by the score MLP's mean
     return projection(x.masked_fill_(tokens.unusable | tokens.broken, 0.0))

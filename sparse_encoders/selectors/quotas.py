@@ -76,8 +76,8 @@ class LevelQuotas(KeepSchedule):
         if layer_ratios is None:
             layer_ratios = LAYER_RATIOS
             if num_layers != len(LAYER_RATIOS):
-                places = np.linspace(0, 1, num_layers), np.linspace(0, 1, len(LAYER_RATIOS))
-                layer_ratios = np.interp(*places, LAYER_RATIOS).tolist()
+                depths = np.linspace(0, 1, num_layers), np.linspace(0, 1, len(LAYER_RATIOS))
+                layer_ratios = np.interp(*depths, LAYER_RATIOS).tolist()
         for name, values, wanted, what in (
             ("level_ratios", level_ratios, num_levels, "feature levels"),
             ("layer_ratios", layer_ratios, num_layers, "encoder layers"),
@@ -124,7 +124,7 @@ class LevelQuotas(KeepSchedule):
     def level_counts(self, tokens: TokenGrid, levels: range) -> Tensor:
         """(B, n) int64, what each image keeps of each of n levels; at least one token of all."""
         counts = [
-            floor_share(tokens.valid_counts(range(level, level + 1)), self.shares[level])
+            floor_share(tokens.num_valid(range(level, level + 1)), self.shares[level])
             for level in levels
         ]
         coarsest = counts[-1] + (sum(counts) == 0)

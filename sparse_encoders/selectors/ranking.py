@@ -9,8 +9,8 @@ from torch import Tensor, nn
 ROUNDING = 2.0**-20
 
 
-def best_first(scores: Tensor, count: int, alike: Tensor) -> Tensor:
-    """(B, count) indices of the best of (B, N) scores; equal scores stand by their place.
+def best_first(scores: Tensor, count: int, unusable: Tensor) -> Tensor:
+    """(B, count) indices of the best of (B, N) scores; equal scores in the order of their indices.
 
     Among equal scores ``topk`` may choose others when ``count`` changes, which it does
     with the other images of a batch.
@@ -18,13 +18,13 @@ def best_first(scores: Tensor, count: int, alike: Tensor) -> Tensor:
     Args:
         scores: (B, N) without NaN.
         count: how many, known on the host.
-        alike: (B, N) bool, see :func:`without_rounding`.
+        unusable: (B, N) bool, see :func:`without_rounding`.
     """
     if torch.onnx.is_in_onnx_export():
-        # a file is for one image, has a TopK that ranks equal scores by place, and neither
+        # a file is for one image, has a TopK that ranks equal scores by index, and neither
         # a stable sort nor a cumulative maximum
         return scores.topk(count, dim=1).indices
-    scores = without_rounding(scores, alike)
+    scores = without_rounding(scores, unusable)
     return scores.sort(dim=1, descending=True, stable=True).indices[:, :count]
 
 
@@ -57,8 +57,8 @@ def fill_with_lowest(
     return torch.where(bad, lowest.nan_to_num(posinf=0.0), scores)
 
 
-def without_rounding(scores: Tensor, alike: Tensor) -> Tensor:
-    """(B, N) scores, the same for tokens that look alike and that rounding alone tells apart.
+def without_rounding(scores: Tensor, unusable: Tensor) -> Tensor:
+    """(B, N) scores, equal for unusable tokens whose scores differ by rounding alone.
 
     Tokens without a usable proposal are zeroed before the first-stage projection, so most
     of them score the same but for a last bit, and that changes with the other images of a
@@ -66,12 +66,12 @@ def without_rounding(scores: Tensor, alike: Tensor) -> Tensor:
 
     Args:
         scores: (B, N) without NaN.
-        alike: (B, N) bool, the tokens that the selector cannot tell apart by their features.
+        unusable: (B, N) bool, the tokens that were zeroed.
     """
-    values, order = scores.masked_fill(~alike, -torch.inf).sort(dim=1, descending=True)
+    values, order = scores.masked_fill(~unusable, -torch.inf).sort(dim=1, descending=True)
     gap = values[:, :-1] - values[:, 1:]  # no number between two infinities
-    place = torch.arange(1, scores.shape[1], device=scores.device)
-    first = torch.where(gap > ROUNDING * values[:, :-1].abs().clamp(min=1), place, 0)
+    index = torch.arange(1, scores.shape[1], device=scores.device)
+    first = torch.where(gap > ROUNDING * values[:, :-1].abs().clamp(min=1), index, 0)
     run = nn.functional.pad(first, (1, 0)).cummax(1).values  # where each run begins
     levelled = torch.empty_like(scores).scatter(1, order, values.gather(1, run))
-    return torch.where(alike, levelled, scores)
+    return torch.where(unusable, levelled, scores)

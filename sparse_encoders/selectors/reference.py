@@ -104,14 +104,14 @@ class OracleSelector(Selector):
         """
         device = tokens.features.device
         padded = pad_sequence([b.reshape(-1, 4).to(device).float() for b in boxes], True)
-        places = [
+        centres = [
             torch.cartesian_prod(
                 torch.arange(h, device=device) * stride + stride // 2,
                 torch.arange(w, device=device) * stride + stride // 2,
             )
             for (h, w), stride in zip(tokens.shapes, self.labels.strides, strict=True)
         ]
-        y, x = torch.cat(places)[None, :, None].unbind(-1)  # (1, N, 1)
+        y, x = torch.cat(centres)[None, :, None].unbind(-1)  # (1, N, 1)
         x1, y1, x2, y2 = padded[:, None].unbind(-1)  # (B, 1, n)
         width, height = (x2 - x1).clamp(min=1e-3), (y2 - y1).clamp(min=1e-3)
         across = torch.minimum(x - x1, x2 - x) / width

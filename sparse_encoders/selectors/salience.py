@@ -11,7 +11,7 @@ from sparse_encoders.contracts import DetectorParts, Targets
 from sparse_encoders.registry import MODELS
 from sparse_encoders.selectors.base import Selector
 from sparse_encoders.selectors.level_ranking import rank_by_level
-from sparse_encoders.selectors.modulation import check_place, modulated_scores
+from sparse_encoders.selectors.modulation import check_modulation_place, modulated_scores
 from sparse_encoders.selectors.projection import TokenProjection, project_tokens
 from sparse_encoders.selectors.quotas import LevelQuotas
 from sparse_encoders.selectors.score_mlp import ScoreMLP
@@ -69,7 +69,7 @@ class SalienceTokenSelector(Selector):
         super().__init__(
             num_layers, num_levels, embed_dims, keep_ratio, cascade, count, first_stage, test_count
         )
-        check_place(modulation_place, num_levels > 1)
+        check_modulation_place(modulation_place, num_levels > 1)
         if loss_weight < 0:
             raise ValueError(f"loss_weight must not be negative, got {loss_weight}")
         self.modulation_place = modulation_place
@@ -90,7 +90,7 @@ class SalienceTokenSelector(Selector):
         levels, steps = tokens.all_levels[::-1], self.alpha.flip(0)
         return modulated_scores(z, tokens, self.score_mlp, levels, steps, self.modulation_place)
 
-    def cut(self, scores: Tensor, tokens: TokenGrid, levels: range) -> GroupSelection:
+    def top_k(self, scores: Tensor, tokens: TokenGrid, levels: range) -> GroupSelection:
         """Keep the best of each level, then rank what is kept of all of them together.
 
         Counted over the batch, padding stands among a level's tokens at the batch's lowest
@@ -101,11 +101,11 @@ class SalienceTokenSelector(Selector):
         sizes, own = quotas.capacities(tokens, levels), quotas.level_counts(tokens, levels)
         limits = own.amax(0).expand_as(own) if self.counts_over_batch else own
         ranked = rank_by_level(scores, tokens, levels, sizes, limits, self.counts_over_batch)
-        most, counts = sum(sizes), own.sum(1)
-        by_layer = quotas.layer_counts(most), quotas.layer_counts(limits.sum(1))
+        max_foreground, foreground = sum(sizes), own.sum(1)
+        by_layer = quotas.layer_counts(max_foreground), quotas.layer_counts(limits.sum(1))
         allowed = None if mask is None else ~mask.gather(1, ranked)
-        layers = LayerSelection.first_of(ranked, *by_layer, counts, mask is None, allowed)
-        return GroupSelection(levels, layers, counts, most)
+        layers = LayerSelection.from_ranking(ranked, *by_layer, foreground, mask is None, allowed)
+        return GroupSelection(levels, layers, foreground, max_foreground)
 
     def loss(self, selection: Selection, tokens: TokenGrid, targets: Targets) -> dict[str, Tensor]:
         """``loss_salience``, a scalar."""

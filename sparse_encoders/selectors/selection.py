@@ -20,59 +20,60 @@ class LayerSelection:
     Attributes:
         indices: (B, K) int64 token indices. K is the same for every image and known
             on the host.
-        kept: (B, K) bool; False marks places that an image with fewer kept
-            tokens than K only carries along: they are never written back.
-        present: (B, K) bool, the places whose tokens interact in the layer. Counted
-            over a batch, an image carries as many as the batch's largest one, as in
-            the released Focus-DETR; else the same as ``kept``.
-        full: whether the host knows that all of ``kept`` and ``present`` is True.
+        kept: (B, K) bool, True where the layer's result is written back. An image that
+            keeps fewer than K tokens has False in its last rows.
+        taken: (B, K) bool, True where a token takes part in the layer. Counted over a
+            batch, an image takes as many as the batch's largest one keeps, as in the
+            released Focus-DETR; else the same as ``kept``.
+        all_kept: whether all of ``kept`` and ``taken`` is known to be True without
+            reading the device.
     """
 
     indices: Tensor
     kept: Tensor
-    present: Tensor
-    full: bool = False
+    taken: Tensor
+    all_kept: bool = False
 
     @classmethod
-    def join(cls, parts: Sequence[LayerSelection]) -> LayerSelection:
+    def concat(cls, parts: Sequence[LayerSelection]) -> LayerSelection:
         """The tokens of several selections that share none, one selection after another."""
         if len(parts) == 1:
             return parts[0]
         return cls(
             torch.cat([part.indices for part in parts], 1),
             torch.cat([part.kept for part in parts], 1),
-            torch.cat([part.present for part in parts], 1),
-            all(part.full for part in parts),
+            torch.cat([part.taken for part in parts], 1),
+            all(part.all_kept for part in parts),
         )
 
     @classmethod
-    def first_of(
+    def from_ranking(
         cls,
         ranked: Tensor,
         sizes: Sequence[int],
         limits: Sequence[Tensor],
-        counts: Tensor,
-        full: bool,
+        num_foreground: Tensor,
+        all_kept: bool,
         allowed: Tensor | None = None,
     ) -> tuple[LayerSelection, ...]:
         """What each layer takes from the head of one ranking.
 
         Args:
             ranked: (B, K) int64 token indices, best first.
-            sizes: places of each layer, on the host; none has more than K.
-            limits: for each layer (B,) int64, how many of its places are ``present``.
-            counts: (B,) int64, no later place of an image is ``kept``.
-            full: whether limits and counts are all the sizes.
-            allowed: (B, K) bool, which places may be ``kept``; None: all.
+            sizes: K of each layer, on the host; none is larger than the ranking's.
+            limits: for each layer (B,) int64, how many of its rows are ``taken``.
+            num_foreground: (B,) int64, no row of an image from there on is ``kept``.
+            all_kept: whether limits and num_foreground are all the sizes.
+            allowed: (B, K) bool, which rows may be ``kept``; None: all.
         """
         layers = []
         for size, limit in zip(sizes, limits, strict=True):
             rank = torch.arange(size, device=ranked.device)
-            present = rank < limit.unsqueeze(1)
-            kept = present & (rank < counts.unsqueeze(1))
+            taken = rank < limit.unsqueeze(1)
+            kept = taken & (rank < num_foreground.unsqueeze(1))
             if allowed is not None:
                 kept = kept & allowed[:, :size]
-            layers.append(cls(ranked[:, :size], kept, present, full))
+            layers.append(cls(ranked[:, :size], kept, taken, all_kept))
         return tuple(layers)
 
     @property
@@ -86,26 +87,26 @@ class LayerSelection:
             return tokens.gather(1, self.indices)
         return tokens.gather(1, self.indices.unsqueeze(-1).expand(-1, -1, tokens.shape[-1]))
 
-    def put(self, tokens: Tensor, rows: Tensor) -> Tensor:
-        """(B, N, C) ``tokens`` with all K places replaced by (B, K, C) ``rows``."""
+    def scatter(self, tokens: Tensor, rows: Tensor) -> Tensor:
+        """(B, N, C) ``tokens`` with the K tokens replaced by (B, K, C) ``rows``."""
         return tokens.scatter(1, self.indices.unsqueeze(-1).expand_as(rows), rows)
 
-    def write(self, tokens: Tensor, new: Tensor) -> Tensor:
+    def scatter_kept(self, tokens: Tensor, new: Tensor) -> Tensor:
         """(B, N, C) ``tokens`` with the kept ones replaced by (B, K, C) ``new``."""
-        if self.full:
-            return self.put(tokens, new)
-        return self.put(tokens, self.choose(new, self.gather(tokens)))
+        if self.all_kept:
+            return self.scatter(tokens, new)
+        return self.scatter(tokens, self.where(new, self.gather(tokens)))
 
-    def choose(self, new: Tensor, old: Tensor) -> Tensor:
-        """(B, K, C) ``new`` where a place is kept, ``old`` where it is only carried along."""
-        return new if self.full else torch.where(self.kept.unsqueeze(-1), new, old)
+    def where(self, new: Tensor, old: Tensor) -> Tensor:
+        """(B, K, C) ``new`` where a token is kept, ``old`` elsewhere."""
+        return new if self.all_kept else torch.where(self.kept.unsqueeze(-1), new, old)
 
     def mask(self, num_tokens: int, carried: bool = False) -> Tensor:
-        """(B, N) bool, True where a token is kept; where it is present, with ``carried``."""
+        """(B, N) bool, True where a token is kept; with ``carried``, where it is taken."""
         blank = torch.zeros(
             self.indices.shape[0], num_tokens, dtype=torch.bool, device=self.indices.device
         )
-        return blank.scatter(1, self.indices, self.present if carried else self.kept)
+        return blank.scatter(1, self.indices, self.taken if carried else self.kept)
 
 
 @dataclass(frozen=True)
@@ -117,15 +118,15 @@ class GroupSelection:
         layers: for each encoder layer the tokens of these levels that it keeps, as
             indices into all N tokens, best score first. All layers share one
             ranking: the indices of a layer begin those of the layer before it.
-        counts: (B,) int64 foreground tokens of each image on these levels, before
-            any cascade.
-        most: no image has more foreground tokens here; known on the host.
+        num_foreground: (B,) int64 foreground tokens of each image on these levels,
+            before any cascade.
+        max_foreground: upper bound of ``num_foreground``, known on the host.
     """
 
     levels: range
     layers: tuple[LayerSelection, ...]
-    counts: Tensor
-    most: int
+    num_foreground: Tensor
+    max_foreground: int
 
 
 @dataclass(frozen=True)
@@ -152,9 +153,9 @@ class Selection:
         Only within a group do the indices of a layer begin those of the layer before.
         """
         by_layer = zip(*(group.layers for group in self.groups), strict=True)
-        return tuple(LayerSelection.join(parts) for parts in by_layer)
+        return tuple(LayerSelection.concat(parts) for parts in by_layer)
 
     @property
-    def counts(self) -> Tensor:
+    def num_foreground(self) -> Tensor:
         """(B,) int64 foreground tokens of each image, before any cascade."""
-        return torch.stack([group.counts for group in self.groups]).sum(0)
+        return torch.stack([group.num_foreground for group in self.groups]).sum(0)

@@ -17,12 +17,13 @@ from sparse_encoders.tokens import LevelShapes
 
 @torch.no_grad()
 def decoder_attention_map(
-    places: Tensor, weights: Tensor, shapes: LevelShapes, aligned: bool = False
+    locations: Tensor, weights: Tensor, shapes: LevelShapes, aligned: bool = False
 ) -> Tensor:
     """Spread cross-attention bilinearly over the tokens (section 3.3).
 
     Args:
-        places: (B, ..., L, P, 2) normalised (x, y) of every layer, head and query.
+        locations: (B, ..., L, P, 2) sampling locations of every layer, head and query,
+            normalised (x, y).
         weights: (B, ..., L, P) attention weights after the softmax.
         shapes: (height, width) of each level.
         aligned: False is the released way, which counts token i's centre at
@@ -34,22 +35,22 @@ def decoder_attention_map(
     Raises:
         ValueError: shapes that do not fit each other.
     """
-    if places.shape[:-1] != weights.shape or weights.shape[-2] != len(shapes):
+    if locations.shape[:-1] != weights.shape or weights.shape[-2] != len(shapes):
         raise ValueError(
-            f"places must be (B, ..., {len(shapes)}, P, 2) and weights the same without the last "
-            f"axis, got {tuple(places.shape)} and {tuple(weights.shape)}"
+            f"locations must be (B, ..., {len(shapes)}, P, 2) and weights the same without the "
+            f"last axis, got {tuple(locations.shape)} and {tuple(weights.shape)}"
         )
-    places = places.float().movedim(-3, 1).flatten(2, -2)  # (B, L, samples, 2)
+    locations = locations.float().movedim(-3, 1).flatten(2, -2)  # (B, L, samples, 2)
     weights = weights.float().movedim(-2, 1).flatten(2)
     maps = []
     for level, (h, w) in enumerate(shapes):
-        at = places[:, level] * places.new_tensor([w, h]) - (0.5 if aligned else 0.0)
+        at = locations[:, level] * locations.new_tensor([w, h]) - (0.5 if aligned else 0.0)
         maps.append(_spread(at, weights[:, level], h, w))
     return torch.cat(maps, 1)
 
 
 def _spread(at: Tensor, weights: Tensor, h: int, w: int) -> Tensor:
-    """(B, h * w) sums of (B, S) weights at (B, S, 2) places (x, y) in tokens."""
+    """(B, h * w) sums of (B, S) weights at (B, S, 2) locations (x, y) in tokens."""
     corner = at.floor()
     share = at - corner
     total = weights.new_zeros(weights.shape[0], h * w)
@@ -58,7 +59,7 @@ def _spread(at: Tensor, weights: Tensor, h: int, w: int) -> Tensor:
             x, y = corner[..., 0] + right, corner[..., 1] + down
             by_x = share[..., 0] if right else 1 - share[..., 0]
             by_y = share[..., 1] if down else 1 - share[..., 1]
-            # also false where a place is not a number
+            # also false where a location is not a number
             inside = (x >= 0) & (x < w) & (y >= 0) & (y < h)
             index = torch.where(inside, y * w + x, 0.0).long()
             total.scatter_add_(1, index, torch.where(inside, weights * by_x * by_y, 0.0))
@@ -67,14 +68,14 @@ def _spread(at: Tensor, weights: Tensor, h: int, w: int) -> Tensor:
 
 @torch.no_grad()
 def attention_labels(
-    attention: Tensor, counts: Tensor, most: int, padding_mask: Tensor | None = None
+    attention: Tensor, num_positive: Tensor, max_positive: int, padding_mask: Tensor | None = None
 ) -> Tensor:
     """Pseudo labels: an image's most attended tokens are positive (section 3.3).
 
     Args:
         attention: (B, N) decoder attention map.
-        counts: (B,) positives of each image.
-        most: no count is larger; known on the host.
+        num_positive: (B,) positives of each image.
+        max_positive: upper bound of ``num_positive``, known on the host.
         padding_mask: (B, N) bool, True where padded: never positive.
 
     Returns:
@@ -82,8 +83,8 @@ def attention_labels(
     """
     if padding_mask is not None:
         attention = attention.masked_fill(padding_mask, -1.0)
-    ranked = attention.topk(min(most, attention.shape[1]), dim=1).indices
-    positive = torch.arange(ranked.shape[1], device=ranked.device) < counts.unsqueeze(1)
+    ranked = attention.topk(min(max_positive, attention.shape[1]), dim=1).indices
+    positive = torch.arange(ranked.shape[1], device=ranked.device) < num_positive.unsqueeze(1)
     labels = torch.zeros_like(attention, dtype=torch.bool).scatter(1, ranked, positive)
     return labels if padding_mask is None else labels & ~padding_mask
 

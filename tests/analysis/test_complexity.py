@@ -11,13 +11,13 @@ from mmengine.config import Config
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from hosts import HOSTS, host_config
 from quick import slow_but
 from sparse_encoders.analysis.complexity import PARTS, Part, count_complexity, model_of_config
 from sparse_encoders.analysis.complexity import counter as counter_module
 from sparse_encoders.analysis.complexity.formulas import FORMULAS
 from sparse_encoders.ops import deformable_attention, has_extension, key_aware_attention
 from tiny import our_deformable, ours
+from tiny_detectors import DETECTORS, detector_config
 
 SIZE = (96, 140)
 SHAPES = ((12, 18), (6, 9), (3, 5), (2, 3))  # of SIZE at strides 8, 16, 32 and 64
@@ -42,7 +42,7 @@ def deformable_layers(queries: int) -> dict[str, int]:
     return {
         "encoder.values": LAYERS * N * C * C,
         "encoder.sampling": LAYERS * queries * POINTS * C * 5,
-        # places (x, y), weights, output
+        # locations (x, y), weights, output
         "encoder.attention": LAYERS * queries * C * (3 * HEADS * POINTS + C),
         "encoder.ffn": LAYERS * queries * 2 * C * HIDDEN,
     }
@@ -103,15 +103,15 @@ def test_lite_by_hand():
     queries = N - low + N  # the high levels, then all
     assert found["encoder.ffn"].madds == 2 * C * (HIDDEN * 2 * (N - low) + C * low)
     assert found["encoder.sampling"].madds == queries * POINTS * C * 10
-    # places on one level's worth of points, query projection, output projection
+    # locations on one level's worth of points, query projection, output projection
     assert found["encoder.attention"].madds == queries * C * (2 * HEADS * 4 + 2 * C)
 
 
 @pytest.mark.parametrize("encoder", [{}, FOCUS, LITE], ids=["dense", "focus", "lite"])
-@pytest.mark.parametrize("host", slow_but(["DeformableDETR", "DINO"], HOSTS))
-def test_sums_and_a_real_run(host, encoder, monkeypatch):
+@pytest.mark.parametrize("detector", slow_but(["DeformableDETR", "DINO"], DETECTORS))
+def test_sums_and_a_real_run(detector, encoder, monkeypatch):
     """Parts sum up to what torch's counter finds when everything really runs."""
-    model = build(host_config(host, encoder))
+    model = build(detector_config(detector, encoder))
     found = count_complexity(model, (64, 100))
     assert list(found.parts) == list(PARTS) and model.training
     model.requires_grad_(False)  # torch's counter hooks what has a gradient
@@ -130,7 +130,9 @@ def test_sums_and_a_real_run(host, encoder, monkeypatch):
 
 @pytest.mark.parametrize("attention", ["plain", "key_aware"])
 def test_backends_agree(attention):
-    model = build(host_config("DINO", dict(LITE, attention=attention), decoder_attention=attention))
+    model = build(
+        detector_config("DINO", dict(LITE, attention=attention), decoder_attention=attention)
+    )
     modules = [module for module in model.modules() if hasattr(module, "backend")]
     assert len(modules) == 4
     counts = []
@@ -164,7 +166,7 @@ def test_attention_of_a_backbone_counts():
 
 
 def test_mmdetections_own_detector_counts_the_same():
-    config = host_config("DeformableDETR")  # the DINO of MMDetection's fork is another one
+    config = detector_config("DeformableDETR")  # the DINO of MMDetection's fork is another one
     wanted = counted(config)
     config.type = "DeformableDETR"
     assert counted(config).parts == wanted.parts
@@ -186,7 +188,7 @@ def test_padding():
 
 
 def test_smallest_image_and_records():
-    found = counted(host_config("DINO", dict(type="SparseDETREncoder")), (1, 1))
+    found = counted(detector_config("DINO", dict(type="SparseDETREncoder")), (1, 1))
     record = json.loads(json.dumps(found.as_record()))
     assert record["total"]["madds"] == sum(p["madds"] for p in record["parts"].values()) > 0
     assert record["image_hw"] == [1, 1]
@@ -238,7 +240,6 @@ def test_missing_config():
         model_of_config("nowhere.py")
 
 
-@pytest.mark.slow
 def test_published_names():
     name = "deformable_detr/deformable-detr_r50_16xb2-50e_coco.py"
     assert type(model_of_config(f"mmdet::{name}")).__name__ == "DeformableDETR"

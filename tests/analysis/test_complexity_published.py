@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from hosts import host_config
 from published_models import (
     BEGIN,
     END,
@@ -21,6 +20,7 @@ from published_models import (
 from quick import slow_but
 from sparse_encoders.analysis.complexity import PARTS, count_complexity
 from tiny import build
+from tiny_detectors import detector_config
 
 ROOT = Path(__file__).parents[2]
 
@@ -39,7 +39,7 @@ def test_published(published, monkeypatch):
 
 
 def test_tables_are_written_between_marks(tmp_path):
-    row = Comparison(PUBLISHED[0], count_complexity(build(host_config("DINO")), (64, 96)))
+    row = Comparison(PUBLISHED[0], count_complexity(build(detector_config("DINO")), (64, 96)))
     file = tmp_path / "c.md"
     file.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n")
     write_tables(file, [row])

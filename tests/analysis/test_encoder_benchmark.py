@@ -11,7 +11,6 @@ import torch
 
 import benchmark_encoders as tool
 import benchmark_ops as ops_tool
-from hosts import host_config
 from sparse_encoders.analysis import encoder_benchmark, require
 from sparse_encoders.analysis.benchmark import benchmark, records, table
 from sparse_encoders.analysis.encoder_benchmark import (
@@ -23,6 +22,7 @@ from sparse_encoders.analysis.memory import MIB, peak_memory
 from sparse_encoders.analysis.variants import encoder_config
 from sparse_encoders.ops import has_extension
 from tiny import build
+from tiny_detectors import detector_config
 
 
 @pytest.mark.skipif(
@@ -73,7 +73,7 @@ def _tiny(monkeypatch):
 
     def detector(name, keep_ratio, backend="auto"):
         own = {} if name == "dense" else encoder_config(name, {}, keep_ratio)
-        return build(host_config("DINO", own, attention_backend=backend)).eval()
+        return build(detector_config("DINO", own, attention_backend=backend)).eval()
 
     monkeypatch.setattr(encoder_benchmark, "detector_with", detector)
 

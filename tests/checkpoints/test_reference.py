@@ -87,7 +87,7 @@ def released_numbers_of_a_small_batch(tmp_path):
     grid = replace(fixture_tokens(config, level_embed), max_valid=None)
     with torch.no_grad():
         output = encoder(grid, detector)
-    valid = grid.valid_counts()
+    valid = grid.num_valid()
     counts = (valid * config["keep_ratio"]).int() + 1
     assert valid.max() < total
     data["foreground_score"] = output.selection.scores.numpy()

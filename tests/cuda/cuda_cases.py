@@ -17,7 +17,7 @@ def deformable_inputs(
     channels: int = 32, coordinates: int = 2, *, queries: int = 37, points: int = 4,
     shapes: Sequence[tuple[int, int]] = SHAPES, batch: int = 2, heads: int = 3,
 ) -> list[Tensor]:  # fmt: skip
-    """Value, reference points, offsets and logits; some of the places are off the map."""
+    """Value, reference points, offsets and logits; some of the locations are off the map."""
     tokens, levels = sum(h * w for h, w in shapes), len(shapes)
     return [
         torch.randn(batch, tokens, heads, channels),
@@ -30,7 +30,7 @@ def deformable_inputs(
 def key_aware_inputs(
     channels: int = 32, *, queries: int = 37, points: int = 4, batch: int = 2, heads: int = 3
 ) -> list[Tensor]:
-    """Query, key, value and locations; some of the places are off the map."""
+    """Query, key, value and locations; some of the locations are off the map."""
     tokens = sum(h * w for h, w in SHAPES)
     return [
         torch.randn(batch, queries, heads, channels),

@@ -8,16 +8,16 @@ import pytest
 import torch
 
 from deployed import SIZE, detector, picture
-from hosts import HOSTS
 from skips import skip_without_graphs_of_dataclasses
 from sparse_encoders.deployment import ImageToDetections, attention_backend
 from sparse_encoders.mixed_precision import BFloat16OptimWrapper
 from tiny import samples, total
+from tiny_detectors import DETECTORS
 
 
-@pytest.mark.parametrize("host", HOSTS)
-def test_it_gives_what_predict_gives(host: str) -> None:
-    model = detector(host)
+@pytest.mark.parametrize("kind", DETECTORS)
+def test_it_gives_what_predict_gives(kind: str) -> None:
+    model = detector(kind)
     image = picture()
     with torch.no_grad():
         found = ImageToDetections(model, SIZE)(image)
@@ -68,11 +68,11 @@ def test_it_compiles_as_one_graph() -> None:
 
 
 @pytest.mark.parametrize(
-    ("host", "encoder"), [("DINO", "focus"), ("HDETR", "lite"), ("DNDETR", "key-aware")]
+    ("kind", "encoder"), [("DINO", "focus"), ("HDETR", "lite"), ("DNDETR", "key-aware")]
 )
-def test_bfloat16(host: str, encoder: str) -> None:
+def test_bfloat16(kind: str, encoder: str) -> None:
     """Inference with float32 and with bfloat16 weights, and a training step."""
-    model = detector(host, encoder)
+    model = detector(kind, encoder)
     function = ImageToDetections(model, SIZE)
     with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
         boxes, scores, _ = function(picture())

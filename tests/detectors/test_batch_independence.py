@@ -1,6 +1,6 @@
-"""A picture's detections do not depend on the pictures beside it: encoders x selectors x hosts.
+"""A picture's detections do not depend on the pictures beside it: encoders x selectors x detectors.
 
-Every encoder, with every selector that it takes, in every host. The padded size is the same in
+Every encoder, with every selector that it takes, in every detector. The padded size is the same in
 all batches; so is what the backbone sees of a picture.
 """
 
@@ -14,9 +14,9 @@ import torch
 from mmdet.structures import DetDataSample
 from torch import Tensor, nn
 
-from hosts import QUERIES, host_config
 from quick import slow_but
 from tiny import NUM_CLASSES, build, samples
+from tiny_detectors import QUERIES, detector_config
 
 PIXELS, SCORE = 1e-3, 1e-5
 PADDED = (64, 96)
@@ -25,7 +25,7 @@ PICTURES = {"small": (34, 40), "picture": (50, 80), "whole": PADDED}
 BATCHES = (("picture",), ("picture", "small"), ("whole", "picture"), ("whole",))
 
 SPARSE_DETR = dict(efficient_query_init=True, class_specific_first_stage=True)
-HOSTS: dict[str, tuple[str, dict[str, Any]]] = {
+DETECTORS: dict[str, tuple[str, dict[str, Any]]] = {
     "one-stage": ("DeformableDETR", dict(with_box_refine=False)),
     "refine": ("DeformableDETR", {}),
     "two-stage": ("two-stage DeformableDETR", {}),
@@ -82,19 +82,18 @@ def spread_weights(module: nn.Module) -> None:
         if name.startswith("backbone."):
             continue
         if parameter.dim() > 1:
-            # nn.init.normal_ of torch 2.1 takes no generator
-            parameter.data.normal_(std=0.08, generator=generator)
+            nn.init.normal_(parameter, std=0.08, generator=generator)
         elif "cls_branches" in name:
             nn.init.zeros_(parameter)
 
 
-class Host:
+class Detector:
     """A tiny detector whose encoder is changed, on batches whose features are computed once."""
 
     def __init__(self, name: str) -> None:
-        kind, changes = HOSTS[name]
+        kind, changes = DETECTORS[name]
         test_cfg = dict(max_per_img=QUERIES * NUM_CLASSES)  # all: no cut that a tie could move
-        self.model: Any = build(host_config(kind, test_cfg=test_cfg, **changes)).eval()
+        self.model: Any = build(detector_config(kind, test_cfg=test_cfg, **changes)).eval()
         spread_weights(self.model)
         self.layer_cfg = self.model.encoder.layer_cfg
         self.batches = [batch_of(names) for names in BATCHES]
@@ -127,9 +126,9 @@ def batch_of(names: tuple[str, ...]) -> tuple[Tensor, list[DetDataSample]]:
     return torch.stack(images), fed
 
 
-@pytest.fixture(scope="module", params=slow_but(["DINO"], HOSTS))
-def host(request: pytest.FixtureRequest) -> Host:
-    return Host(request.param)
+@pytest.fixture(scope="module", params=slow_but(["DINO"], DETECTORS))
+def detector(request: pytest.FixtureRequest) -> Detector:
+    return Detector(request.param)
 
 
 def farthest(ours: DetDataSample, others: DetDataSample) -> float:
@@ -142,9 +141,9 @@ def farthest(ours: DetDataSample, others: DetDataSample) -> float:
 
 
 @pytest.mark.parametrize("encoder", ENCODERS)
-def test_a_picture_is_the_same_alone_and_beside_others(host: Host, encoder: str) -> None:
+def test_a_picture_is_the_same_alone_and_beside_others(detector: Detector, encoder: str) -> None:
     """Detections are compared as sets: those of equal scores may stand in any order."""
-    (alone,), (beside_smaller, _), (whole, beside_larger), (whole_alone,) = host.detections(
+    (alone,), (beside_smaller, _), (whole, beside_larger), (whole_alone,) = detector.detections(
         ENCODERS[encoder]
     )
     assert len(alone.pred_instances) == QUERIES * NUM_CLASSES

@@ -9,9 +9,8 @@ import torch
 from mmengine.config import Config, ConfigDict
 from mmengine.runner import Runner
 
-from hosts import host_config
-from quick import slow_but
 from sparse_encoders.datasets import CLASSES, ShapesSettings, make_shapes_dataset
+from tiny_detectors import detector_config
 
 INTERVALS = ((-1, 16), (16, 32), (32, 64), (64, 1e4))
 ENCODERS = {
@@ -31,7 +30,11 @@ ENCODERS = {
         selector=dict(type="OracleSelector", keep_ratio=0.3, intervals=INTERVALS),
     ),
 }
-HOSTS = ("DeformableDETR", "two-stage DeformableDETR", "DINO")
+DETECTORS = (  # together 20 seconds
+    pytest.param("DeformableDETR", marks=pytest.mark.slow),
+    pytest.param("two-stage DeformableDETR", marks=pytest.mark.slow),
+    "DINO",
+)
 STEPS = 6
 
 
@@ -93,18 +96,18 @@ def runner(folder, work_dir, model):
     return Runner.from_cfg(Config(config))
 
 
-def describe(host, encoder):
-    changes = {} if host != "DeformableDETR" else dict(with_box_refine=False)
-    model = host_config(host, ENCODERS[encoder], **changes)
+def describe(detector, encoder):
+    changes = {} if detector != "DeformableDETR" else dict(with_box_refine=False)
+    model = detector_config(detector, ENCODERS[encoder], **changes)
     model.bbox_head.num_classes = len(CLASSES)
     model.test_cfg = ConfigDict(max_per_img=50, report_tokens=True)
     return model
 
 
-@pytest.mark.parametrize("encoder", slow_but(["dense", "focus"], ENCODERS))
-@pytest.mark.parametrize("host", slow_but(["DINO"], HOSTS))
-def test_learns_and_is_measured(host, encoder, shapes, tmp_path):
-    run = runner(shapes, tmp_path, describe(host, encoder))
+@pytest.mark.parametrize("encoder", ENCODERS)
+@pytest.mark.parametrize("detector", DETECTORS)
+def test_learns_and_is_measured(detector, encoder, shapes, tmp_path):
+    run = runner(shapes, tmp_path, describe(detector, encoder))
     run.train()
     losses = torch.tensor([float(x) for x in run.message_hub.get_scalar("train/loss").data[0]])
     assert len(losses) == STEPS and losses.isfinite().all()

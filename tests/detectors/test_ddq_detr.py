@@ -7,8 +7,8 @@ import copy
 import pytest
 import torch
 
-from hosts import host_config
 from tiny import build, samples
+from tiny_detectors import detector_config
 
 SAME = ([(64, 96), (64, 96)], (64, 96))
 PADDED = ([(64, 96), (50, 80)], (64, 96))
@@ -16,11 +16,11 @@ PADDED = ([(64, 96), (50, 80)], (64, 96))
 
 @pytest.fixture(scope="module")
 def pair():
-    ours = host_config("DDQDETR")
+    ours = detector_config("DDQDETR")
     theirs = copy.deepcopy(ours)
     theirs.type = "DDQDETR"
     theirs = build(theirs)
-    dense = build(host_config("DDQDETR", attention_backend="mmcv"))
+    dense = build(detector_config("DDQDETR", attention_backend="mmcv"))
     dense.load_state_dict(theirs.state_dict())  # strict: no renaming, nothing missing
     return theirs, dense
 
@@ -51,7 +51,7 @@ def test_dense_is_mmdetections_bit_for_bit(pair, shapes):
 def test_the_decoder_is_recorded_at_its_distinct_queries():
     """The selector that learns from the decoder sees neither denoising nor dense queries."""
     encoder = dict(type="SparseDETREncoder")
-    model = build(host_config("DDQDETR", encoder)).train()
+    model = build(detector_config("DDQDETR", encoder)).train()
     batch = samples(*PADDED, boxes=(3, 2))
     losses = model(torch.randn(2, 3, *PADDED[1]), batch, mode="loss")
     assert losses["loss_decoder_attention"].isfinite()
@@ -67,7 +67,7 @@ def test_the_decoder_is_recorded_at_its_distinct_queries():
 
 
 def test_one_decoder_layer_is_refused():
-    config = host_config("DDQDETR")
+    config = detector_config("DDQDETR")
     config.decoder.num_layers = 1
     with pytest.raises(ValueError, match=r"model\.decoder\.num_layers must be at least 2"):
         build(config)

@@ -1,4 +1,4 @@
-"""Deformable DETR as a host: MMDetection's numbers, Sparse DETR's variant, small images."""
+"""Deformable DETR: MMDetection's numbers, Sparse DETR's variant, small images."""
 
 from __future__ import annotations
 

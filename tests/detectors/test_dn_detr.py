@@ -10,9 +10,9 @@ from mmdet.models.dense_heads import DINOHead
 from torch import Tensor
 from torch.nn import functional as F
 
-from hosts import QUERIES, host_config
 from sparse_encoders.detectors.denoising import DNDETRHead, DNQueryGenerator
 from tiny import NUM_CLASSES, build, samples
+from tiny_detectors import QUERIES, detector_config
 
 SIZE = (64, 96)
 STATIC = dict(dynamic=False, num_groups=3)
@@ -28,7 +28,7 @@ def test_queries_of_two_images() -> None:
     assert meta == dict(num_denoising_queries=6, num_denoising_groups=3)
     assert content.shape == (2, 6, 16)
     assert logits.shape == (2, 6, 4)
-    # two places for each group; the second image fills one of them
+    # two queries for each group; the second image fills one of them
     assert content[0, :, -1].tolist() == [1.0] * 6
     assert content[1, :, -1].tolist() == [1.0, 0.0] * 3
     assert (content[1, 1::2] == 0).all()
@@ -36,9 +36,9 @@ def test_queries_of_two_images() -> None:
     # without noise every group holds the box itself
     x1, y1, x2, y2 = batch[1].gt_instances.bboxes[0]
     expected = torch.stack([(x1 + x2) / 2 / 96, (y1 + y2) / 2 / 64, (x2 - x1) / 96, (y2 - y1) / 64])
-    for place in (0, 2, 4):
-        torch.testing.assert_close(logits[1, place].sigmoid(), expected)
-        assert torch.equal(content[1, place], content[1, 0])
+    for index in (0, 2, 4):
+        torch.testing.assert_close(logits[1, index].sigmoid(), expected)
+        assert torch.equal(content[1, index], content[1, 0])
 
 
 def test_mask_by_hand() -> None:
@@ -81,7 +81,7 @@ def test_no_boxes_no_queries() -> None:
 
 
 def test_matching_queries_do_not_see_the_ground_truth() -> None:
-    model = build(host_config("DNDETR"))
+    model = build(detector_config("DNDETR"))
     images, batch = torch.randn(1, 3, *SIZE), samples([SIZE], SIZE, boxes=(3,))
     states = {}
     for training in (False, True):
@@ -94,7 +94,7 @@ def test_matching_queries_do_not_see_the_ground_truth() -> None:
 
 
 def test_losses_by_name() -> None:
-    model = build(host_config("DNDETR")).train()
+    model = build(detector_config("DNDETR")).train()
     losses = model(torch.randn(1, 3, *SIZE), samples([SIZE], SIZE, boxes=(2,)), mode="loss")
     kinds = [f"{dn}loss_{what}" for dn in ("", "dn_") for what in ("cls", "bbox", "iou")]
     assert set(losses) == {f"{layer}{kind}" for layer in ("", "d0.") for kind in kinds}
@@ -103,7 +103,7 @@ def test_losses_by_name() -> None:
 def dn_losses(boxes: tuple[int, ...], changed: float = 0.0) -> dict[str, list[Tensor]]:
     """The denoising losses of random predictions; ``changed`` moves those that pad an image."""
     torch.manual_seed(4)
-    head = build(host_config("DNDETR")).bbox_head
+    head = build(detector_config("DNDETR")).bbox_head
     batch = samples([SIZE] * len(boxes), SIZE, boxes=boxes)
     content, _, _, meta = generator()(batch)
     pads = content[..., -1:] == 0
@@ -137,7 +137,7 @@ def test_only_what_denoises_a_box_has_a_loss(boxes: tuple[int, ...]) -> None:
 
 @pytest.mark.parametrize("name", ["DINOHead", "mmdet.DINOHead", DINOHead])
 def test_dino_s_head_stands_for_its_own(name: Any) -> None:
-    config = host_config("DNDETR")
+    config = detector_config("DNDETR")
     config.bbox_head.type = name
     assert type(build(config).bbox_head) is DNDETRHead
 
@@ -161,7 +161,7 @@ def test_dino_s_head_stands_for_its_own(name: Any) -> None:
     ],
 )
 def test_refused_settings(changes: dict[str, Any], message: str) -> None:
-    config = host_config("DNDETR")
+    config = detector_config("DNDETR")
     if "bbox_head" in changes:
         config.bbox_head.type = changes["bbox_head"]["type"]
     else:

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import torch
 
-from hosts import QUERIES, host_config
 from tiny import build, samples
+from tiny_detectors import QUERIES, detector_config
 
 SIZE = (64, 96)
 
@@ -22,7 +22,7 @@ def transformed(model: torch.nn.Module, training: bool) -> dict[str, Any]:
 
 
 def test_only_one_to_one_queries_at_test_time() -> None:
-    model = build(host_config("HDETR"))
+    model = build(detector_config("HDETR"))
     test, train = transformed(model, False), transformed(model, True)
     assert test["hidden_states"].shape[2] == QUERIES
     assert train["hidden_states"].shape[2] == QUERIES + model.num_queries_one2many
@@ -31,8 +31,8 @@ def test_only_one_to_one_queries_at_test_time() -> None:
 
 
 def test_without_its_tricks_it_is_two_stage_deformable_detr() -> None:
-    hybrid = build(host_config("HDETR", mixed_selection=False, look_forward_twice=False)).eval()
-    plain = build(host_config("two-stage DeformableDETR")).eval()
+    hybrid = build(detector_config("HDETR", mixed_selection=False, look_forward_twice=False)).eval()
+    plain = build(detector_config("two-stage DeformableDETR")).eval()
     plain.load_state_dict(hybrid.state_dict())
     with torch.no_grad():
         for branch in plain.bbox_head.reg_branches:  # boxes that move
@@ -43,7 +43,7 @@ def test_without_its_tricks_it_is_two_stage_deformable_detr() -> None:
 
 
 def test_losses_of_both_matchings() -> None:
-    model = build(host_config("HDETR")).train()
+    model = build(detector_config("HDETR")).train()
     batch = samples([SIZE], SIZE, boxes=(2,))
     losses = model(torch.randn(1, 3, *SIZE), batch, mode="loss")
     kinds = [f"loss_{what}" for what in ("cls", "bbox", "iou")]
@@ -53,7 +53,7 @@ def test_losses_of_both_matchings() -> None:
 
 
 def test_each_box_is_matched_k_times() -> None:
-    model = build(host_config("HDETR")).train()
+    model = build(detector_config("HDETR")).train()
     seen = []
     assign = model.bbox_head.assigner.assign
     model.bbox_head.assigner.assign = lambda **kw: (
@@ -67,7 +67,7 @@ def test_each_box_is_matched_k_times() -> None:
 def test_weight_of_the_second_matching() -> None:
     losses = []
     for weight in (1.0, 0.25):
-        config = host_config("HDETR")
+        config = detector_config("HDETR")
         config.bbox_head.one2many_weight = weight
         model = build(config).train()
         torch.manual_seed(1)
@@ -90,7 +90,7 @@ def test_weight_of_the_second_matching() -> None:
     ],
 )
 def test_refused_settings(changes: dict[str, Any], message: str) -> None:
-    config = host_config("HDETR")
+    config = detector_config("HDETR")
     if "type" in changes.get("bbox_head", {}):
         config.bbox_head.pop("k_one2many")
     config.bbox_head.update(changes.pop("bbox_head", {}))

@@ -6,9 +6,9 @@ import pytest
 import torch
 from mmengine.runner.checkpoint import load_checkpoint, save_checkpoint
 
-from hosts import host_config
 from sparse_encoders.selectors import FocusTokenSelector
 from tiny import build, samples
+from tiny_detectors import detector_config
 
 HW = (64, 96)
 SPARSE = dict(type="SparseDETREncoder", selector=dict(keep_ratio=0.5))
@@ -24,7 +24,7 @@ def kept(model):
 
 
 def make(**test_cfg):
-    return build(host_config("DINO", SPARSE, test_cfg=dict(max_per_img=50, **test_cfg)))
+    return build(detector_config("DINO", SPARSE, test_cfg=dict(max_per_img=50, **test_cfg)))
 
 
 def test_config_option_changes_testing_only():
@@ -61,7 +61,7 @@ def test_bad_ratios_fail_before_anything_runs(ratio, message):
 
 def test_a_dense_model_has_no_dial():
     with pytest.raises(ValueError, match="DenseEncoder has no selector, so no keep ratio"):
-        build(host_config("DINO", test_cfg=dict(max_per_img=50, keep_ratio=0.5)))
+        build(detector_config("DINO", test_cfg=dict(max_per_img=50, keep_ratio=0.5)))
 
 
 def test_checkpoint_says_what_it_was_trained_at(tmp_path):

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from hosts import HOSTS, host_config
 from quick import slow_but
 from tiny import NUM_CLASSES, build, samples, total
+from tiny_detectors import DETECTORS, detector_config
 
 ENCODERS = {
     "dense": dict(type="DenseEncoder"),
@@ -35,9 +35,9 @@ INPUT = (64, 96)
 
 
 @pytest.mark.parametrize("encoder", ENCODERS)
-@pytest.mark.parametrize("host", slow_but(["DeformableDETR", "DINO"], HOSTS))
-def test_trains_and_predicts(host: str, encoder: str) -> None:
-    model = build(host_config(host, ENCODERS[encoder]))
+@pytest.mark.parametrize("detector", slow_but(["DeformableDETR", "DINO"], DETECTORS))
+def test_trains_and_predicts(detector: str, encoder: str) -> None:
+    model = build(detector_config(detector, ENCODERS[encoder]))
     optimiser = torch.optim.SGD((p for p in model.parameters() if p.requires_grad), lr=1e-3)
     model.train()
     for step, boxes in enumerate(EPOCH):
@@ -64,11 +64,11 @@ def test_trains_and_predicts(host: str, encoder: str) -> None:
         assert (detected.labels < NUM_CLASSES).all()
 
 
-@pytest.mark.parametrize("host", slow_but(["DeformableDETR", "DINO"], HOSTS))
-def test_key_aware_decoder(host: str) -> None:
+@pytest.mark.parametrize("detector", slow_but(["DeformableDETR", "DINO"], DETECTORS))
+def test_key_aware_decoder(detector: str) -> None:
     model = build(
-        host_config(
-            host,
+        detector_config(
+            detector,
             decoder_attention="key_aware",
             decoder_key_aware=dict(separate_key_projection=True),
         )
@@ -83,10 +83,10 @@ def test_key_aware_decoder(host: str) -> None:
     assert [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None] == []
 
 
-@pytest.mark.parametrize("host", slow_but(["DeformableDETR", "DINO"], HOSTS))
-def test_tiny_image(host: str) -> None:
+@pytest.mark.parametrize("detector", slow_but(["DeformableDETR", "DINO"], DETECTORS))
+def test_tiny_image(detector: str) -> None:
     """A 32 x 32 image has fewer tokens than a two-stage detector has queries."""
-    model = build(host_config(host, ENCODERS["lite + focus"])).train()
+    model = build(detector_config(detector, ENCODERS["lite + focus"])).train()
     losses = model(torch.randn(1, 3, 32, 32), samples([(32, 32)], (32, 32), (1,)), mode="loss")
     assert total(losses).isfinite()
     model.eval()
@@ -96,9 +96,9 @@ def test_tiny_image(host: str) -> None:
     assert found[0].pred_instances.scores.isfinite().all()
 
 
-@pytest.mark.parametrize("host", slow_but(["DeformableDETR", "DINO"], HOSTS))
-def test_bfloat16(host: str) -> None:
-    config = host_config(host, ENCODERS["lite key-aware"], decoder_attention="key_aware")
+@pytest.mark.parametrize("detector", slow_but(["DeformableDETR", "DINO"], DETECTORS))
+def test_bfloat16(detector: str) -> None:
+    config = detector_config(detector, ENCODERS["lite key-aware"], decoder_attention="key_aware")
     model = build(config).train()
     batch = samples([INPUT, (50, 80)], INPUT, boxes=(2, 1))
     with torch.autocast("cpu", torch.bfloat16):
@@ -109,6 +109,6 @@ def test_bfloat16(host: str) -> None:
 
 def test_refused_decoder_settings() -> None:
     with pytest.raises(ValueError, match=r"decoder_attention must be one of .*got 'linear'"):
-        build(host_config("DINO", decoder_attention="linear"))
+        build(detector_config("DINO", decoder_attention="linear"))
     with pytest.raises(ValueError, match="decoder_key_aware is set"):
-        build(host_config("DINO", decoder_key_aware=dict(separate_key_projection=True)))
+        build(detector_config("DINO", decoder_key_aware=dict(separate_key_projection=True)))

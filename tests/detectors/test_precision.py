@@ -11,12 +11,12 @@ import torch
 from mmdet.models.losses import FocalLoss, GIoULoss, L1Loss
 from torch import Tensor, nn
 
-from hosts import HOSTS, host_config
 from quick import slow_but
 from skips import needs_float16_autocast
 from sparse_encoders.compat import is_autocast_enabled
 from sparse_encoders.selectors import decoder_attention, focus
 from tiny import build, our_deformable, samples
+from tiny_detectors import DETECTORS, detector_config
 
 INPUT = (64, 96)
 BATCH = dict(image_shapes=[INPUT, (50, 80)], input_shape=INPUT, boxes=(3, 2))
@@ -76,13 +76,13 @@ def losses_in(model: nn.Module, dtype: torch.dtype) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize("dtype", HALVES, ids=str)
-@pytest.mark.parametrize("host", slow_but(["DINO"], [*HOSTS, "class-specific first stage"]))
+@pytest.mark.parametrize("detector", slow_but(["DINO"], [*DETECTORS, "class-specific first stage"]))
 @pytest.mark.parametrize("encoder", ["SparseDETREncoder", "DualAttentionEncoder"])
 def test_what_reaches_a_loss_is_float32(
-    encoder: str, host: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+    encoder: str, detector: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = dict(type=encoder)
-    config = host_config(host, settings) if host in HOSTS else specific(settings)
+    config = detector_config(detector, settings) if detector in DETECTORS else specific(settings)
     model = build(config).train()
     with spied(monkeypatch) as seen:
         losses = losses_in(model, dtype)

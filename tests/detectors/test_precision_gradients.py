@@ -11,11 +11,11 @@ from torch.nn import functional as F
 from torch.nn.modules.module import register_module_forward_pre_hook
 
 from detectors.test_matrix import ENCODERS
-from hosts import HOSTS, host_config
 from quick import slow_but
 from replay import choices
 from sparse_encoders.autocast import without_gradient
 from tiny import build, samples, total
+from tiny_detectors import DETECTORS, detector_config
 
 INPUT = (64, 96)
 #: scales a token that a LayerNorm normalises at once: its gradient is rounding, in any precision
@@ -23,7 +23,7 @@ NO_DIRECTION = "encoder.selector.alpha"
 
 
 def off_its_start(model: nn.Module) -> nn.Module:
-    """A model like one in training: no weight is zero, no place lies on a cell's edge.
+    """A model like one in training: no weight is zero, no location lies on a cell's edge.
 
     Without dropout, whose masks are drawn differently in bfloat16. The seed is one with which
     no gradient of two or four numbers all but cancels out over the queries.
@@ -52,9 +52,9 @@ def gradients(model: nn.Module, half: bool, taken: list[Any] | None = None) -> A
 
 
 @pytest.mark.parametrize("encoder", ENCODERS)
-@pytest.mark.parametrize("host", slow_but(["DINO"], HOSTS))
-def test_bfloat16_gradients_point_where_float32_ones_do(host: str, encoder: str) -> None:
-    model = off_its_start(build(host_config(host, ENCODERS[encoder])))
+@pytest.mark.parametrize("detector", slow_but(["DINO"], DETECTORS))
+def test_bfloat16_gradients_point_where_float32_ones_do(detector: str, encoder: str) -> None:
+    model = off_its_start(build(detector_config(detector, ENCODERS[encoder])))
     exact, made = gradients(model, half=False)
     rounded, _ = gradients(model, half=True, taken=made)
     assert [n for n, g in exact.items() if g is None or g.abs().max() == 0] == []
@@ -88,10 +88,12 @@ def seen_by_no_gradient(model: nn.Module) -> dict[str, bool]:
 
 
 @pytest.mark.parametrize("encoder", ENCODERS)
-@pytest.mark.parametrize("host", slow_but(["DINO"], HOSTS))
-def test_no_cast_without_gradient_is_stored(host: str, encoder: str) -> None:
+@pytest.mark.parametrize("detector", slow_but(["DINO"], DETECTORS))
+def test_no_cast_without_gradient_is_stored(detector: str, encoder: str) -> None:
     """Newer torch forgives it; before December 2025 such a weight got no gradient."""
-    model = build(host_config(host, ENCODERS[encoder], decoder_attention="key_aware")).train()
+    model = build(
+        detector_config(detector, ENCODERS[encoder], decoder_attention="key_aware")
+    ).train()
     stored = seen_by_no_gradient(model)
     heads = "bbox_head.cls_branches"
     ranks = {"sparse": "decoder.layers.0.cross_attn", "focus": heads, "salience": heads}

@@ -40,7 +40,7 @@ def run(model, **decode):
     return inputs, model.eval().forward_decoder(**{**inputs, **decode})["hidden_states"]
 
 
-def test_recorded_places_and_weights_are_those_that_were_read(model):
+def test_recorded_locations_and_weights_are_those_that_were_read(model):
     """Attention computed from the record is what the module gave."""
     outputs = []
     attention = model.decoder.layers[0].cross_attn
@@ -52,11 +52,11 @@ def test_recorded_places_and_weights_are_those_that_were_read(model):
         value = attention.value_proj(inputs["memory"]).unflatten(-1, (8, 32))
         from sparse_encoders.ops.reference import sample
 
-        sampled = sample(value, inputs["spatial_shapes"], record.places[0])
+        sampled = sample(value, inputs["spatial_shapes"], record.locations[0])
         weights = record.weights[0].flatten(-2).transpose(1, 2)
         expected = (weights.unsqueeze(-1) * sampled).sum(-2).transpose(1, 2).flatten(2)
     handle.remove()
-    assert len(record.places) == len(model.decoder.layers)
+    assert len(record.locations) == len(model.decoder.layers)
     assert torch.allclose(outputs[0], expected, atol=1e-4)
     assert torch.allclose(record.weights[0].sum((-1, -2)), torch.ones(2, 20, 8))
 
@@ -82,7 +82,7 @@ def test_denoising_queries_do_not_count(model):
             run(model)
         with record_cross_attention(model.decoder, slice(None)) as every:
             run(model)
-    assert few.places[0].shape[1] == 5
+    assert few.locations[0].shape[1] == 5
     assert torch.allclose(few.weights[1], every.weights[1][:, -5:], atol=1e-6)
 
 

@@ -22,8 +22,8 @@ from torch.distributed.fsdp import FullyShardedDataParallel
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from hosts import host_config
 from tiny import build, ours, samples, total
+from tiny_detectors import detector_config
 
 SIZE = (96, 128)
 # encoder, gradient checkpointing in the distributed run, what wraps the model there, and boxes of
@@ -55,7 +55,7 @@ def step(case: str, rank: int, world: int) -> tuple[dict[str, torch.Tensor], Any
     encoder, num_cp, wrapper, boxes = CASES[case]
     settings = dict(type=encoder, num_cp=num_cp if world > 1 else 0)
     if encoder == "SparseDETREncoder":
-        config = host_config("two-stage DeformableDETR", settings)
+        config = detector_config("two-stage DeformableDETR", settings)
     else:
         config = ours(encoder=settings, dn_cfg=DENOISING)
     model: Any = build(config).train()

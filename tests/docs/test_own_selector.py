@@ -7,8 +7,8 @@ import pytest
 import torch
 from mmengine.config import Config
 
-from hosts import host_config
 from tiny import build, samples, total
+from tiny_detectors import detector_config
 
 
 @pytest.fixture(scope="module")
@@ -36,10 +36,10 @@ def test_it_is_short(example):
     ],
     ids=lambda encoder: encoder["type"],
 )
-@pytest.mark.parametrize("host", ["DeformableDETR", "DINO"])
-def test_it_trains_and_predicts(example, host, encoder):
+@pytest.mark.parametrize("detector", ["DeformableDETR", "DINO"])
+def test_it_trains_and_predicts(example, detector, encoder):
     selector = dict(type="InsideBoxSelector", keep_ratio=0.3, cascade=True)
-    model = build(host_config(host, {**encoder, "selector": selector}))
+    model = build(detector_config(detector, {**encoder, "selector": selector}))
     batch = samples([(96, 96), (64, 80)], (96, 96), [3, 0])
     images = torch.randn(2, 3, 96, 96, generator=torch.Generator().manual_seed(0))
     optimiser = torch.optim.AdamW(model.encoder.selector.parameters(), lr=1e-3)

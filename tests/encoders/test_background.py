@@ -7,12 +7,12 @@ import torch
 from torch import nn
 
 from grids import DIMS, SHAPES, make_grid, small_encoder, small_grid
-from hosts import host_config
 from sparse_encoders.contracts import DetectorParts
 from sparse_encoders.encoders.background import BackgroundEmbedding
 from sparse_encoders.selectors import LayerSelection
 from sparse_encoders.selectors.projection import TokenProjection
 from tiny import build
+from tiny_detectors import detector_config
 
 
 def run(encoder, tokens):
@@ -76,7 +76,7 @@ def test_a_level_of_more_cells_than_the_tables_is_interpolated():
 
 def test_a_detectors_initialisation_leaves_the_tables_uniform():
     settings = dict(type="DualAttentionEncoder", background_embedding="released")
-    background = build(host_config("DINO", settings)).encoder.background
+    background = build(detector_config("DINO", settings)).encoder.background
     for table in (background.rows, background.columns):
         assert table.shape == (200, 128)
         assert 0 <= table.min() < 0.01 and 0.99 < table.max() <= 1

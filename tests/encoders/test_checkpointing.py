@@ -5,9 +5,9 @@ from functools import partial
 import pytest
 import torch
 
-from hosts import host_config
 from sparse_encoders.encoders import DenseEncoder, LiteDETREncoder
 from tiny import build, samples, total
+from tiny_detectors import detector_config
 
 SIZE = (64, 96)
 ENCODERS = {
@@ -59,7 +59,7 @@ def step(model, batch):
 
 @pytest.mark.parametrize("name", ENCODERS)
 def test_same_gradients_and_less_memory(name, batch):
-    model = build(host_config("DINO", ENCODERS[name])).train()
+    model = build(detector_config("DINO", ENCODERS[name])).train()
     for module in model.encoder.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.1
@@ -88,7 +88,7 @@ def _count(runs, index, *_):
 
 
 def test_nothing_runs_again_without_gradients(batch, monkeypatch):
-    model = build(host_config("DINO", dict(num_cp=2)))
+    model = build(detector_config("DINO", dict(num_cp=2)))
     assert model.encoder.num_cp == 2
 
     def refuse(*args, **kwargs):
@@ -101,7 +101,7 @@ def test_nothing_runs_again_without_gradients(batch, monkeypatch):
 
 def test_bfloat16_autocast(batch):
     """The layers run again in the precision that they ran in."""
-    model = build(host_config("DINO", ENCODERS["lite"])).train()
+    model = build(detector_config("DINO", ENCODERS["lite"])).train()
     results = []
     for num_cp in (0, 2):
         model.encoder.num_cp = num_cp

@@ -69,7 +69,7 @@ def test_values_are_the_input_or_what_earlier_layers_made(lent, values):
     memory = tokens.features
     for value, new, chosen in zip(sampled, refined, layers, strict=True):
         assert torch.equal(value, tokens.features if values == "input" else memory)
-        memory = chosen.write(memory, new)
+        memory = chosen.scatter_kept(memory, new)
     assert not torch.equal(memory, tokens.features)
 
 
@@ -90,8 +90,8 @@ def test_only_object_tokens_change_in_the_self_attention():
     attention = ObjectAttention(DIMS, 4, num_tokens=2).eval()
     kept, position = torch.randn(1, 5, DIMS), torch.randn(1, 5, DIMS)
     scores = torch.tensor([[0.1, 0.9, 0.3, 0.8, 0.2]])
-    present = torch.ones(1, 5, dtype=torch.bool)
-    out, index = attention(kept, position, scores, present)
+    taken = torch.ones(1, 5, dtype=torch.bool)
+    out, index = attention(kept, position, scores, taken)
     assert index.tolist() == [[1, 3]]
     assert (out != kept).any(-1).tolist() == [[False, True, False, True, False]]
 
@@ -100,9 +100,9 @@ def test_only_object_tokens_change_in_the_self_attention():
 def test_absent_tokens_neither_attend_nor_are_attended_to():
     attention = ObjectAttention(DIMS, 4, num_tokens=300).eval()
     kept, position = torch.randn(1, 5, DIMS), torch.randn(1, 5, DIMS)
-    scores, present = torch.randn(1, 5), torch.tensor([[True, True, True, False, False]])
-    out, _ = attention(kept, position, scores, present)
-    alone, _ = attention(kept[:, :3], position[:, :3], scores[:, :3], present[:, :3])
+    scores, taken = torch.randn(1, 5), torch.tensor([[True, True, True, False, False]])
+    out, _ = attention(kept, position, scores, taken)
+    alone, _ = attention(kept[:, :3], position[:, :3], scores[:, :3], taken[:, :3])
     assert torch.allclose(out[:, :3], alone, atol=1e-6)
     assert torch.equal(out[:, 3:], kept[:, 3:])
 
@@ -125,7 +125,7 @@ def test_the_paper_way_does_not_depend_on_the_other_images_of_the_batch(lent):
     # the score MLP sees the padding of its own image only; so shapes stay, and image 0 goes
     alone = type(both)(
         both.features[1:],
-        both.positions[1:],
+        both.pos_embed[1:],
         both.padding_mask[1:],
         both.shapes,
         both.valid_ratios[1:],
@@ -192,7 +192,7 @@ def test_object_tokens_come_back_by_layer_best_first_and_never_padding(lent):
     scores = encoder.object_scores(
         first.gather(tokens.features), first.gather(output.selection.scores), head
     )
-    best = scores.masked_fill(~first.present, -torch.inf).topk(4).indices
+    best = scores.masked_fill(~first.taken, -torch.inf).topk(4).indices
     assert torch.equal(output.objects[0], best)
     plain = make(dual_attention=False, selector=dict(type="FocusTokenSelector"))
     assert plain(tokens, lent).objects == ()

@@ -40,11 +40,11 @@ def grid(levels: int = 4, padded: bool = True) -> TokenGrid:
     generator = torch.Generator().manual_seed(1)
     shapes = SHAPES[:levels]
     features = [torch.randn(2, DIMS, h, w, generator=generator) for h, w in shapes]
-    positions = [torch.randn(2, DIMS, h, w, generator=generator) for h, w in shapes]
+    pos_embed = [torch.randn(2, DIMS, h, w, generator=generator) for h, w in shapes]
     masks = [torch.zeros(2, h, w, dtype=torch.bool) for h, w in shapes]
     for mask in masks:
         mask[1, (mask.shape[1] + 1) // 2 :] = True
-    return TokenGrid.from_maps(features, positions, masks if padded else None)
+    return TokenGrid.from_maps(features, pos_embed, masks if padded else None)
 
 
 def parts() -> DetectorParts:
@@ -141,7 +141,7 @@ def test_selection_limits_the_fine_updates(prune_high: bool, padded: bool) -> No
     assert not untouched[kept].any()
     if tokens.padding_mask is not None:
         assert not (kept & tokens.padding_mask).any()
-    valid = tokens.valid_counts()
+    valid = tokens.num_valid()
     assert (kept.sum(1) <= valid * 0.3 + 2).all()
     assert (kept.sum(1) >= valid * 0.3 - 2).all()
     early = first.mask(tokens.num_tokens)

@@ -42,7 +42,7 @@ def test_only_kept_tokens_change_and_all_layers_keep_the_same():
     layers = output.selection.layers
     mask = layers[0].mask(grid.num_tokens)
     assert torch.equal(mask, layers[1].mask(grid.num_tokens))
-    assert mask.sum(1).tolist() == output.selection.counts.tolist()
+    assert mask.sum(1).tolist() == output.selection.num_foreground.tolist()
     assert torch.equal(output.memory[~mask], grid.features[~mask])
     assert not output.memory[mask].isclose(grid.features[mask]).all()
 
@@ -62,7 +62,7 @@ def test_an_image_does_not_depend_on_its_batch():
     alone = replace(
         grid,
         features=grid.features[1:],
-        positions=grid.positions[1:],
+        pos_embed=grid.pos_embed[1:],
         padding_mask=grid.padding_mask[1:],
         valid_ratios=grid.valid_ratios[1:],
     )

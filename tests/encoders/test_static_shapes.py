@@ -56,15 +56,15 @@ class Whole(nn.Module):
         self.encoder, self.shapes = encoder, shapes
         self.projection, self.head = TokenProjection(DIMS), nn.Linear(DIMS, 7)
 
-    def forward(self, features, positions, padding, ratios):
-        tokens = TokenGrid(features, positions, padding, self.shapes, ratios)
+    def forward(self, features, pos_embed, padding, ratios):
+        tokens = TokenGrid(features, pos_embed, padding, self.shapes, ratios)
         lent = DetectorParts(self.projection, lambda layer: self.head)
         return self.encoder(tokens, lent).memory
 
 
 def whole(**kwargs):
     tokens = grid([(1.0, 1.0), (0.5, 0.6)])
-    inputs = (tokens.features, tokens.positions, tokens.padding_mask, tokens.valid_ratios)
+    inputs = (tokens.features, tokens.pos_embed, tokens.padding_mask, tokens.valid_ratios)
     return Whole(make(**kwargs), tokens.shapes).eval(), inputs
 
 
@@ -145,11 +145,11 @@ def test_the_whole_encoder_exports(case):
 def test_what_the_decoder_teaches_reads_no_device_value():
     encoder = make(SparseDETREncoder, num_classes=7).train()
     tokens = grid([(1.0, 1.0), (0.5, 0.6)])
-    places = torch.rand(2, 3, 5, 4, 4, 2, 2)
+    locations = torch.rand(2, 3, 5, 4, 4, 2, 2)
     with ForbidSyncs():
         lent = DetectorParts(TokenProjection(DIMS))
         output = encoder(tokens, lent)
-        seen = decoder_attention_map(places, torch.rand(places.shape[:-1]), tokens.shapes)
+        seen = decoder_attention_map(locations, torch.rand(locations.shape[:-1]), tokens.shapes)
         targets = Targets([], [], seen)
         encoder.selector.loss(output.selection, tokens, targets)[
             "loss_decoder_attention"

@@ -15,10 +15,10 @@ from mmengine.runner import Runner
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from hosts import host_config
 from skips import needs_scaler
 from sparse_encoders.hooks.non_finite_loss import non_finite_losses
 from tiny import build, samples
+from tiny_detectors import detector_config
 
 INPUT = (64, 96)
 SPARSE = dict(type="SparseDETREncoder")
@@ -61,7 +61,7 @@ def set_nan(parameter: nn.Parameter) -> None:
 
 @pytest.mark.parametrize("encoder", [dict(type="DenseEncoder"), SPARSE, FOCUS], ids=str)
 def test_nan_in_the_features(encoder: dict[str, Any]) -> None:
-    with watched(build(host_config("DINO", encoder))) as model:
+    with watched(build(detector_config("DINO", encoder))) as model:
         said = sentence(model, nan_at=(1, 0, 30, 40))
     assert "training stopped in iteration 7: " in said
     assert "not finite is the features that the encoder takes from the neck" in said
@@ -79,7 +79,7 @@ def test_nan_in_the_features(encoder: dict[str, Any]) -> None:
 def test_nan_in_a_weight_of_the_selector(
     encoder: dict[str, Any], weight: str, place: str, loss: str
 ) -> None:
-    with watched(build(host_config("DINO", encoder))) as model:
+    with watched(build(detector_config("DINO", encoder))) as model:
         set_nan(model.encoder.get_parameter(weight))
         said = sentence(model)
     assert f"not finite is the output of encoder.{place};" in said
@@ -88,7 +88,7 @@ def test_nan_in_a_weight_of_the_selector(
 
 
 def test_nan_in_a_layer() -> None:
-    with watched(build(host_config("DINO", FOCUS))) as model:
+    with watched(build(detector_config("DINO", FOCUS))) as model:
         set_nan(model.encoder.layers[1].ffn.layers[1].bias)
         said = sentence(model)
     assert "is the output of encoder.layers.1.ffn;" in said
@@ -97,7 +97,7 @@ def test_nan_in_a_layer() -> None:
 @pytest.mark.parametrize("name", ["loss_cls", "loss_bbox", "loss_iou"])
 def test_infinity_in_one_loss_only(name: str) -> None:
     """Of one decoder layer: what is computed first is not what stands first in the dict."""
-    with watched(build(host_config("DINO", FOCUS))) as model:
+    with watched(build(detector_config("DINO", FOCUS))) as model:
         module = getattr(model.bbox_head, name)
         module.loss_weight = torch.inf
         said = sentence(model)
@@ -118,10 +118,10 @@ def test_the_order_is_that_of_computation() -> None:
 
 @pytest.mark.parametrize("num_cp", [0, 2])
 def test_it_changes_nothing_else(num_cp: int) -> None:
-    plain = build(host_config("DINO", {**FOCUS, "num_cp": num_cp})).train()
+    plain = build(detector_config("DINO", {**FOCUS, "num_cp": num_cp})).train()
     expected = losses(plain)
     sum(x.sum() for x in expected.values()).backward()
-    with watched(build(host_config("DINO", {**FOCUS, "num_cp": num_cp}))) as model:
+    with watched(build(detector_config("DINO", {**FOCUS, "num_cp": num_cp}))) as model:
         found = losses(model)
         sum(x.sum() for x in found.values()).backward()
     for name in expected:
@@ -134,7 +134,7 @@ def test_it_changes_nothing_else(num_cp: int) -> None:
 
 
 def test_only_training_is_watched() -> None:
-    with watched(build(host_config("DINO", FOCUS))) as model, torch.no_grad():
+    with watched(build(detector_config("DINO", FOCUS))) as model, torch.no_grad():
         model.eval()
         image = torch.full((1, 3, *INPUT), torch.nan)
         assert model(image, samples([INPUT], INPUT, (1,)), mode="predict")
@@ -203,7 +203,7 @@ def test_a_config_switches_it_on(wrapper: dict[str, Any], tmp_path: Any) -> None
     """Image 3 is broken: weights are those after the step of images 0 and 1."""
     text = 'custom_hooks = [dict(type="NonFiniteLossHook")]\n'
     config = Config.fromstring(text, ".py")
-    model = host_config("DINO", FOCUS)
+    model = detector_config("DINO", FOCUS)
     model.data_preprocessor = dict(type="DetDataPreprocessor")
     made: dict[str, Any] = dict(
         work_dir=str(tmp_path),

@@ -17,10 +17,10 @@ from mmengine.runner import Runner
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from hosts import host_config
 from sparse_encoders.compat import load_weights
 from sparse_encoders.hooks import SeedByStepHook
 from tiny import build, samples
+from tiny_detectors import detector_config
 
 SIZE = (64, 96)
 EPOCHS = 2
@@ -90,7 +90,7 @@ def runner_of(
         sampler=dict(type="DefaultSampler", shuffle=True),
     )
     return Runner(
-        build(host_config("DINO", encoder)),
+        build(detector_config("DINO", encoder)),
         work_dir=str(folder),
         train_dataloader=loader,
         val_dataloader=loader,

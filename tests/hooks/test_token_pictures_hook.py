@@ -7,11 +7,11 @@ from mmdet.registry import HOOKS, RUNNERS
 from mmengine.config import Config
 from PIL import Image
 
-from hosts import host_config
 from sparse_encoders.datasets import ShapesSettings, make_shapes_dataset
 from sparse_encoders.hooks import token_pictures
 from sparse_encoders.hooks.token_pictures import TokenPicturesHook
 from sparse_encoders.visualization.pictures import PICTURES
+from tiny_detectors import detector_config
 
 BASE = "mmdet_configs/_base_/datasets/coco_folder.py"
 
@@ -29,7 +29,7 @@ def make_runner(request, shapes, work_dir, encoder, backends=("LocalVisBackend",
     for stage in ("train", "val", "test"):
         loader = config[f"{stage}_dataloader"]
         loader.update(batch_size=2, num_workers=0, persistent_workers=False)
-    model = host_config("DINO", encoder)
+    model = detector_config("DINO", encoder)
     config.merge_from_dict(
         dict(
             model=model.to_dict(),
@@ -73,7 +73,6 @@ def test_files_of_the_local_backend_and_the_same_training(request, shapes, tmp_p
         assert torch.equal(a, b), name
 
 
-@pytest.mark.slow
 def test_tensorboard_gets_them_too(request, shapes, tmp_path):
     pytest.importorskip("tensorboard", reason="TensorBoard is not installed")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -105,7 +104,6 @@ def test_what_an_encoder_has_nothing_for_is_said_not_drawn(request, shapes, tmp_
     assert said == ["TokenPicturesHook: DenseEncoder has no scores to draw"] * 2
 
 
-@pytest.mark.slow
 def test_images_beyond_the_end_and_no_validation_set(request, shapes, tmp_path):
     runner = make_runner(request, shapes, tmp_path, DUAL, images=[1, 3])
     with pytest.raises(ValueError, match=r"\[3\] lie beyond the validation set of 3 images"):

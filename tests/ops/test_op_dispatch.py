@@ -80,7 +80,7 @@ def test_exports(name):
     assert torch.equal(exported(*tensors), operator(*inputs))
 
 
-def test_autocast_leaves_places_alone():
+def test_autocast_leaves_locations_alone():
     value, shapes, *rest = deformable_inputs(dtype=torch.float32)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         found = deformable_attention(value.bfloat16(), shapes, *rest, backend="fused")

@@ -138,7 +138,7 @@ WILD = (float("nan"), float("inf"), -float("inf"), 1e30, -1e30, 1e9, -3.0)
 
 @pytest.mark.parametrize("backend", ["fused", "torch"])
 @pytest.mark.parametrize("wild", WILD)
-def test_places_far_outside_sample_zeros(wild, backend):
+def test_offsets_far_outside_sample_zeros(wild, backend):
     value, shapes, reference_points, offsets, logits = deformable_inputs(spread=0.3)
     moved = offsets.clone()
     moved[:, ::2, :, :, 0, 0] = wild * 1e3
@@ -178,7 +178,7 @@ def test_nan_logits_reach_the_output(backend):
     assert bool(found.isfinite().all())
 
 
-def test_values_outside_the_sampled_places_stay_out():
+def test_values_outside_the_sampled_locations_stay_out():
     value, shapes, reference_points, offsets, logits = deformable_inputs(shapes=((4, 4), (3, 3)))
     offsets.zero_()
     reference_points[:] = 0.3

@@ -24,14 +24,15 @@ def limit_memory(more):
 def prepare(name, direction, points):
     draw = torch.Generator().manual_seed(0)
     value = torch.randn(1, 12, 4, 8, generator=draw).requires_grad_(direction == "backward")
-    places = torch.rand(1, 1, 4, 1, points, 2, generator=draw)
-    logits, reference = places[..., 0].contiguous(), torch.full((1, 1, 1, 2), 0.5)
+    locations = torch.rand(1, 1, 4, 1, points, 2, generator=draw)
+    logits, reference = locations[..., 0].contiguous(), torch.full((1, 1, 1, 2), 0.5)
     query = torch.randn(1, 1, 4, 8, generator=draw)
 
     def forward():
         if name == "deformable":
-            return deformable_attention(value, [(3, 4)], reference, places, logits, backend="fused")
-        return key_aware_attention(query, value, value, [(3, 4)], places, backend="fused")
+            inputs = value, [(3, 4)], reference, locations, logits
+            return deformable_attention(*inputs, backend="fused")
+        return key_aware_attention(query, value, value, [(3, 4)], locations, backend="fused")
 
     if direction == "forward":
         return forward

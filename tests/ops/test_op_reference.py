@@ -10,7 +10,7 @@ from sparse_encoders.ops import deformable_attention, key_aware_attention
 
 
 def bilinear(feature, height, width, x, y):
-    """Sample one (h * w, D) map at a place in tokens, corner by corner."""
+    """Sample one (h * w, D) map at a location in tokens, corner by corner."""
     total = torch.zeros(feature.shape[-1], dtype=feature.dtype)
     if not (math.isfinite(x) and math.isfinite(y)):
         return total

@@ -15,7 +15,7 @@ SCRIPT = Path(__file__).parents[2] / "tools" / "sanitize_cpu_kernels.sh"
     not os.environ.get("SPARSE_ENCODERS_SANITIZE"),
     reason="takes minutes to compile: set SPARSE_ENCODERS_SANITIZE=1",
 )
-def test_no_finding_on_fuzzed_shapes_and_places():
+def test_no_finding_on_fuzzed_shapes_and_locations():
     if shutil.which(os.environ.get("CXX", "g++")) is None:
         pytest.skip("no C++ compiler")
     done = subprocess.run([str(SCRIPT), "300"], capture_output=True, text=True)

@@ -33,20 +33,20 @@ def fixture_tokens(config: dict[str, Any], level_embed: Tensor | None) -> TokenG
     """
     shapes: LevelShapes = tuple((h, w) for h, w in config["spatial_shapes"])
     fractions, seed = config["valid_fraction_hw"], config["seed"]
-    features, positions, masks = [], [], []
+    features, pos_embed, masks = [], [], []
     for level, (h, w) in enumerate(shapes):
         shape = (len(fractions), config["embed_dim"], h, w)
         features.append(seeded_input(f"feat{level}", shape, seed))
         position = seeded_input(f"pos{level}", shape, seed)
         if level_embed is not None:
             position = position + level_embed[level][:, None, None]
-        positions.append(position)
+        pos_embed.append(position)
         mask = torch.ones(len(fractions), h, w, dtype=torch.bool)
         for image, (fraction_h, fraction_w) in enumerate(fractions):
             mask[image, : ceil(fraction_h * h), : ceil(fraction_w * w)] = False
         masks.append(mask)
-    tokens = TokenGrid.from_maps(features, positions, masks)
-    return replace(tokens, max_valid=int(tokens.valid_counts().max()))
+    tokens = TokenGrid.from_maps(features, pos_embed, masks)
+    return replace(tokens, max_valid=int(tokens.num_valid().max()))
 
 
 def build_focus_encoder(
@@ -98,7 +98,7 @@ def check_focus_encoder(fixture: Fixture, config: dict[str, Any]) -> list[Check]
     assert chosen is not None
     results = [
         close("foreground_score", chosen.scores, fixture["foreground_score"]),
-        equal("num_foreground", chosen.counts, fixture["num_foreground"]),
+        equal("num_foreground", chosen.num_foreground, fixture["num_foreground"]),
     ]
     for index, layer in enumerate(output.layers):
         name = f"foreground_index_layer{index}"

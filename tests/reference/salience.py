@@ -53,7 +53,7 @@ def check_salience_encoder(fixture: Fixture, config: dict[str, Any]) -> list[Che
     assert chosen is not None
     results = [
         close("foreground_score", chosen.scores, fixture["foreground_score"]),
-        equal("num_foreground", chosen.counts, fixture["num_foreground"]),
+        equal("num_foreground", chosen.num_foreground, fixture["num_foreground"]),
     ]
     for index, layer in enumerate(output.layers):
         name = f"foreground_index_layer{index}"
@@ -107,7 +107,7 @@ def _tokens(config: dict[str, Any], level_embed: Tensor) -> TokenGrid:
     tokens = fixture_tokens(config, level_embed)
     levels = [range(level, level + 1) for level in tokens.all_levels]
     return replace(
-        tokens, level_max_valid=tuple(int(tokens.valid_counts(one).max()) for one in levels)
+        tokens, level_max_valid=tuple(int(tokens.num_valid(one).max()) for one in levels)
     )
 
 
@@ -121,10 +121,10 @@ def _same_memory(output: EncoderOutput, fixture: Fixture) -> Check:
     memory, wanted = output.memory[:, index], torch.from_numpy(fixture["memory"])
     padding = output.tokens.padding_mask
     if padding is not None and memory.shape == wanted.shape:
-        layer, counts = output.layers[0], output.selection.counts  # type: ignore[union-attr]
+        layer, counts = output.layers[0], output.selection.num_foreground  # type: ignore[union-attr]
         # what it writes back, the first ones of the ranking of which a later layer takes fewer
         written = torch.arange(layer.size) < counts.unsqueeze(1)
-        refined = torch.zeros_like(padding).scatter(1, layer.indices, written & layer.present)
+        refined = torch.zeros_like(padding).scatter(1, layer.indices, written & layer.taken)
         memory = torch.where((padding & refined)[:, index].unsqueeze(-1), wanted, memory)
     return close("memory", memory, fixture["memory"])
 

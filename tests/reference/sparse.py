@@ -44,10 +44,10 @@ def check_sparse_encoder(fixture: Fixture, config: dict[str, Any]) -> list[Check
     assert output.selection is not None
     wanted = torch.from_numpy(fixture["num_kept"]).long()
     # at ratio 1 the released count is one more than there are tokens
-    counts = torch.minimum(wanted, tokens.valid_counts())
+    counts = torch.minimum(wanted, tokens.num_valid())
     results = [
         close("score", output.selection.scores, fixture["score"]),
-        equal("num_kept", output.selection.counts, counts.numpy()),
+        equal("num_kept", output.selection.num_foreground, counts.numpy()),
         same_sets(
             "kept_index",
             output.layers[0].indices,
@@ -103,7 +103,7 @@ def _same_memory(output: EncoderOutput, fixture: Fixture, released_counts: Tenso
     padding = output.tokens.padding_mask
     if padding is not None and memory.shape == wanted.shape:
         # a count beyond the valid tokens made the released code write into padding
-        beyond = released_counts > output.tokens.valid_counts()
+        beyond = released_counts > output.tokens.num_valid()
         skip = (padding[:, index] & beyond.unsqueeze(1)).unsqueeze(-1)
         memory = torch.where(skip, wanted, memory)
     return close("memory", memory, fixture["memory"])
@@ -122,7 +122,7 @@ def _same_auxiliary(
     if rank.numel() and int(rank.max()) >= carried:
         detail = f"rank {int(rank.max())} was compared, {carried} tokens are kept"
         return [Check(name, False, detail) for name in names]
-    valid = output.tokens.valid_counts().unsqueeze(1)
+    valid = output.tokens.num_valid().unsqueeze(1)
     ordered = (rank < valid - 1) | (carried <= valid)
     results = []
     for index, name in enumerate(names):
@@ -138,11 +138,11 @@ def _same_auxiliary(
 def check_decoder_attention_map(fixture: Fixture, config: dict[str, Any]) -> list[Check]:
     """The map, the pseudo label, the loss, and Corr of each image."""
     shapes = tuple((h, w) for h, w in config["spatial_shapes"])
-    places = torch.from_numpy(fixture["sampling_locations"])
+    locations = torch.from_numpy(fixture["sampling_locations"])
     weights = torch.from_numpy(fixture["attention_weights"])
     padding = torch.from_numpy(fixture["padding_mask"])
     counts = torch.from_numpy(fixture["num_kept"]).long()
-    attention = decoder_attention_map(places, weights, shapes)
+    attention = decoder_attention_map(locations, weights, shapes)
     labels = attention_labels(attention, counts, int(counts.max()), padding)
     reference = torch.from_numpy(fixture["target"])
     agree = _same_labels(labels, reference, attention)

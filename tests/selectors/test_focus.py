@@ -42,7 +42,7 @@ def level_of(scores, tokens, level):
 def in_double(selector):
     tokens = grid()
     double = TokenGrid(
-        tokens.features.double(), tokens.positions.double(), None, SHAPES, tokens.valid_ratios
+        tokens.features.double(), tokens.pos_embed.double(), None, SHAPES, tokens.valid_ratios
     )
     return selector.double(), double, DetectorParts(TokenProjection(DIMS).double())
 
@@ -103,11 +103,11 @@ def test_border_tokens_at_the_cut_are_the_same_in_every_batch():
     both = make_grid(shapes, [(0.8, 0.9), (1.0, 1.0)], channels=dims)
     alone = TokenGrid(
         both.features[:1],
-        both.positions[:1],
+        both.pos_embed[:1],
         both.padding_mask[:1],
         shapes,
         both.valid_ratios[:1],
-        max_valid=int(both.valid_counts()[0]),
+        max_valid=int(both.num_valid()[0]),
     )
     lent, selector = DetectorParts(TokenProjection(dims)), make(embed_dims=dims).eval()
     scores = selector.select(alone, lent).scores[0]
@@ -197,7 +197,7 @@ def test_after_the_norm_by_hand():
     """LN(z) is multiplied with 1 + alpha * UP(S), then goes on through the MLP."""
     tokens, lent, selector = grid(), parts(), make(modulation_place="after_norm")
     logits = selector.score(tokens, lent)
-    z = lent.projection(tokens.features + tokens.positions)
+    z = lent.projection(tokens.features + tokens.pos_embed)
     z = torch.where(tokens.unusable, lent.projection(torch.zeros_like(z)), z)
     normed = selector.score_mlp.embed[0](level_of(z, tokens, 2))
     factor = 1 + selector.alpha[0] * level_of(logits, tokens, 3)[..., None]  # 1 x 1, upsampled

@@ -79,7 +79,7 @@ def test_host_and_device_count_alike(shapes, valid, ratio):
             assert (counts <= capacities).all()
             assert (counts.sum(1) >= 1).all()
             for column, level in enumerate(levels):
-                assert (counts[:, column] <= tokens.valid_counts(range(level, level + 1))).all()
+                assert (counts[:, column] <= tokens.num_valid(range(level, level + 1))).all()
             if tokens.padding_mask is None:
                 assert (counts == capacities).all()
 

@@ -87,7 +87,7 @@ def test_counted_over_the_batch_is_the_released_way(seed, valid, v):
     selector.scores = torch.randn(len(valid), tokens.num_tokens)
     selection = selector.select(tokens, parts())
     wanted, counts = released_selection(selector.scores, tokens.padding_mask, tokens, v, w)
-    assert selection.counts.tolist() == counts.tolist()
+    assert selection.num_foreground.tolist() == counts.tolist()
     for layer, released in zip(selection.layers, wanted, strict=True):
         carried = layer.mask(tokens.num_tokens, carried=True)
         released_mask = torch.zeros_like(carried).scatter(1, released, True)
@@ -122,8 +122,8 @@ def test_an_image_keeps_the_best_of_each_level_up_to_its_quota(shapes, valid):
 def test_groups_of_levels_have_their_quotas():
     tokens, selector = grid([(1.0, 1.0), (0.5, 0.6)]), make().eval()
     low, high = selector.select(tokens, parts(), [range(1), range(1, 4)]).groups
-    assert low.counts.tolist() == [32, 9]  # 0.4 of 80 and of 24
-    assert high.counts.tolist() == [16 + 6 + 1, 4 + 2 + 1]  # 0.8 of 20 and of 6; 6 and 2; 1
+    assert low.num_foreground.tolist() == [32, 9]  # 0.4 of 80 and of 24
+    assert high.num_foreground.tolist() == [16 + 6 + 1, 4 + 2 + 1]  # 0.8 of 20 and of 6; 6 and 2; 1
     assert low.layers[0].mask(107).any(0).nonzero().max() < 80
     assert high.layers[0].mask(107).any(0).nonzero().min() >= 80
 

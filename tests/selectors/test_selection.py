@@ -45,11 +45,11 @@ def image_of(grid, index):
     alone = replace(
         grid,
         features=grid.features[one],
-        positions=grid.positions[one],
+        pos_embed=grid.pos_embed[one],
         padding_mask=grid.padding_mask[one],
         valid_ratios=grid.valid_ratios[one],
     )
-    return replace(alone, max_valid=int(alone.valid_counts().max()))
+    return replace(alone, max_valid=int(alone.num_valid().max()))
 
 
 @settings(max_examples=40, deadline=None)
@@ -66,13 +66,13 @@ def test_an_image_keeps_its_best_tokens_and_no_padding(ratio, count, rows, colum
     chosen = select(
         grid, scores, num_layers=3, keep_ratio=ratio, cascade=True, test_count=count, training=False
     )
-    valid = grid.valid_counts()
+    valid = grid.num_valid()
     previous = None
     for layer in chosen.layers:
         mask = layer.mask(grid.num_tokens)
         assert not (mask & grid.padding_mask).any()
         assert (mask.sum(1) >= 1).all()
-        assert (mask.sum(1) <= torch.minimum(chosen.counts, valid)).all()
+        assert (mask.sum(1) <= torch.minimum(chosen.num_foreground, valid)).all()
         for image in range(2):
             lowest_kept = chosen.scores[image][mask[image]].min()
             left = ~mask[image] & ~grid.padding_mask[image]
@@ -89,11 +89,11 @@ def test_ratio_one_keeps_every_valid_token():
         assert torch.equal(layer.mask(grid.num_tokens), ~grid.padding_mask)
 
 
-def test_write_replaces_only_kept_tokens():
+def test_scatter_kept_replaces_only_kept_tokens():
     tokens = torch.zeros(1, 5, 2)
     kept = torch.tensor([[True, False]])
     layer = LayerSelection(torch.tensor([[3, 1]]), kept, kept)
-    written = layer.write(tokens, torch.ones(1, 2, 2))
+    written = layer.scatter_kept(tokens, torch.ones(1, 2, 2))
     assert written[0, :, 0].tolist() == [0, 0, 0, 1, 0]
     assert tokens.eq(0).all(), "the input is not modified"
     assert layer.gather(torch.arange(5.0)[None]).tolist() == [[3, 1]]
@@ -126,7 +126,7 @@ def test_counts_with_the_hosts_knowledge_of_padding():
     """Knowing the largest valid count shrinks tensors and changes no choice."""
     grid = make_grid(SHAPES, [(0.5, 0.5), (0.6, 0.4)])
     scores = torch.randn(2, grid.num_tokens)
-    known = replace(grid, max_valid=int(grid.valid_counts().max()))
+    known = replace(grid, max_valid=int(grid.num_valid().max()))
     wide, narrow = (select(g, scores, keep_ratio=0.4, num_layers=2) for g in (grid, known))
     for a, b in zip(wide.layers, narrow.layers, strict=True):
         assert b.indices.shape[1] < a.indices.shape[1]
@@ -150,7 +150,7 @@ sizes = st.integers(1, 9)
     st.booleans(),
 )
 def test_a_layer_is_full_where_everything_it_gathers_is_kept(shapes, ratios, count, training):
-    """Host and device count alike: full implies kept, and the sizes are the limits."""
+    """Host and device count alike: all_kept implies kept, and the sizes are the limits."""
     grid = make_grid(shapes)
     chosen = select(
         grid,
@@ -162,15 +162,15 @@ def test_a_layer_is_full_where_everything_it_gathers_is_kept(shapes, ratios, cou
         training=training,
     )
     for layer in chosen.layers:
-        assert layer.full
-        assert layer.kept.all() and layer.present.all()
+        assert layer.all_kept
+        assert layer.kept.all() and layer.taken.all()
 
 
 def test_a_token_that_a_layer_drops_is_not_written_back():
     grid = make_grid(((1, 5),))
     chosen = select(grid, torch.arange(5.0)[None], num_layers=2, keep_ratio=[1.0, 0.5])
     second = chosen.layers[1]
-    written = second.write(torch.zeros(1, 5, 1), torch.ones(1, second.size, 1))
+    written = second.scatter_kept(torch.zeros(1, 5, 1), torch.ones(1, second.size, 1))
     assert written.flatten().tolist() == [0, 0, 0, 1, 1]
 
 
@@ -191,28 +191,28 @@ def test_groups_of_levels_are_ranked_and_cut_by_themselves(split, ratio, valid, 
     assert [group.levels for group in chosen.groups] == list(groups)
     for group in chosen.groups:
         part = grid.tokens_of(group.levels)
-        assert int(group.counts.max()) <= group.most
+        assert int(group.num_foreground.max()) <= group.max_foreground
         for before, after in pairwise(group.layers):
             assert torch.equal(after.indices, before.indices[:, : after.size])
         for layer in group.layers:
             assert ((layer.indices >= part.start) & (layer.indices < part.stop)).all()
-            assert not layer.full or (layer.kept.all() and layer.present.all())
+            assert not layer.all_kept or (layer.kept.all() and layer.taken.all())
         # the same as for a grid of these levels only
         mask = grid.padding_of(group.levels)
         own = replace(
             grid,
             features=grid.features[:, part],
-            positions=grid.positions[:, part],
+            pos_embed=grid.pos_embed[:, part],
             padding_mask=mask,
             shapes=SHAPES[group.levels.start : group.levels.stop],
             valid_ratios=grid.valid_ratios[:, group.levels.start : group.levels.stop],
         )
         alone = select(own, scores[:, part], **settings_)
-        assert torch.equal(alone.counts, group.counts)
+        assert torch.equal(alone.num_foreground, group.num_foreground)
         for ours, theirs in zip(group.layers, alone.layers, strict=True):
             assert torch.equal(ours.indices - part.start, theirs.indices)
             assert torch.equal(ours.kept, theirs.kept)
-    assert torch.equal(chosen.counts, sum(group.counts for group in chosen.groups))
+    assert torch.equal(chosen.num_foreground, sum(group.num_foreground for group in chosen.groups))
     for index, layer in enumerate(chosen.layers):
         parts = [group.layers[index] for group in chosen.groups]
         masks = torch.stack([part.mask(grid.num_tokens) for part in parts])
@@ -228,7 +228,7 @@ def test_groups_of_levels_are_ranked_and_cut_by_themselves(split, ratio, valid, 
 )
 def test_at_test_time_an_image_keeps_the_same_in_every_batch(ratios, valid, other, seed):
     grid = make_grid(SHAPES, [valid, other])
-    grid = replace(grid, max_valid=int(grid.valid_counts().max()))
+    grid = replace(grid, max_valid=int(grid.num_valid().max()))
     generator = torch.Generator().manual_seed(seed)
     # few different scores: many tie
     scores = torch.randint(0, 6, (2, grid.num_tokens), generator=generator).float()
@@ -242,7 +242,7 @@ def test_at_test_time_an_image_keeps_the_same_in_every_batch(ratios, valid, othe
         for ours, theirs in zip(alone.layers, both.layers, strict=True):
             kept = ours.mask(grid.num_tokens)[0]
             assert torch.equal(kept, theirs.mask(grid.num_tokens)[image])
-            assert torch.equal(theirs.kept[image], theirs.present[image])
+            assert torch.equal(theirs.kept[image], theirs.taken[image])
 
 
 def test_the_released_count_of_a_batch_is_for_training_or_by_name():
@@ -253,19 +253,19 @@ def test_the_released_count_of_a_batch_is_for_training_or_by_name():
 
     def kept(**how):
         chosen = select(grid, scores, **settings_, **how).layers[1]
-        return chosen.kept.sum(1).tolist(), chosen.present.sum(1).tolist()
+        return chosen.kept.sum(1).tolist(), chosen.taken.sum(1).tolist()
 
     by_batch, by_image = ([25, 21], [25, 25]), ([25, 10], [25, 10])
     assert kept(count="batch") == kept(test_count="batch", training=False) == by_batch
     assert kept(count="image") == kept(count="batch", training=False) == by_image
 
 
-def test_equal_scores_rank_by_place_however_many_are_asked_for():
+def test_equal_scores_rank_by_index_however_many_are_asked_for():
     scores = torch.randint(0, 3, (2, 500)).float()
-    alike = torch.zeros_like(scores, dtype=torch.bool)
-    ranked = best_first(scores, 500, alike)
+    unusable = torch.zeros_like(scores, dtype=torch.bool)
+    ranked = best_first(scores, 500, unusable)
     for count in (1, 7, 250, 499):
-        assert torch.equal(best_first(scores, count, alike), ranked[:, :count])
+        assert torch.equal(best_first(scores, count, unusable), ranked[:, :count])
     for row, order in zip(scores, ranked, strict=True):
         assert order.tolist() == sorted(range(500), key=lambda i: (-row[i].item(), i))
 
@@ -273,9 +273,9 @@ def test_equal_scores_rank_by_place_however_many_are_asked_for():
 def test_rounding_is_taken_off_tokens_that_look_alike_only():
     low, high, bit = 0.5, 2.0, 2.0**-22
     scores = torch.tensor([[low, high + bit, low + bit, 1.0, -torch.inf, high, low - bit, low]])
-    alike = torch.tensor([[True, True, True, False, True, True, True, False]])
-    found = without_rounding(scores, alike)
+    unusable = torch.tensor([[True, True, True, False, True, True, True, False]])
+    found = without_rounding(scores, unusable)
     top = low + bit
     assert found.tolist() == [[top, high + bit, top, 1, -torch.inf, high + bit, top, low]]
-    assert torch.equal(found, without_rounding(found, alike))
-    assert best_first(scores, 8, alike).tolist() == [[1, 5, 3, 0, 2, 6, 7, 4]]
+    assert torch.equal(found, without_rounding(found, unusable))
+    assert best_first(scores, 8, unusable).tolist() == [[1, 5, 3, 0, 2, 6, 7, 4]]

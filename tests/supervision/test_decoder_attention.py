@@ -18,36 +18,36 @@ from sparse_encoders.supervision.decoder_attention import (
 SHAPES = ((3, 4), (2, 2))
 
 
-def one_place(x, y, level=0, weight=1.0, **kwargs):
+def at_location(x, y, level=0, weight=1.0, **kwargs):
     """Map of one sample; levels other than ``level`` have no weight."""
-    places = torch.tensor([x, y]).expand(1, 1, 1, 1, 2, 1, 2)  # B, layer, Q, M, L, P, xy
+    locations = torch.tensor([x, y]).expand(1, 1, 1, 1, 2, 1, 2)  # B, layer, Q, M, L, P, xy
     weights = torch.zeros(1, 1, 1, 1, 2, 1)
     weights[..., level, 0] = weight
-    return decoder_attention_map(places, weights, SHAPES, **kwargs)[0]
+    return decoder_attention_map(locations, weights, SHAPES, **kwargs)[0]
 
 
-def test_a_place_between_four_tokens_is_shared_by_distance():
-    found = one_place(1.25 / 4, 1.5 / 3)[:12].view(3, 4)
+def test_a_location_between_four_tokens_is_shared_by_distance():
+    found = at_location(1.25 / 4, 1.5 / 3)[:12].view(3, 4)
     expected = torch.zeros(3, 4)
     expected[1, 1], expected[1, 2], expected[2, 1], expected[2, 2] = 0.375, 0.125, 0.375, 0.125
     assert torch.allclose(found, expected)
 
 
 def test_aligned_counts_from_the_tokens_centre():
-    found = one_place(2.5 / 4, 1.5 / 3, aligned=True)[:12].view(3, 4)
+    found = at_location(2.5 / 4, 1.5 / 3, aligned=True)[:12].view(3, 4)
     assert torch.allclose(found[1, 2], torch.tensor(1.0)) and torch.allclose(
         found.sum(), found[1, 2]
     )
 
 
 def test_levels_lie_one_after_another():
-    found = one_place(0.5, 0.5, level=1)
+    found = at_location(0.5, 0.5, level=1)
     assert found[:12].eq(0).all() and torch.allclose(found[12:].view(2, 2)[1, 1], torch.tensor(1.0))
 
 
 @pytest.mark.parametrize("x", [-5.0, 7.0, torch.nan, torch.inf, 1e30])
-def test_places_far_outside_leave_nothing(x):
-    assert one_place(x, 0.5).eq(0).all()
+def test_locations_far_outside_leave_nothing(x):
+    assert at_location(x, 0.5).eq(0).all()
 
 
 @settings(max_examples=30, deadline=None)
@@ -55,16 +55,16 @@ def test_places_far_outside_leave_nothing(x):
 def test_the_whole_weight_lands_inside_and_order_does_not_matter(seed, layers, queries):
     generator = torch.Generator().manual_seed(seed)
     # where all four corners are on the map
-    places = torch.rand(2, layers, queries, 2, 2, 3, 2, generator=generator) * 0.5
+    locations = torch.rand(2, layers, queries, 2, 2, 3, 2, generator=generator) * 0.5
     weights = torch.rand(2, layers, queries, 2, 2, 3, generator=generator)
-    found = decoder_attention_map(places, weights, SHAPES)
+    found = decoder_attention_map(locations, weights, SHAPES)
     assert torch.allclose(found.sum(1), weights.flatten(1).sum(1), rtol=1e-4)
-    flipped = decoder_attention_map(places.flip(1, 2, 3), weights.flip(1, 2, 3), SHAPES)
+    flipped = decoder_attention_map(locations.flip(1, 2, 3), weights.flip(1, 2, 3), SHAPES)
     assert torch.allclose(found, flipped, atol=1e-5)
 
 
 def test_wrong_shapes_say_what_is_wanted():
-    with pytest.raises(ValueError, match=r"places must be \(B, ..., 2, P, 2\)"):
+    with pytest.raises(ValueError, match=r"locations must be \(B, ..., 2, P, 2\)"):
         decoder_attention_map(torch.rand(1, 3, 4, 2, 2), torch.rand(1, 3, 4, 2), SHAPES)
 
 

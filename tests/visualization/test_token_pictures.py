@@ -9,8 +9,6 @@ from mmengine.config import Config
 from PIL import Image
 
 import visualize_tokens as tool
-from hosts import host_config
-from quick import slow_but
 from sparse_encoders.loading import load_detector
 from sparse_encoders.visualization import panels as token_panels
 from sparse_encoders.visualization.pictures import (
@@ -32,6 +30,7 @@ from sparse_encoders.visualization.pictures import (
     write_pictures,
 )
 from tiny import build, ours
+from tiny_detectors import detector_config
 
 CLASSES = ("a", "b", "c", "d", "e")
 
@@ -143,7 +142,6 @@ def test_record_of_a_detector(trained):
     assert record_tokens(model, trained / "x.png").kept.sum() > found.kept.sum()
 
 
-@pytest.mark.slow
 def test_command_line(trained, tmp_path, capsys, monkeypatch):
     arguments = [str(trained / "config.py"), str(trained / "good.pth"), str(trained / "x.png")]
     monkeypatch.setattr(token_panels.save_picture, "__defaults__", (20,))
@@ -201,9 +199,9 @@ def sample(size=(64, 90)):
         (dict(type="DualAttentionEncoder", dual_attention=False), ("kept", "scores")),
     ],
 )
-@pytest.mark.parametrize("host", slow_but(["DINO"], ["DeformableDETR", "DINO"]))
-def test_every_encoder_one_stage_and_two_stage(host, encoder, pictures):
-    model = build(host_config(host, encoder)).train()
+@pytest.mark.parametrize("detector", ["DeformableDETR", "DINO"])
+def test_every_encoder_one_stage_and_two_stage(detector, encoder, pictures):
+    model = build(detector_config(detector, encoder)).train()
     found = record_sample(model, sample(), CLASSES)
     assert model.training
     assert pictures_of(found) == pictures
@@ -224,7 +222,7 @@ def test_every_encoder_one_stage_and_two_stage(host, encoder, pictures):
 
 
 def test_padding_is_no_kept_token():
-    model = build(host_config("DINO", dict(type="DenseEncoder")))
+    model = build(detector_config("DINO", dict(type="DenseEncoder")))
     model.data_preprocessor.pad_size_divisor = 64
     found = record_sample(model, sample((64, 90)), CLASSES)
     assert found.batch_hw == (64, 128) and found.image.shape == (64, 90, 3)
@@ -233,7 +231,7 @@ def test_padding_is_no_kept_token():
 
 def test_image_of_a_sample_is_rgb():
     packed = sample()
-    found = record_sample(build(host_config("DINO")), packed, CLASSES)
+    found = record_sample(build(detector_config("DINO")), packed, CLASSES)
     assert (found.image[..., 0] == packed["inputs"][2].numpy()).all()
 
 
@@ -286,6 +284,6 @@ def test_bad_input(record, tmp_path):
     with pytest.raises(ValueError, match="panel must be positive"):
         draw_tokens(record, panel=0)
     with pytest.raises(ValueError, match=r"min_score must lie in \[0, 1\], got 3"):
-        record_sample(build(host_config("DINO")), sample(), CLASSES, min_score=3)
+        record_sample(build(detector_config("DINO")), sample(), CLASSES, min_score=3)
     with pytest.raises(ValueError, match="no encoder of sparse_encoders"):
         record_sample(torch.nn.Linear(2, 2), sample(), CLASSES)

@@ -1,4 +1,4 @@
 _base_ = "./lite.py"
 
-# The weights of the sampled values come from keys sampled at the same places.
+# The weights of the sampled values come from keys sampled at the same locations.
 encoder = dict(attention="key_aware", key_aware=dict(same_locations_on_every_level=False))

@@ -16,7 +16,7 @@ PARTS = (
     "neck",
     "encoder.values",  # the projections of what is sampled
     "encoder.sampling",  # bilinear samples, their weights and their sum
-    "encoder.attention",  # sampling places, weights and the output projection
+    "encoder.attention",  # sampling locations, weights and the output projection
     "encoder.ffn",
     "encoder.dual_attention",  # self-attention of the object tokens, and their category scores
     "encoder.selector",  # with the first-stage projection where the selector runs it

@@ -9,32 +9,32 @@ from mmengine.config import Config
 
 from tiny import dino_config
 
-HOSTS = ("DeformableDETR", "two-stage DeformableDETR", "DNDETR", "DINO", "HDETR", "DDQDETR")
+DETECTORS = ("DeformableDETR", "two-stage DeformableDETR", "DNDETR", "DINO", "HDETR", "DDQDETR")
 QUERIES = 40
 
 # EncoderDetector refuses more detections than queries times classes
 TEST_CFG = dict(max_per_img=50)
 
 
-def host_config(host: str, encoder: dict[str, Any] | None = None, **changes: Any) -> Config:
-    """``host`` (one of HOSTS) with ``encoder`` settings merged over MMDetection's."""
+def detector_config(detector: str, encoder: dict[str, Any] | None = None, **changes: Any) -> Config:
+    """``detector`` (one of DETECTORS) with ``encoder`` settings merged over MMDetection's."""
     model = dino_config(num_queries=QUERIES, test_cfg=TEST_CFG)
     model.backbone.base_channels = 16
     model.neck.in_channels = [32, 64, 128]
-    if host not in ("DINO", "DDQDETR"):
+    if detector not in ("DINO", "DDQDETR"):
         _plain_deformable(model)
-    if host == "DNDETR":
+    if detector == "DNDETR":
         model.update(type="sparse_encoders.DNDETR", as_two_stage=False)
         model.bbox_head.type = "DNDETRHead"
-    elif host == "HDETR":
+    elif detector == "HDETR":
         model.update(type="sparse_encoders.HDETR", num_queries_one2many=60)
         model.bbox_head.update(type="HDETRHead", k_one2many=3)
-    elif host in ("DINO", "DDQDETR"):
-        model.type = f"sparse_encoders.{host}"
-        model.bbox_head.type = f"{host}Head"
+    elif detector in ("DINO", "DDQDETR"):
+        model.type = f"sparse_encoders.{detector}"
+        model.bbox_head.type = f"{detector}Head"
         model.dn_cfg.group_cfg.num_dn_queries = 10
     else:
-        model.update(type="sparse_encoders.DeformableDETR", as_two_stage="two-stage" in host)
+        model.update(type="sparse_encoders.DeformableDETR", as_two_stage="two-stage" in detector)
     model.encoder.update(copy.deepcopy(encoder or {}))
     model.update(changes)
     return model

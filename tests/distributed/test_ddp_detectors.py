@@ -1,4 +1,4 @@
-"""Every host trains on two processes, one of them without boxes."""
+"""Every detector trains on two processes, one of them without boxes."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from hosts import HOSTS
+from tiny_detectors import DETECTORS
 
-WORKER = Path(__file__).parent / "worker_hosts.py"
+WORKER = Path(__file__).parent / "worker_detectors.py"
 ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not torch.distributed.is_gloo_available(), reason="needs torch's gloo")
 def test_two_processes_keep_the_same_weights(tmp_path: Path) -> None:
-    out = tmp_path / "hosts.pt"
+    out = tmp_path / "detectors.pt"
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     finished = subprocess.run(
         [*launcher, "--nproc-per-node", "2", str(WORKER), str(out)],
@@ -30,7 +30,7 @@ def test_two_processes_keep_the_same_weights(tmp_path: Path) -> None:
     )
     assert finished.returncode == 0, finished.stderr[-3000:]
     results = torch.load(out, weights_only=True)
-    assert tuple(results) == HOSTS
-    for host, (apart, moved) in results.items():
-        assert apart == 0, host
-        assert moved > 0, host
+    assert tuple(results) == DETECTORS
+    for detector, (apart, moved) in results.items():
+        assert apart == 0, detector
+        assert moved > 0, detector

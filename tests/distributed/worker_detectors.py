@@ -1,9 +1,9 @@
-"""Two steps of data-parallel training of each host; started once for each process by torchrun.
+"""Two steps of data-parallel training of each detector; started once for each process by torchrun.
 
-    torchrun --nproc-per-node 2 worker_hosts.py OUT
+    torchrun --nproc-per-node 2 worker_detectors.py OUT
 
 One process has boxes, the other none: whoever left a parameter without a gradient
-would wait for ever. Process 0 writes, for each host, how far the processes' weights
+would wait for ever. Process 0 writes, for each detector, how far the processes' weights
 are apart and how far they moved.
 """
 
@@ -20,8 +20,8 @@ from mmengine.model import MMDistributedDataParallel
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from hosts import HOSTS, host_config
 from tiny import build, samples, total
+from tiny_detectors import DETECTORS, detector_config
 
 SIZE = (64, 96)
 LITE_FOCUS = dict(
@@ -33,9 +33,9 @@ LITE_FOCUS = dict(
 )
 
 
-def train(host: str, rank: int) -> tuple[float, float]:
+def train(detector: str, rank: int) -> tuple[float, float]:
     """Largest difference between the processes' weights, and largest change of a weight."""
-    model = build(host_config(host, LITE_FOCUS, decoder_attention="key_aware")).train()
+    model = build(detector_config(detector, LITE_FOCUS, decoder_attention="key_aware")).train()
     start = torch.nn.utils.parameters_to_vector(model.parameters()).detach().clone()
     wrapped = MMDistributedDataParallel(module=model, find_unused_parameters=False)
     optimiser = torch.optim.SGD(model.parameters(), lr=1e-3)
@@ -53,9 +53,9 @@ def train(host: str, rank: int) -> tuple[float, float]:
 
 
 def main(out: str) -> None:
-    """Train each host in turn."""
+    """Train each detector in turn."""
     logging.disable(logging.INFO)
-    results = {host: train(host, dist.get_rank()) for host in HOSTS}
+    results = {detector: train(detector, dist.get_rank()) for detector in DETECTORS}
     if dist.get_rank() == 0:
         torch.save(results, out)
 
