@@ -4,32 +4,40 @@ from __future__ import annotations
 
 import base64
 import io
+from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image
 
 from sparse_encoders.analysis.report import Report, Row
+from sparse_encoders.analysis.variants import is_control
 
 PARTS = ("backbone", "neck", "encoder.values", "encoder.ffn", "decoder", "head")
 
 
-def accuracy(ap: float, corr: float, noise: float = 0.004, seed: int = 0) -> dict:
-    """Metrics of one row, and AP of resampled images that all rows share but for ``noise``."""
+def accuracy(
+    ap: float, corr: float, noise: float = 0.004, seed: int = 0, run: int | None = None
+) -> dict:
+    """One run's metrics, and AP of resampled images that all share but for ``noise``."""
     shared = np.random.default_rng(0).normal(0, 0.02, 100)
     own = np.random.default_rng(seed).normal(0, noise, 100)
     metrics = {"coco/bbox_mAP": ap, "coco/bbox_mAP_50": min(1.0, ap * 1.5)}
     metrics.update({f"coco/bbox_mAP_{s}": ap * f for s, f in (("75", 1.1), ("s", 0.5), ("m", 0.9))})
     metrics.update({"coco/bbox_mAP_l": None, "tokens/corr_all": corr, "tokens/recall": corr})
-    return {
-        "metrics": metrics,
-        "resamples": list(ap + shared + own),
-        "images": 87,
-        "seconds": 3.0,
-    }
+    return {"seed": run, "metrics": metrics, "resamples": list(ap + shared + own), "images": 87}
 
 
-def row(encoder: str, ratio: float | None, ap: float | None, time: float, madds: float) -> Row:
-    """One variant whose encoder takes ``time`` seconds and ``madds`` G."""
+def row(
+    encoder: str,
+    ratio: float | None,
+    ap: float | Sequence[float] | None,
+    time: float,
+    madds: float,
+    noise: float = 0.004,
+) -> Row:
+    """One variant whose encoder takes ``time`` seconds and ``madds`` G; AP may be of many runs."""
+    aps = [] if ap is None else [ap] if isinstance(ap, float) else list(ap)
+    corr = 1.0 if ratio is None else 0.5 + ratio / 2
     costs = {"encoder.values": madds * 0.3, "encoder.ffn": madds * 0.7}
     whole = {"backbone": 0.6, "neck": 0.05, "decoder": 0.4, "head": 0.05, **costs}
     weights = {"source": "trained", "epochs": 3, "seconds": 100.0, "losses": (30.0, 12.0)}
@@ -44,9 +52,11 @@ def row(encoder: str, ratio: float | None, ap: float | None, time: float, madds:
         },
         memory_mib=40 + 60 * time,
         rounds=[tuple(d * t for t in (0.02, 0.002, time, 0.03)) for d in drift],
-        accuracy=None
-        if ap is None
-        else accuracy(ap, 1.0 if ratio is None else 0.5 + ratio / 2, seed=int(ap * 1000)),
+        control=is_control(encoder),
+        runs=[
+            accuracy(ap, corr, noise, int(ap * 1e4), run if len(aps) > 1 else None)
+            for run, ap in enumerate(aps)
+        ],
     )
 
 
@@ -78,7 +88,7 @@ def report(rows: list[Row] | None = None, pictures: int = 1) -> Report:
         device="cpu",
         warmup=1,
         seed=0,
-        noise=0.005,
+        margin=0.01,
         baseline=next(r.label for r in rows),
         machine=dict(
             processor="Intel <Xeon>",

@@ -45,7 +45,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--repeats", type=int, help="timed rounds (as many as a minute has, 5 to 30)")
     add("--warmup", type=int, default=Comparison.warmup, help="rounds before them")
     add("--baseline", help="encoder that the others are compared to (dense, or the first)")
-    add("--ap-noise", type=float, default=Comparison.noise, help="smaller AP gains count as equal")
+    add("--margin", "--ap-noise", type=float, default=Comparison.margin, help="AP that is no gain")
     add("--pictures", type=int, default=Comparison.pictures, help="images to draw tokens on")
     add("--seed", type=int, default=0, help="of training and of the drawn set")
     add("--shapes", type=int, nargs=2, metavar=("TRAIN", "VAL"), help="pictures of the drawn set")
@@ -87,7 +87,7 @@ def main(argv: list[str] | None = None) -> int:
                 warmup=args.warmup,
                 seed=args.seed,
                 pictures=args.pictures,
-                noise=args.ap_noise,
+                margin=args.margin,
                 baseline=args.baseline,
                 shapes=ShapesSettings(seed=args.seed, **pictures),
                 options=args.cfg_options,

@@ -1,23 +1,26 @@
-"""The most memory that a call holds at once."""
+"""The most memory that a call's tensors hold at once."""
 
 from __future__ import annotations
 
-import ctypes
-import ctypes.util
 import gc
+import json
 from collections.abc import Callable
+from itertools import accumulate
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
+from torch.profiler import ProfilerActivity, profile
 
 MIB = 2**20
 
 
-def peak_memory(call: Callable[[], object], device: torch.device | str = "cpu") -> int | None:
-    """Bytes that ``call`` needs at its peak, beyond what is held before it.
+def peak_memory(call: Callable[[], object], device: torch.device | str = "cpu") -> int:
+    """Bytes that torch's allocator holds for ``call`` at its peak, beyond what it held before.
 
-    On a CUDA device by the allocator's own count. On the CPU by the kernel's
-    high-water mark of this process (Linux); None where that cannot be reset.
+    On the CPU from the allocations that torch's profiler records, so that it depends neither on
+    what the process held before nor on when the system takes memory back. Buffers that operators
+    take elsewhere than from torch's allocator are not seen.
     """
     device = torch.device(device)
     gc.collect()
@@ -26,31 +29,13 @@ def peak_memory(call: Callable[[], object], device: torch.device | str = "cpu") 
         before = torch.cuda.memory_allocated(device)
         call()
         torch.cuda.synchronize(device)
-        return torch.cuda.max_memory_allocated(device) - before
-    return _resident_peak(call)
-
-
-def _resident_peak(call: Callable[[], object]) -> int | None:
-    _release_free_memory()
-    try:
-        # "5" resets the high-water mark to what is resident now (man 5 proc)
-        Path("/proc/self/clear_refs").write_text("5")
-        before = _status("VmRSS")
-    except OSError:
-        return None
-    call()
-    return max(_status("VmHWM") - before, 0)
-
-
-def _status(field: str) -> int:
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(field + ":"):
-            return int(line.split()[1]) * 1024
-    raise OSError(f"/proc/self/status has no {field}")
-
-
-def _release_free_memory() -> None:
-    """Give what malloc holds in reserve back, so that it does not hide new use."""
-    libc = ctypes.CDLL(ctypes.util.find_library("c"))
-    if hasattr(libc, "malloc_trim"):
-        libc.malloc_trim(0)
+        return int(torch.cuda.max_memory_allocated(device) - before)
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        call()
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "trace.json"
+        profiler.export_chrome_trace(str(path))
+        trace = json.loads(path.read_text())["traceEvents"]
+    events = [event for event in trace if event.get("name") == "[memory]"]
+    changes = [event["args"]["Bytes"] for event in sorted(events, key=lambda event: event["ts"])]
+    return int(max(accumulate(changes), default=0))

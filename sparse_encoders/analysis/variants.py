@@ -35,8 +35,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "lite-h2l2": dict(_LITE, schedule="H2L2-(2+1)x3"),
     "lite-key-aware": dict(_LITE, attention="key_aware"),
 }
-#: floor and ceiling, which no one would use: they win nothing
-REFERENCES = ("random", "oracle")
+#: the ceiling: it reads the annotations, so no one can use it
+ORACLE = "oracle"
 # What an encoder or selector gets where the config says nothing about it.
 _DEFAULTS: dict[str, dict[str, Any]] = {
     # the released models' smaller FFN of low-level tokens
@@ -55,6 +55,11 @@ def label(name: str, keep_ratio: float | None) -> str:
 def prunes(name: str) -> bool:
     """Whether the named encoder has a selector, and so a keep ratio."""
     return "selector" in VARIANTS[name]
+
+
+def is_control(name: str) -> bool:
+    """Whether an encoder asks if pruning pays: none, fewer dense layers, tokens at random."""
+    return name in ("none", "random") or name.startswith("dense-")
 
 
 def encoder_config(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -16,14 +15,10 @@ FEWEST, MOST, ENOUGH = 5, 30, 60.0
 
 
 def measure_memory(model: Any, size: tuple[int, int], device: str) -> dict[str, Any]:
-    """Peak memory in MiB of one pass, beyond weights and image; None where unknown.
-
-    The median of three: on a CPU it is the process's, which what it freed before blurs.
-    """
+    """Peak memory in MiB of one pass, beyond weights and image."""
     call = image_call(model, size, device)
     call()
-    peaks = [peak for _ in range(3) if (peak := peak_memory(call, device)) is not None]
-    return {"peak_mib": statistics.median(peaks) / MIB if peaks else None}
+    return {"peak_mib": peak_memory(call, device) / MIB}
 
 
 def measure_latency(

@@ -24,7 +24,7 @@ from sparse_encoders.analysis.complexity import count_complexity
 from sparse_encoders.analysis.inputs import choose_images
 from sparse_encoders.analysis.machine import describe_machine
 from sparse_encoders.analysis.report import Report, Row
-from sparse_encoders.analysis.variants import label
+from sparse_encoders.analysis.variants import is_control, label
 
 Say = Callable[[str], None]
 #: dots per inch of pictures: enough to see a token, small enough to travel in the page
@@ -69,7 +69,9 @@ class _Run:
         self.plan, self.settings, self.say = plan, plan.settings, say
         self.store = Store(self.settings.out / "results")
         self.machine = describe_machine(self.settings.device)
-        self.rows = [Row(v.encoder, v.keep_ratio) for v in self.settings.variants()]
+        self.rows = [
+            Row(v.encoder, v.keep_ratio, is_control(v.encoder)) for v in self.settings.variants()
+        ]
         self.weights: dict[str, Weights] = {}
         self.models: dict[str, Any] = {}
         self.judge: Judge | None = None
@@ -91,7 +93,7 @@ class _Run:
             device=settings.device,
             warmup=settings.warmup,
             seed=settings.seed,
-            noise=settings.noise,
+            margin=settings.margin,
             baseline=settings.reference.label,
             machine=self.machine,
             data=None if plan.data is None else plan.data.as_record(),
@@ -183,9 +185,10 @@ class _Run:
             self.judge = self.judge or Judge(self.plan)
             return self.judge.measure(model, self._seldom())
 
-        row.accuracy = self._kept("accuracy", row.label, settings, make)
+        found = self._kept("accuracy", row.label, settings, make)
+        row.runs = [{"seed": None, **found}]
         ap = "-" if row.ap is None else f"{row.ap:.3f}"
-        self.say(f"  AP {ap} on {row.accuracy['images']} images")
+        self.say(f"  AP {ap} on {found['images']} images")
 
     def _seldom(self, pause: float = 15.0) -> Callable[[int, int], None]:
         """Progress over batches, said every ``pause`` seconds."""

@@ -50,7 +50,7 @@ class Comparison:
         warmup: rounds before them.
         seed: of training and of untrained weights.
         pictures: validation images to draw kept tokens on.
-        noise: differences in AP (0 to 1) up to this are called equal, at least.
+        margin: differences in AP (0 to 1) below this count as equal.
         baseline: encoder that the others are compared to; None: 'dense', where
             compared, or the first.
         shapes: settings of the shapes set.
@@ -76,7 +76,7 @@ class Comparison:
     warmup: int = 1
     seed: int = 0
     pictures: int = 2
-    noise: float = 0.005
+    margin: float = 0.01
     baseline: str | None = None
     shapes: ShapesSettings = field(default_factory=ShapesSettings)
     options: Mapping[str, object] = field(default_factory=dict)
@@ -115,7 +115,7 @@ class Comparison:
             ("--warmup", self.warmup, 0),
             ("--pictures", self.pictures, 0),
             ("--seed", self.seed, 0),
-            ("--ap-noise", self.noise, 0),
+            ("--margin", self.margin, 0),
             ("--size", None if self.size is None else min(self.size), 32),
         ):
             if got is not None and got < low:

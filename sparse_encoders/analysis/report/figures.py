@@ -97,7 +97,7 @@ def _curves(report: Report, name: str) -> go.Figure | None:
 def _line(rows: Sequence[Row], encoder: str, colour: int, x: str, y: str) -> go.Scatter:
     plain = x == "ratio"
     ratios = ["" if plain or row.keep_ratio is None else f"{row.keep_ratio:g}" for row in rows]
-    errors = [row.ap_interval if y == "ap" else 0.0 for row in rows]
+    errors = [(e.half_width() or 0.0) if y == "ap" and (e := row.estimate) else 0.0 for row in rows]
     return go.Scatter(
         name=encoder,
         x=[_number(row, x) for row in rows],

@@ -11,8 +11,9 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from plotly.offline import get_plotlyjs
 
 from sparse_encoders.analysis.report.figures import Plot, plots
+from sparse_encoders.analysis.report.ranking import ranked
 from sparse_encoders.analysis.report.results import Report
-from sparse_encoders.analysis.report.summary import WORDS, ranked, say, summarise, threads_of
+from sparse_encoders.analysis.report.summary import WORDS, say, summarise, threads_of
 from sparse_encoders.analysis.report.tables import all_numbers, tables
 
 # a list of nothing but numbers, which goes into one line
@@ -60,7 +61,8 @@ def as_csv(report: Report) -> str:
 
 def as_json(report: Report) -> str:
     """Everything but the pictures."""
-    record = {"headline": summarise(report).headline, **report.as_record()}
+    said = summarise(report)
+    record = {"warnings": said.warnings, "headline": said.headline, **report.as_record()}
     text = json.dumps(record, indent=1, default=str)
     return _NUMBERS.sub(lambda found: re.sub(r"\s+", " ", found[0]), text) + "\n"
 

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from sparse_encoders.analysis.latency import Timing
-from sparse_encoders.analysis.variants import REFERENCES, label
+from sparse_encoders.analysis.report.estimate import Estimate, estimate
+from sparse_encoders.analysis.variants import ORACLE, is_control, label
 
 AP = "coco/bbox_mAP"
 #: faster or slower by less than this share is called equal
@@ -24,22 +25,25 @@ class Row:
     Attributes:
         encoder: its name.
         keep_ratio: share of tokens kept, on average over layers.
+        control: whether it asks if pruning pays, such as tokens at random.
         error: what went wrong.
-        weights: source, file, epochs, seconds, losses, finite, trained_keep_ratio.
+        weights: where they are from: source, epochs, iterations, batch, schedule, seconds, losses,
+            finite, trained_keep_ratio, as far as known.
         complexity: record of :class:`sparse_encoders.analysis.complexity.Complexity`.
         memory_mib: peak memory of a pass beyond weights and image.
         rounds: seconds of each stage, round by round.
-        accuracy: ``metrics``, ``resamples``, ``images``, ``seconds``.
+        runs: accuracy of each training run: ``seed``, ``metrics``, ``resamples``, ``images``.
     """
 
     encoder: str
     keep_ratio: float | None = None
+    control: bool = False
     error: str | None = None
     weights: dict[str, Any] | None = None
     complexity: dict[str, Any] | None = None
     memory_mib: float | None = None
     rounds: list[tuple[float, ...]] | None = None
-    accuracy: dict[str, Any] | None = None
+    runs: list[dict[str, Any]] = field(default_factory=list)
 
     @property
     def label(self) -> str:
@@ -57,23 +61,19 @@ class Row:
         return None if self.timing is None else self.timing.median * 1000
 
     def metric(self, name: str) -> float | None:
-        """A metric as the evaluators name it."""
-        return None if self.accuracy is None else self.accuracy["metrics"].get(name)
+        """A metric as the evaluators name it, mean over runs."""
+        values = [run["metrics"].get(name) for run in self.runs]
+        return statistics.fmean(values) if values and None not in values else None
 
     @property
     def ap(self) -> float | None:
-        """COCO box AP in [0, 1]."""
+        """COCO box AP in [0, 1], mean over runs."""
         return self.metric(AP)
 
     @property
-    def resamples(self) -> Sequence[float]:
-        """AP of sets of images drawn from the validation images; empty where none were."""
-        return (self.accuracy or {}).get("resamples") or []
-
-    @property
-    def ap_interval(self) -> float:
-        """Half-width of the 95% interval of AP over resampled images; 0 where unknown."""
-        return 1.96 * statistics.stdev(self.resamples) if len(self.resamples) > 1 else 0.0
+    def estimate(self) -> Estimate | None:
+        """AP and how sure it is."""
+        return None if self.ap is None else _estimate(self.runs, [None] * len(self.runs))
 
     def parts(self, key: str = "madds") -> dict[str, float]:
         """Multiply-adds in G, or parameters in M, of each part of the detector."""
@@ -100,7 +100,7 @@ class Report:
         device: as the command has it.
         warmup: rounds before the latency's.
         seed: of training.
-        noise: differences in AP up to this are called equal, at least.
+        margin: AP within this of another's is called equal, where that is sure.
         baseline: label of the row that the others are compared to.
         machine: see :func:`sparse_encoders.analysis.machine.describe_machine`.
         data: name, classes, counts; None where no accuracy was measured.
@@ -118,11 +118,11 @@ class Report:
     device: str
     warmup: int
     seed: int
-    noise: float
     baseline: str
     machine: dict[str, Any]
     data: dict[str, Any] | None
     rows: list[Row]
+    margin: float = 0.01
     pictures: list[dict[str, str]] = field(default_factory=list)
     seconds: float = 0.0
     reused: int = 0
@@ -141,8 +141,8 @@ class Report:
 
     @property
     def contenders(self) -> list[Row]:
-        """The rows without an error, floor and ceiling left out."""
-        return [row for row in self.good if row.encoder not in REFERENCES]
+        """The rows without an error that could be used: the oracle reads the annotations."""
+        return [row for row in self.good if row.encoder != ORACLE]
 
     @property
     def failed(self) -> list[Row]:
@@ -168,79 +168,96 @@ class Report:
         """Names in the order of the rows."""
         return list(dict.fromkeys(row.encoder for row in self.rows))
 
-    def ap_gain(self, row: Row, other: Row | None = None) -> float | None:
-        """AP of a row less that of another, or of the reference."""
+    def gain(self, row: Row, other: Row | None = None) -> Estimate | None:
+        """AP of a row less that of another, or of the reference, over the runs of the same seeds.
+
+        Where they share none, the difference of the means, which then counts as one run.
+        """
         other = other or self.reference
         if other is None or other is row or row.ap is None or other.ap is None:
             return None
-        return row.ap - other.ap
-
-    def ap_margin(self, row: Row, other: Row | None = None) -> float:
-        """Differences in AP up to this are called equal.
-
-        The larger of ``noise`` and the half-width of a 95% interval (1.96 standard
-        deviations) of the difference over resampled sets of validation images.
-        """
-        other = other or self.reference
-        mine, theirs = row.resamples, [] if other is None else other.resamples
-        if len(mine) < 2 or len(mine) != len(theirs):
-            return self.noise
-        spread = statistics.stdev(a - b for a, b in zip(mine, theirs, strict=True))
-        return max(self.noise, 1.96 * spread)
+        theirs = {run.get("seed"): run for run in other.runs}
+        mine = [run for run in row.runs if run.get("seed") in theirs]
+        if not mine:
+            return _estimate([_mean(row.runs)], [_mean(other.runs)])
+        return _estimate(mine, [theirs[run.get("seed")] for run in mine])
 
     def ap_verdict(self, row: Row, other: Row | None = None) -> str:
-        """'equal', 'higher' or 'lower' AP than another row's; '' where unknown."""
-        gain = self.ap_gain(row, other)
-        if gain is None:
-            return ""
-        if abs(gain) <= self.ap_margin(row, other):
-            return "equal"
-        return "higher" if gain > 0 else "lower"
+        """'equal' within the margin, 'higher' or 'lower' AP than another row's, or 'undecided'.
+
+        '' where one is unknown.
+        """
+        gain = self.gain(row, other)
+        return "" if gain is None else gain.verdict(self.margin)
 
     def work_share(self, row: Row) -> float | None:
         """Multiply-adds of all parts over the reference's."""
         mine, theirs = row.madds(), self.reference and self.reference.madds()
         return None if mine is None or not theirs else mine / theirs
 
-    def time_ratios(self, row: Row) -> list[float]:
-        """Latency over the reference's in the same round, in rising order; empty where unknown."""
-        if row.timing is None or self.reference is None or self.reference.timing is None:
+    def time_ratios(self, row: Row, other: Row | None = None) -> list[float]:
+        """Latency over another row's, or the reference's, in the same round, in rising order.
+
+        Empty where unknown.
+        """
+        other = other or self.reference
+        if row.timing is None or other is None or other.timing is None:
             return []
-        return sorted(row.timing.ratios_to(self.reference.timing))
+        return sorted(row.timing.ratios_to(other.timing))
 
     def time_share(self, row: Row) -> float | None:
         """Median over rounds of the latency over the reference's in the same round."""
         ratios = self.time_ratios(row)
         return statistics.median(ratios) if ratios else None
 
-    def speed_verdict(self, row: Row) -> str:
-        """'equal', 'faster' or 'slower' than the reference; '' where unknown.
+    def speed_verdict(self, row: Row, other: Row | None = None) -> str:
+        """'equal', 'faster' or 'slower' than another row, or the reference; '' where unknown.
 
         Equal are shares within 3%, and where the rounds' middle half has both signs.
         """
-        ratios, share = self.time_ratios(row), self.time_share(row)
-        if share is None:
+        ratios = self.time_ratios(row, other)
+        if not ratios:
             return ""
-        quarter = len(ratios) // 4
+        quarter, share = len(ratios) // 4, statistics.median(ratios)
         middle = ratios[quarter : len(ratios) - quarter]
         if abs(share - 1) < SAME_SPEED or middle[0] <= 1 <= middle[-1]:
             return "equal"
         return "faster" if share < 1 else "slower"
-
-    def as_accurate(self) -> list[Row]:
-        """The contenders besides the reference whose AP is equal to its or higher."""
-        return [row for row in self.contenders if self.ap_verdict(row) in ("equal", "higher")]
 
     def as_record(self) -> dict[str, Any]:
         """For JSON, without the pictures."""
         record = asdict(self)
         record["pictures"] = [picture["title"] for picture in self.pictures]
         for row, own in zip(self.rows, record["rows"], strict=True):
-            own["label"] = row.label
-            own["ap_gain"], own["ap_verdict"] = self.ap_gain(row), self.ap_verdict(row)
-            own["ap_margin"] = None if self.ap_gain(row) is None else self.ap_margin(row)
+            own["label"], own["ap"], own["ap_verdict"] = row.label, row.ap, self.ap_verdict(row)
+            own["ap_gain"] = None if (gain := self.gain(row)) is None else asdict(gain)
             own["time_share"] = self.time_share(row)
         return record
+
+
+def _mean(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Several runs as one: AP and each set's AP are means."""
+    sets = [run.get("resamples") or [] for run in runs]
+    return {
+        "metrics": {AP: statistics.fmean(run["metrics"][AP] for run in runs)},
+        "resamples": [statistics.fmean(values) for values in zip(*sets, strict=False)],
+        "images": runs[0]["images"],
+    }
+
+
+def _estimate(
+    runs: Sequence[Mapping[str, Any]], others: Sequence[Mapping[str, Any] | None]
+) -> Estimate:
+    """AP of runs less that of others, pair by pair; None stands for nothing to subtract."""
+    values, sets = [], []
+    for run, other in zip(runs, others, strict=True):
+        mine, theirs = run.get("resamples") or [], (other or {}).get("resamples")
+        if other is not None:
+            mine = [a - b for a, b in zip(mine, theirs or [], strict=False)]
+        values.append(run["metrics"][AP] - (0.0 if other is None else other["metrics"][AP]))
+        sets.append(mine)
+    fewest = min(map(len, sets))
+    return estimate(values, [own[:fewest] for own in sets], int(runs[0].get("images") or 2))
 
 
 def read_report(path: str | Path) -> Report:
@@ -251,10 +268,18 @@ def read_report(path: str | Path) -> Report:
     """
     try:
         record: Mapping[str, Any] = json.loads(Path(path).read_text())
-        rows = [Row(**_known(Row, row)) for row in record["rows"]]
+        rows = [_read_row(row) for row in record["rows"]]
         return Report(**{**_known(Report, record), "rows": rows, "pictures": []})
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} is no report.json of a comparison: {error!r}") from error
+
+
+def _read_row(record: Mapping[str, Any]) -> Row:
+    row = Row(**_known(Row, record))
+    row.control = record.get("control", is_control(row.encoder))
+    if record.get("accuracy"):  # of before there were several runs
+        row.runs = [{"seed": None, **record["accuracy"]}]
+    return row
 
 
 def _known(kind: Any, record: Mapping[str, Any]) -> dict[str, Any]:

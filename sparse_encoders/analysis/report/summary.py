@@ -12,14 +12,25 @@ from typing import Any
 
 import yaml
 
+from sparse_encoders.analysis.report.ranking import (
+    LEARNED,
+    best,
+    cheaper,
+    cheapest_equal,
+    front,
+    ranked,
+    says_nothing,
+    shown,
+    trainings,
+)
 from sparse_encoders.analysis.report.results import Report, Row
-from sparse_encoders.analysis.variants import REFERENCES
+from sparse_encoders.analysis.variants import ORACLE
 
 WORDS: dict[str, Any] = yaml.safe_load((files(__package__) / "words.yml").read_text())
-#: below this AP nothing has been learned that could be ranked
-LEARNED = 0.05
 #: more between the quarters of the rounds, and something else was running
 UNSTEADY = 0.2
+#: rows of the front that the headline names
+NAMED = 4
 
 
 @dataclass(frozen=True)
@@ -36,12 +47,14 @@ class Summary:
     """The first screen.
 
     Attributes:
+        warnings: what has to be known before the headline.
         headline: the outcome in a sentence.
         tiles: the numbers behind it.
         points: what else the numbers say.
         caveats: how far they can be trusted.
     """
 
+    warnings: tuple[str, ...]
     headline: str
     tiles: tuple[Tile, ...]
     points: tuple[str, ...]
@@ -56,83 +69,83 @@ def say(group: str, name: str, /, **values: Any) -> str:
 
 def summarise(report: Report) -> Summary:
     """Say what a report's numbers say."""
-    chosen = winner(report)
     return Summary(
-        headline=_headline(report, chosen),
-        tiles=tuple(_tiles(report, chosen or cheapest(report))),
-        points=tuple(_points(report, chosen)),
+        warnings=tuple(_warnings(report)),
+        headline=_headline(report),
+        tiles=tuple(_tiles(report, shown(report))),
+        points=tuple(_points(report)),
         caveats=tuple(_caveats(report)),
     )
-
-
-def winner(report: Report) -> Row | None:
-    """The fastest row among those as accurate as the reference; None where none is faster.
-
-    Where no AP was measured, or none worth ranking, the fastest row.
-    """
-    rows = report.as_accurate() if ranked(report) else report.contenders
-    faster = [row for row in rows if report.speed_verdict(row) == "faster"]
-    return min(faster, key=lambda row: report.time_share(row) or 1.0, default=None)
-
-
-def cheapest(report: Report) -> Row | None:
-    """The row of fewest multiply-adds among those as accurate as the reference.
-
-    None where none has fewer; where no AP is worth ranking, of all rows.
-    """
-    rows = report.as_accurate() if ranked(report) else report.contenders
-    less = [row for row in rows if (report.work_share(row) or 1.0) < 1.0]
-    return min(less, key=lambda row: report.work_share(row) or 1.0, default=None)
-
-
-def ranked(report: Report) -> bool:
-    """Whether AP was measured, of the reference too, and something was learned."""
-    values = [row.ap for row in report.good if row.ap is not None]
-    known = report.reference is not None and report.reference.ap is not None
-    return known and max(values, default=0.0) >= LEARNED
 
 
 def _facts(report: Report, row: Row | None) -> dict[str, Any]:
     """What sentences about a row are made of."""
     base = report.reference
-    facts: dict[str, Any] = {"base": report.baseline}
+    facts: dict[str, Any] = {"base": report.baseline, "margin": report.margin}
     if base is not None:
         facts.update(base_ap=base.ap, base_ms=base.milliseconds)
     if row is None:
         return facts
-    gain, verdict = report.ap_gain(row), report.ap_verdict(row)
-    different = say("points", "differs", verdict=verdict, size=abs(gain or 0.0))
-    return facts | {
-        "row": row.label,
+    gain, verdict = report.gain(row), report.ap_verdict(row)
+    share, work = report.time_share(row), report.work_share(row)
+    facts |= {
+        "row": row.label + (say("points", "control") if row.control else ""),
         "encoder": row.encoder,
         "ap": row.ap,
-        "gain": gain,
         "verdict": verdict,
-        "compared": say("points", "equal") if verdict == "equal" else different,
-        "margin": report.ap_margin(row),
-        "times": f"{1 / (report.time_share(row) or 1):.2f} times",
+        "gain": 0.0 if gain is None else gain.mean,
+        "size": 0.0 if gain is None else abs(gain.mean),
+        "times": f"{1 / share:.2f} times as fast" if share else f"{work or 1:.0%} of the work",
         "ms": row.milliseconds,
         "madds": row.madds() or 0.0,
-        "work": _percent(report.work_share(row) or 1.0),
         "ratio": row.keep_ratio,
         "error": row.error,
     }
+    return facts | {"compared": say("compared", verdict or "unknown", **facts)}
 
 
-def _headline(report: Report, chosen: Row | None) -> str:
-    facts = _facts(report, chosen)
-    if report.reference is None:
-        return say("headline", "no_baseline", **facts)
-    if chosen is None:
-        name = "none_faster_as_accurate" if ranked(report) else "none_faster"
-        return say("headline", name, **facts)
-    if ranked(report):
-        name = "wins_higher" if facts["verdict"] == "higher" else "wins_equal"
-        return say("headline", name, **facts)
-    why = "untrained"
-    if report.reference.ap is None:
-        why = "no_base_ap" if any(row.ap is not None for row in report.good) else "no_ap"
-    return say("headline", "fastest", **facts, why=say("why", why, **facts))
+def _warnings(report: Report) -> Iterator[str]:
+    base, top = report.reference, best(report)
+    if base is None:
+        yield say("warnings", "no_baseline", base=report.baseline)
+        return
+    if says_nothing(report) and top is not None:
+        yield say("warnings", "baseline", **_facts(report, base), best=top.label, best_ap=top.ap)
+    apart = trainings(report)
+    if apart:
+        rows = [say("warnings", "had", rows=listed(r), had=had) for had, r in apart.items()]
+        yield say("warnings", "trainings", rows="; ".join(rows))
+    as_good = [
+        row
+        for row in report.contenders
+        if row.control
+        and report.ap_verdict(row) in ("equal", "higher")
+        and cheaper(report, row, base) == "faster"
+    ]
+    if as_good and ranked(report):
+        rows = [say("warnings", "control", **_facts(report, row)) for row in as_good]
+        yield say("warnings", "controls", rows=listed(rows), base=report.baseline)
+
+
+def _headline(report: Report) -> str:
+    facts = _facts(report, shown(report))
+    base = report.reference
+    if not ranked(report):
+        why = "untrained"
+        if base is None or base.ap is None:
+            why = "no_base_ap" if any(row.ap is not None for row in report.good) else "no_ap"
+        why = say("why", why, **facts)
+        return say("headline", "fastest" if "row" in facts else "none_faster", **facts, why=why)
+    rows = front(report)
+    if rows == [base]:
+        return say("headline", "only_base", **facts)
+    named = [
+        say("headline", "base" if row is base else "row", **_facts(report, row))
+        for row in rows[:NAMED]
+    ]
+    if len(rows) > NAMED:
+        named.append(say("headline", "more", count=len(rows) - NAMED))
+    return say("headline", "alone" if len(rows) == 1 else "front", rows=listed(named), **facts)
 
 
 def _tiles(report: Report, row: Row | None) -> Iterator[Tile]:
@@ -144,13 +157,11 @@ def _tiles(report: Report, row: Row | None) -> Iterator[Tile]:
     def tile(name: str, shown: str, **more: Any) -> Tile:
         return Tile(words[name][0], shown, words[name][1].format(**facts, **more))
 
-    title = "winner" if ranked(report) else "fastest"
-    if row is not winner(report):
-        title = "fewest"
-    yield Tile(words[title], row.label, say("tiles", "against", **facts))
+    title = words["front" if ranked(report) else "fastest"]
+    yield Tile(title, row.label, say("tiles", "against", **facts))
     if row.milliseconds is not None and base.milliseconds is not None:
         yield tile("speed", f"{1 / (report.time_share(row) or 1):.2f} x")
-    if facts["gain"] is not None and ranked(report):
+    if row.ap is not None and ranked(report):
         yield tile("ap", f"{row.ap:.3f}")
     for name, mine, theirs in (
         ("madds", row.madds(), base.madds()),
@@ -161,24 +172,19 @@ def _tiles(report: Report, row: Row | None) -> Iterator[Tile]:
             yield tile(name, _percent(mine / theirs), value=mine, base_value=theirs)
 
 
-def _points(report: Report, chosen: Row | None) -> Iterator[str]:
-    sure = ranked(report)
-    if sure:
+def _points(report: Report) -> Iterator[str]:
+    if ranked(report):
+        light, base = cheapest_equal(report), report.reference
+        yield say("points", "cheapest" if light else "no_cheapest", **_facts(report, light))
         yield _most_accurate(report)
-    timed = [row for row in report.contenders if report.time_share(row) is not None]
-    fastest = min(timed, key=lambda row: report.time_share(row) or 1.0, default=None)
-    if fastest is not None and fastest not in (chosen, report.reference):
-        facts = _facts(report, fastest)
-        lost = say("points", "lost", **facts) if sure and fastest.ap is not None else ""
-        yield say("points", "fastest", **facts, lost=lost)
-    light = cheapest(report)
-    if sure and light is not None and light is not chosen:
-        yield say("points", "fewest", **_facts(report, light))
-    if sure:
+        timed = [r for r in report.contenders if report.time_share(r) and r.ap is not None]
+        fastest = min(timed, key=lambda row: report.time_share(row) or 1.0, default=None)
+        if fastest is not None and fastest is not base:
+            yield say("points", "fastest", **_facts(report, fastest))
         for name in report.encoders:
             yield from _dial(report, name)
         for row in report.good:
-            if row.encoder in REFERENCES and row.ap is not None:
+            if row.encoder in ("random", ORACLE) and row.ap is not None:
                 yield say("points", row.encoder, **_facts(report, row))
     for row in report.failed:
         yield say("points", "failed", row=row.label, error=row.error)
@@ -186,12 +192,12 @@ def _points(report: Report, chosen: Row | None) -> Iterator[str]:
 
 def _most_accurate(report: Report) -> str:
     judged = [row for row in report.contenders if row.ap is not None]
-    best, *rest = sorted(judged, key=lambda row: row.ap or 0.0, reverse=True)
-    equal = [row.label for row in rest if report.ap_verdict(row, best) == "equal"]
-    name = "highest_some_equal" if equal else "highest"
-    if equal and len(equal) == len(rest):
-        name = "highest_all_equal"
-    return say("points", name, row=best.label, ap=best.ap, equal=listed(equal))
+    top, *rest = sorted(judged, key=lambda row: row.ap or 0.0, reverse=True)
+    near = [row.label for row in rest if report.ap_verdict(row, top) != "lower"]
+    name = "highest_of_some" if near else "highest"
+    if near and len(near) == len(rest):
+        name = "highest_of_all"
+    return say("points", name, row=top.label, ap=top.ap, near=listed(near))
 
 
 def _dial(report: Report, name: str) -> Iterator[str]:
@@ -211,15 +217,17 @@ def _dial(report: Report, name: str) -> Iterator[str]:
 
 
 def _caveats(report: Report) -> Iterator[str]:
-    judged = [row for row in report.good if report.ap_gain(row) is not None]
+    judged = [row for row in report.good if row.ap is not None]
     if judged and report.data is not None:
-        margins = [report.ap_margin(row) for row in judged]
-        here = ""
-        if max(margins) > report.noise:
-            here = say("caveats", "margins", low=min(margins), high=max(margins))
+        runs = sorted({len(row.runs) for row in judged})
         counts = dict(images=report.data["validated"], boxes=report.data["boxes"])
-        yield say("caveats", "noise", **counts, noise=report.noise, margins=here)
-        yield say("caveats", "one_run")
+        if runs[-1] == 1:
+            yield say("caveats", "one_run")
+        else:
+            yield say("caveats", "runs", runs=listed([str(count) for count in runs]))
+        yield say("caveats", "tests", **counts, margin=report.margin)
+        if not any(row.control for row in judged):
+            yield say("caveats", "no_control")
     if judged and not ranked(report):
         yield say("caveats", "untrained", learned=LEARNED)
     trained = {row.label: r for row in report.good if (r := _trained(row)) is not None}

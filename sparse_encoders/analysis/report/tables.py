@@ -10,8 +10,9 @@ from typing import Any
 import pandas as pd
 
 from sparse_encoders.analysis.latency import STAGES
+from sparse_encoders.analysis.report.ranking import front
 from sparse_encoders.analysis.report.results import AP, Report, Row
-from sparse_encoders.analysis.report.summary import WORDS, winner
+from sparse_encoders.analysis.report.summary import WORDS
 
 NAMES = ("encoder", "keep_ratio")
 #: what a row is measured for, and the metric's name for it
@@ -33,10 +34,10 @@ _STAGES = {name: f"latency_{name.replace(' ', '_')}_ms" for name in STAGES}
 #: the columns of each section after the names; a '*' stands for the parts of the detectors
 SECTIONS: dict[str, tuple[str, ...]] = {
     "overview": (
-        *("ap", "ap_gain", "ap_margin", "latency_ms", "speedup", "gmadds", "gmadds_encoder"),
-        *("peak_mib", "status"),
+        *("control", "ap", "ap_spread", "ap_gain", "gain_interval", "verdict", "latency_ms"),
+        *("speedup", "gmadds", "gmadds_encoder", "peak_mib", "status"),
     ),
-    "accuracy": tuple(METRICS),
+    "accuracy": ("runs", "ap", "ap_spread", "ap_interval", *tuple(METRICS)[1:]),
     "latency": (
         *("latency_ms", "latency_fastest_ms", "latency_slowest_ms", "speedup"),
         *(*_STAGES.values(), "peak_mib", "memory_share"),
@@ -123,12 +124,17 @@ def _says_something(values: pd.Series[Any], key: str) -> bool:
 
 def _values(report: Report, row: Row) -> dict[str, Any]:
     """Every number of a row by its key; None where there is none."""
-    share = report.time_share(row)
+    share, gain, own = report.time_share(row), report.gain(row), row.estimate
     values: dict[str, Any] = {
         "encoder": row.encoder,
         "keep_ratio": row.keep_ratio,
-        "ap_gain": report.ap_gain(row),
-        "ap_margin": None if report.ap_gain(row) is None else report.ap_margin(row),
+        "control": "yes" if row.control else None,
+        "runs": len(row.runs) or None,
+        "ap_spread": own and own.spread,
+        "ap_interval": own and own.half_width(),
+        "ap_gain": gain and gain.mean,
+        "gain_interval": gain and gain.half_width(),
+        "verdict": report.ap_verdict(row) or None,
         "speedup": None if share is None else 1 / share,
         "gmadds": row.madds(),
         "gmadds_encoder": row.madds("encoder"),
@@ -201,12 +207,12 @@ def _text(key: str, value: Any) -> str:
 
 
 def _class(report: Report, row: Row, key: str) -> str:
-    kinds = ["winner"] if row is winner(report) else []
+    kinds = ["front"] if row in front(report) else []
     if key == "encoder" and row.label == report.baseline:
         kinds.append("baseline")
     if key == "status" and row.error is not None:
         kinds.append("bad")
-    verdicts = {"ap_gain": report.ap_verdict, "speedup": report.speed_verdict}
+    verdicts = {"verdict": report.ap_verdict, "speedup": report.speed_verdict}
     if key in verdicts:
         kinds.append(verdicts[key](row))
     return " ".join(kinds)

@@ -21,59 +21,121 @@ from sparse_encoders.analysis.report.page import (
     as_markdown,
     write_report,
 )
-from sparse_encoders.analysis.report.summary import cheapest, summarise, winner
+from sparse_encoders.analysis.report.ranking import cheaper, cheapest_equal, front, shown
+from sparse_encoders.analysis.report.summary import summarise
 from sparse_encoders.analysis.report.tables import all_numbers, tables
 
 CHROMIUM = Path("/usr/bin/chromium")
 
 
-def shown(found):
+def drawn(found):
     """The figures by name, as Plotly's JSON."""
     return {plot.name: plot.figure.to_plotly_json() for plot in plots(found)}
 
 
-def test_the_fastest_of_the_equally_accurate_wins():
+def test_the_headline_names_the_front():
     found = report()
-    assert winner(found).label == "lite" and cheapest(found).label == "sparse 0.5"
+    # focus 0.1 and sparse 0.1 are as fast as lite-focus 0.5 or slower, and lower in AP
+    fastest = [f"lite-focus {ratio}" for ratio in (0.5, 0.3, 0.1)]
+    assert [one.label for one in front(found)] == ["dense", "focus 0.5", "lite", *fastest]
     said = summarise(found)
-    for number in ("lite", "1.42", "dense", "0.545", "0.552", "0.011"):
+    assert said.warnings == ()
+    for number in ("dense (AP 0.552", "focus 0.5 (AP 0.549, -0.003, undecided; 1.33", "2 more"):
         assert number in said.headline
     assert {t.title: t.value for t in said.tiles}["of the encoder"] == "\N{MINUS SIGN}55%"
-    assert "dense, 0.552" in said.points[0] and "focus 0.5" in said.points[0]
+    assert "No cheaper" in said.points[0]
+    assert "dense, 0.552" in said.points[1] and "focus 0.5" in said.points[1]
     assert any("lite-focus 0.1, 1.75 times" in p and "0.340" in p for p in said.points)
     (lost,) = [p for p in said.points if p.startswith("focus ")]
     assert "0.549 at 0.5, 0.489 at 0.3, 0.309 at 0.1" in lost
-    # trained at another ratio, one run
-    assert len(said.caveats) == 4 and any("keep ratio 0.3" in c for c in said.caveats)
+    # one run, the tests, no control, trained at another ratio, the machine
+    assert len(said.caveats) == 5 and any("keep ratio 0.3" in c for c in said.caveats)
+    assert "nothing is known" in said.caveats[0]
+
+
+def test_a_faster_row_of_equal_ap_takes_the_place_of_a_slower_one():
+    dense = row("dense", None, [0.500, 0.510, 0.490, 0.505], 0.06, 2.0, noise=1e-3)
+    lite = row("lite", None, [0.499, 0.508, 0.490, 0.504], 0.03, 1.0, noise=1e-3)
+    found = report([dense, lite])
+    assert found.ap_verdict(lite) == "equal" and front(found) == [lite]
+    assert cheapest_equal(found) is shown(found) is lite
+    said = summarise(found)
+    assert said.headline.startswith("Alone") and "lite" in said.headline
+    assert "equal within 0.01" in said.points[0]
+    assert any("mean of 4 training runs" in caveat for caveat in said.caveats)
+    found.margin = 0.001
+    assert found.ap_verdict(lite) == "undecided" and front(found) == [dense, lite]
+
+
+def test_equal_speeds_are_decided_by_ap_and_what_misleads_is_said_first():
+    rows = [row("dense", None, 0.092, 0.060, 2.0), row("lite", None, 0.105, 0.050, 1.0)]
+    rows.append(row("focus", 0.1, 0.607, 0.0502, 0.9))
+    for one, epochs in zip(rows, (1, 1, 12), strict=True):
+        one.weights.update(epochs=epochs)
+    found = report(rows)
+    assert found.time_share(rows[1]) == pytest.approx(found.time_share(rows[2]), rel=0.01)
+    assert front(found) == [rows[2]] and shown(found) is cheapest_equal(found) is rows[2]
+    said = summarise(found)
+    baseline, trainings = said.warnings
+    assert "dense has AP 0.092, focus 0.1 0.607" in baseline
+    assert "dense and lite: epochs 1; focus 0.1: epochs 12" in trainings
+    assert "focus 0.1 (AP 0.607" in said.headline and "lite" not in said.headline
+    for text in (as_markdown(found), as_html(found)):
+        assert text.index(baseline) < text.index(said.headline)
+    for one in rows:
+        one.weights.update(epochs=12, iterations=624, schedule="a")
+    rows[0].ap and rows[0].runs[0]["metrics"].update({"coco/bbox_mAP": 0.5})
+    assert summarise(found).warnings == ()
+    rows[1].weights.update(schedule="b")
+    (other,) = summarise(found).warnings
+    assert "schedule a" in other and "schedule b" in other
+
+
+def test_a_control_that_does_as_well_is_said_first():
+    dense = row("dense", None, [0.50, 0.51, 0.49, 0.505], 0.06, 2.0, noise=1e-3)
+    one = row("dense-1", None, [0.50, 0.511, 0.49, 0.505], 0.02, 1.0, noise=1e-3)
+    focus = row("focus", 0.3, [0.50, 0.509, 0.491, 0.505], 0.03, 1.2, noise=1e-3)
+    found = report([dense, focus, one])
+    assert one.control and not focus.control
+    (warning,) = summarise(found).warnings
+    assert "dense-1 (a control), 1.56 times as fast" in warning
+    assert "dense-1 (a control)" in summarise(found).points[0]
+    worse = row("dense-1", None, [0.30, 0.311, 0.29, 0.305], 0.02, 1.0, noise=1e-3)
+    said = summarise(report([dense, focus, worse]))
+    assert said.warnings == () and said.points[0].startswith("Cheapest that is as accurate as")
+    assert "focus 0.3" in said.points[0]
 
 
 def test_a_higher_ap_counts_beyond_the_noise_only():
     dense, better = row("dense", None, 0.5, 0.06, 2.0), row("focus", 0.3, 0.6, 0.03, 1.0)
     found = report([dense, better])
     assert found.ap_verdict(better) == "higher" and found.ap_verdict(dense, better) == "lower"
-    assert winner(found) is better and "0.600" in summarise(found).headline
+    assert front(found) == [better] and "0.600" in summarise(found).headline
     # the same 0.1 apart, but images of which each alone would decide
-    better.accuracy["resamples"] = [0.6 + 0.3 * math.sin(i) for i in range(100)]
-    assert found.ap_verdict(better) == "equal" and found.ap_margin(better) > 0.3
-    better.accuracy["resamples"] = []
-    assert found.ap_margin(better) == found.noise
+    better.runs[0]["resamples"] = [0.6 + 0.3 * math.sin(i) for i in range(100)]
+    assert found.ap_verdict(better) == "undecided" and found.gain(better).half_width() > 0.3
+    better.runs[0]["resamples"] = []
+    assert found.gain(better).half_width() is None and found.ap_verdict(better) == "undecided"
 
 
 def test_speed_is_compared_round_by_round_and_equal_within_three_percent():
     dense, close = row("dense", None, 0.5, 0.06, 2.0), row("focus", 0.3, 0.5, 0.059, 1.0)
     found = report([dense, close])
-    assert found.speed_verdict(close) == "equal" and winner(found) is None
+    assert found.speed_verdict(close) == "equal" and shown(found) is None
     lucky = row("focus", 0.3, 0.5, 0.03, 1.0)
     lucky.rounds = [(0, 0, t, 0) for t in (0.05, 0.2, 0.05, 0.2, 0.05)]
     assert report([dense, lucky]).speed_verdict(lucky) == "equal"  # faster and slower
+    for one in (dense, close):  # nothing was timed: work decides
+        one.rounds = None
+    assert cheaper(found, close, dense) == "faster" and cheaper(found, dense, close) == "slower"
 
 
-def test_floor_and_ceiling_win_nothing():
+def test_a_ceiling_that_reads_the_annotations_wins_nothing():
     rows = [row("dense", None, 0.5, 0.06, 2.0), row("oracle", 0.3, 0.7, 0.02, 1.0)]
     found = report([*rows, row("random", 0.3, 0.2, 0.01, 1.0)])
-    assert winner(found) is None
+    assert [one.label for one in front(found)] == ["dense", "random 0.3"]
     points = summarise(found).points
-    assert "dense, 0.500" in points[0]
+    assert "dense, 0.500" in points[1]
     assert any("oracle 0.3" in p and "0.700" in p for p in points)
 
 
@@ -83,9 +145,9 @@ def test_without_accuracy_only_speed_is_claimed():
         one.weights = {"source": "none"}
     found = report(rows, pictures=0)
     found.data = None
-    assert winner(found).label == "lite" and "1.37" in summarise(found).headline
+    assert shown(found).label == "lite" and "1.37" in summarise(found).headline
     assert len(summarise(found).caveats) == 2  # random weights, the machine
-    assert set(shown(found)) == {"stage-latency", "stage-madds"}
+    assert set(drawn(found)) == {"stage-latency", "stage-madds"}
     assert "<figure" not in as_html(found)
     rows = [row("dense", None, None, 0.06, 2.0), row("lite", None, 0.5, 0.03, 1.0)]
     without = summarise(report(rows)).headline
@@ -103,7 +165,8 @@ def test_failures_are_said_and_shown():
     assert all_numbers(found)["status"].tolist() == ["ok", "FAILED", *["ok"] * 9]
     assert "FAILED" in as_markdown(found)
     rows[0].error = "no"
-    assert winner(report(rows)) is None and summarise(report(rows)).tiles == ()
+    assert summarise(report(rows)).tiles == () and shown(report(rows)) is None
+    assert "dense failed" in summarise(report(rows)).warnings[0]
     assert len(as_csv(report(rows)).splitlines()) == 12 and "<!DOCTYPE html>" in as_html(found)
 
 
@@ -128,20 +191,20 @@ def test_tables_have_the_numbers_and_leave_out_what_was_not_measured():
         assert float(line["ap"]) == one.ap and line["ap_large"] == ""
         share = 100 * one.memory_mib / found.reference.memory_mib
         assert float(line["memory_share"]) == pytest.approx(share)
-    shown = {table.title: table for table in tables(found)}
-    assert len(shown) == 5
-    overview = shown["All variants"].shown()
+    sections = {table.title: table for table in tables(found)}
+    assert len(sections) == 5
+    overview = sections["All variants"].shown()
     assert overview.loc[1, ["encoder", "keep_ratio", "ap", "ap_gain"]].tolist() == [
         "sparse", "0.50", "0.541", "-0.011",
     ]  # fmt: skip
     assert overview.loc[0, ["keep_ratio", "ap_gain"]].tolist() == ["-", "-"]
-    assert "ap_large" not in shown["Accuracy and tokens"].frame
-    assert "| encoder.values (G)" in shown["Multiply-adds"].as_markdown()
+    assert "ap_large" not in sections["Accuracy and tokens"].frame
+    assert "| encoder.values (G)" in sections["Multiply-adds"].as_markdown()
 
 
 def test_figures_have_the_numbers():
     found = report()
-    figures = shown(found)
+    figures = drawn(found)
     assert len(figures) == 7
     curves = {trace["name"]: trace for trace in figures["ap-latency"]["data"]}
     assert list(curves) == found.encoders
@@ -149,7 +212,7 @@ def test_figures_have_the_numbers():
     assert list(curves["focus"]["y"]) == [one.ap for one in focus]
     assert list(curves["focus"]["x"]) == [one.milliseconds for one in focus]
     assert list(curves["focus"]["text"]) == ["0.5", "0.3", "0.1"]
-    assert list(curves["focus"]["error_y"]["array"]) == [one.ap_interval for one in focus]
+    assert list(curves["focus"]["error_y"]["array"]) == [one.estimate.half_width() for one in focus]
     ratios = {trace["name"]: trace for trace in figures["ratio-corr"]["data"]}
     assert list(ratios["sparse"]["x"]) == [0.5, 0.3, 0.1] and list(ratios["lite"]["x"]) == [1.0]
     *stages, whole = figures["stage-latency"]["data"]
@@ -159,7 +222,7 @@ def test_figures_have_the_numbers():
     work = figures["stage-madds"]["data"][-1]
     assert list(work["x"]) == pytest.approx([one.madds() for one in found.rows])
     alone = report([row("dense", None, 0.5, 0.06, 2.0), row("lite", None, 0.5, 0.03, 1.0)])
-    assert not any(name.startswith("ratio") for name in shown(alone))
+    assert not any(name.startswith("ratio") for name in drawn(alone))
 
 
 def test_a_report_is_read_again(tmp_path):
@@ -240,14 +303,14 @@ def test_tables_sort(page):
 
     assert column(0)[0].startswith("dense")
     table.locator("th button", has_text="latency").click()
-    times = [float(text) for text in column(5)]
+    times = [float(text) for text in column(6)]
     assert times == sorted(times) and len(times) == 11
     table.locator("th button", has_text="latency").click()
-    assert [float(text) for text in column(5)] == sorted(times, reverse=True)
+    assert [float(text) for text in column(6)] == sorted(times, reverse=True)
     table.locator("th button", has_text="encoder").first.click()
     names = [text.split()[0] for text in column(0)]
     assert names == sorted(names)
     table.locator("th button", has_text="ratio").click()
     assert column(1)[0] == "0.10" and column(1)[-2:] == ["-", "-"]  # nothing last
-    assert table.locator("td.winner").first.inner_text() == "lite"
+    assert table.locator("tbody tr:has(td.front)").count() == 6
     assert table.locator("td.baseline").count() == 1
