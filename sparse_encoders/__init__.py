@@ -19,7 +19,7 @@ from sparse_encoders import (
     optimizers,
     selectors,
 )
-from sparse_encoders.publishing import register_config_scope
+from sparse_encoders.configs import register_config_scope
 
 __version__ = "0.1.0"
 

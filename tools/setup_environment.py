@@ -47,8 +47,6 @@ WHICH_TORCH = "import os, torch; print(torch.__version__, os.path.dirname(torch.
 CHECK = """
 import platform, sys, warnings; warnings.filterwarnings("ignore")
 import numpy, torch, sparse_encoders.ops as own, mmcv.ops, mmdet, mmengine, timm
-from sparse_encoders.publishing import publish
-publish()  # `mim train mmdet NAME` finds the configs of this checkout
 names = [f"{m.__name__} {m.__version__}" for m in (torch, mmengine, mmcv, mmdet, timm, numpy)]
 print("    Python", platform.python_version(), "in", sys.prefix, "\\n   ", ", ".join(names))
 print("    GPUs:", torch.cuda.device_count(), "MMCV by", mmcv.ops.get_compiler_version(), end="; ")
@@ -185,8 +183,7 @@ def package_key() -> str:
     found = hashlib.sha256(b"\0".join(path.read_bytes() for path in sources))
     settings = [f"{name}={os.environ.get(name)}" for name in SETTINGS]
     made = [path.stat().st_mtime_ns for path in (ROOT / "sparse_encoders").glob("_C*.so")]
-    configs = Path(sysconfig.get_path("purelib"), "mmdet/.mim/configs/sparse_encoders").exists()
-    more = [str(ROOT), installed("torch"), shutil.which("c++"), settings, made, configs]
+    more = [str(ROOT), installed("torch"), shutil.which("c++"), settings, made]
     return f"{found.hexdigest()} {more}"
 
 

@@ -8,40 +8,48 @@ from pathlib import Path
 
 from mmengine.config import Config
 
-from sparse_encoders.publishing import SCOPE, config_path
+from sparse_encoders.configs import config_path
 
 MMDET = "mmdet::"
+
+
+def find_config(name: str | Path) -> Path:
+    """The file of a config.
+
+    Args:
+        name: a file; a name of this package's configs, such as
+            ``sparse_encoders::dino/dino-4scale_r50_focus_8xb2-12e_coco.py``, of which the file's
+            name alone is enough; or one of MMDetection's, ``mmdet::dino/...``.
+
+    Raises:
+        ValueError: there is no such config; names near ones.
+    """
+    path = Path(name)
+    if str(name).startswith(MMDET):
+        path = Path(str(files("mmdet"))) / ".mim" / "configs" / str(name).removeprefix(MMDET)
+    elif not path.is_file():
+        path = Path(config_path(str(name)))
+    if not path.is_file():
+        raise ValueError(f"there is no config file {path}")
+    return path
 
 
 def read_config(config: str | Path | Config) -> Config:
     """Read a config.
 
     Args:
-        config: a file; a name of this package's (``sparse_encoders::dino/...``) or of
-            MMDetection's (``mmdet::dino/...``) configs; or a config, which is copied.
+        config: as in :func:`find_config`; or a config, which is copied.
 
     Returns:
         One that the caller may change.
 
     Raises:
-        ValueError: there is no such config, or it cannot be read; names near names of this
-            package's.
+        ValueError: there is no such config, or it cannot be read.
     """
     if isinstance(config, Config):
         return copy.deepcopy(config)
-    name = str(config)
-    path = Path(name)
-    if name.startswith(f"{SCOPE}::"):
-        path = Path(config_path(name))
-    elif name.startswith(MMDET):
-        path = Path(str(files("mmdet"))) / ".mim" / "configs" / name.removeprefix(MMDET)
-    if not path.is_file():
-        raise ValueError(
-            f"there is no config file {name}: give a file, a name of this package's as "
-            f"{SCOPE}::dino/..., or one of MMDetection's as "
-            f"{MMDET}dino/dino-4scale_r50_8xb2-12e_coco.py"
-        )
+    path = find_config(config)
     try:
         return Config.fromfile(str(path))
     except Exception as error:  # a config is a program: it may raise anything
-        raise ValueError(f"config {name} cannot be read: {error!r}") from error
+        raise ValueError(f"config {config} cannot be read: {error!r}") from error

@@ -22,9 +22,9 @@ from sparse_encoders.checkpoints.converting import convert_file, ready_config
 from sparse_encoders.checkpoints.families import FAMILIES, check_family, looks_like
 from sparse_encoders.checkpoints.released import model_config
 from sparse_encoders.checkpoints.settings import release_settings
+from sparse_encoders.configs import config_path
 from sparse_encoders.loading import read_checkpoint
 from sparse_encoders.loading.detectors import COUNTERS, check_fit
-from sparse_encoders.publishing import config_path
 
 TOOL = Path(__file__).parents[2] / "tools" / "convert_checkpoint.py"
 # what the file's own args say, in the release's words

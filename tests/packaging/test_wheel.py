@@ -86,6 +86,22 @@ def test_a_wheel_works_from_an_empty_folder(installed, tmp_path):
     assert str(installed) in out and "False" in out and "H3L1-(2+1)x3" in out
 
 
+@pytest.mark.slow
+def test_mim_runs_a_wheels_config_by_name(installed, tmp_path):
+    """As far as the data, which is not there."""
+    mim = Path(sys.executable).with_name("mim")
+    run = subprocess.run(
+        [str(mim), "train", "sparse_encoders", "dino_lite0_focus_shapes.py", "--gpus", "0"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(installed)},
+        capture_output=True,
+        text=True,
+    )
+    script = installed / "sparse_encoders" / ".mim" / "tools" / "train.py"
+    assert f"Training command is {sys.executable} {script}" in run.stdout
+    assert run.returncode != 0 and "data/shapes/train.json" in run.stderr
+
+
 def test_a_source_distribution_can_build_all(checkout, tmp_path):
     _run([sys.executable, "-W", "ignore", "setup.py", "-q", "sdist", "-d", str(tmp_path)], checkout)
     (file,) = tmp_path.glob("*.tar.gz")

@@ -1,6 +1,7 @@
-"""`mim test sparse_encoders CONFIG`: MMDetection's script, with this package imported first."""
+"""`mim test sparse_encoders CONFIG --checkpoint FILE`."""
 
-import sparse_encoders  # noqa: F401
-from sparse_encoders.publishing import run_mmdet_tool
+import sys
 
-run_mmdet_tool("test")
+from sparse_encoders.launch import main
+
+main(["test", *sys.argv[1:]])

@@ -1,6 +1,7 @@
-"""`mim train sparse_encoders CONFIG`: MMDetection's script, with this package imported first."""
+"""`mim train sparse_encoders CONFIG`."""
 
-import sparse_encoders  # noqa: F401
-from sparse_encoders.publishing import run_mmdet_tool
+import sys
 
-run_mmdet_tool("train")
+from sparse_encoders.launch import main
+
+main(["train", *sys.argv[1:]])
