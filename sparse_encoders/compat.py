@@ -5,8 +5,8 @@ three things, each of them harmless when done twice and each a no-op where it is
 
 * ``declare_torchvision_schemas``: lets ``import torchvision`` work beside a torch that its binary
   operators were not built for.
-* ``allow_mmengine_checkpoints``: lets ``torch.load(weights_only=True)`` read MMEngine's own
-  checkpoints, and nothing else.
+* ``let_mmengine_load``: while MMEngine's loader reads a file, ``torch.load(weights_only=True)``
+  takes MMEngine's own types, and nothing else; before and after it takes what it always does.
 * ``check_versions``: says at once which version of the stack is out of range.
 
 The functions at the end stand for what torch 2.1 does not have yet, asked for by whether it is
@@ -23,7 +23,7 @@ import io
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, wraps
 from importlib.machinery import EXTENSION_SUFFIXES, ModuleSpec
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
@@ -96,22 +96,50 @@ def _load_torchvision_operators(spec: ModuleSpec) -> bool:
     return False
 
 
-def allow_mmengine_checkpoints() -> None:
-    """Allow exactly what MMEngine's runner writes into a checkpoint under ``weights_only=True``.
+@contextmanager
+def checkpoint_types(allowed: Sequence[type] = ()) -> Iterator[None]:
+    """Inside, ``torch.load(weights_only=True)`` takes exactly what MMEngine's runner writes, too.
 
     That is the message hub's ``HistoryBuffer`` with its four statistics, and NumPy arrays and
     scalars of float64, float32, int64 and bool. ``HistoryBuffer`` pickles its statistics through
     ``getattr``; what is allowed under that name gives these four functions only. Any other type
-    in a file is refused by torch as before.
+    in a file is refused by torch as before. Afterwards nothing more is allowed than before.
 
     A torch that cannot be told so has no weights-only reading by default either: MMEngine reads
     its checkpoints there as it always did, and this package reads by :func:`load_weights`.
+
+    Args:
+        allowed: further classes.
     """
-    if _takes_names():
-        # With their names: the fork's MMEngine allows some of these types while it loads a file
-        # and takes them back afterwards, but only the entries that have no name.
-        named: list[Any] = [(value, name) for name, value in mmengine_types().items()]
-        torch.serialization.add_safe_globals(named)
+    if not _takes_names():
+        yield
+        return
+    # With their names: the fork's MMEngine allows some of these types while it loads a file
+    # and takes them back afterwards, but only the entries that have no name.
+    named: list[Any] = [(value, name) for name, value in mmengine_types().items()]
+    known = torch.serialization.get_safe_globals()  # stay when the others are taken back
+    with torch.serialization.safe_globals([t for t in (*named, *allowed) if t not in known]):
+        yield
+
+
+def let_mmengine_load() -> None:
+    """Let MMEngine read its own checkpoints, from files and over HTTP, by its public registry.
+
+    From torch 2.6 on ``torch.load`` is weights-only by default and refuses them otherwise.
+    """
+    from mmengine.runner import checkpoint
+
+    def with_types(load: Callable[..., Any]) -> Callable[..., Any]:
+        @wraps(load)  # MMEngine's log names the loader
+        def loader(*arguments: Any, **settings: Any) -> Any:
+            with checkpoint_types():
+                return load(*arguments, **settings)
+
+        return loader
+
+    register = checkpoint.CheckpointLoader.register_scheme
+    register("", with_types(checkpoint.load_from_local), force=True)
+    register(("http://", "https://"), with_types(checkpoint.load_from_http), force=True)
 
 
 @cache
@@ -172,10 +200,10 @@ def check_versions() -> None:
 
 
 def prepare() -> None:
-    """Check the versions, then declare and allow what the stack needs. Runs on import."""
+    """Check the versions, then give the stack what it needs. Runs on import."""
     check_versions()
     declare_torchvision_schemas()
-    allow_mmengine_checkpoints()
+    let_mmengine_load()
 
 
 def load_weights(path: str | Path, allowed: Sequence[type] = ()) -> Any:
@@ -190,7 +218,7 @@ def load_weights(path: str | Path, allowed: Sequence[type] = ()) -> Any:
         OSError, RuntimeError, EOFError: it cannot be read.
     """
     if _takes_names():
-        with torch.serialization.safe_globals(list(allowed)):
+        with checkpoint_types(allowed):
             return torch.load(path, map_location="cpu", weights_only=True)
     return read_weights_only(path, allowed)
 

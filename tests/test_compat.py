@@ -7,6 +7,7 @@ import codecs
 import datetime
 import fractions
 import os
+import pickle
 import subprocess
 import sys
 from collections.abc import Callable
@@ -20,7 +21,7 @@ from mmengine.dataset import pseudo_collate
 from mmengine.evaluator import BaseMetric
 from mmengine.logging import HistoryBuffer
 from mmengine.model import BaseModel
-from mmengine.runner import Runner
+from mmengine.runner import CheckpointLoader, Runner
 from torch import Tensor, nn
 
 from sparse_encoders import compat
@@ -29,7 +30,7 @@ from sparse_encoders.weights_only import read_weights_only
 # What reads a file weights-only: this package's reader, and torch's own where it takes our types.
 READERS: dict[str, Callable[[Path], Any]] = {"own": read_weights_only, "used": compat.load_weights}
 if compat._takes_names():
-    READERS["torch"] = lambda path: torch.load(path, weights_only=True)
+    READERS["torch"] = compat.checkpoint_types()(lambda path: torch.load(path, weights_only=True))
 readers = pytest.mark.parametrize("read", READERS.values(), ids=READERS.keys())
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -140,7 +141,8 @@ def test_real_checkpoint_loads_weights_only(trained: Path, read: Callable[[Path]
     assert {"epoch_1.pth", "epoch_2.pth", "best_toy_double_epoch_1.pth"} <= found
     for path in trained.glob("*.pth"):
         if compat._takes_names():
-            assert torch.serialization.get_unsafe_globals_in_checkpoint(path) == []
+            with compat.checkpoint_types():
+                assert torch.serialization.get_unsafe_globals_in_checkpoint(path) == []
         hub = read(path)["message_hub"]
         losses = hub["log_scalars"]["train/loss"]
         assert isinstance(losses, HistoryBuffer)
@@ -162,6 +164,24 @@ def test_same_content_as_an_unrestricted_load(trained: Path, read: Callable[[Pat
     assert mine.keys() == other.keys()
     for name, buffer in mine.items():
         np.testing.assert_array_equal(buffer.data[0], other[name].data[0])
+
+
+@pytest.mark.skipif(not compat._takes_names(), reason="this torch has no list of allowed types")
+def test_nothing_is_allowed_but_while_a_checkpoint_is_read(trained: Path) -> None:
+    path = str(trained / "epoch_2.pth")
+
+    class Own:
+        """A class that a user has allowed."""
+
+    with torch.serialization.safe_globals([Own]):
+        before = set(torch.serialization.get_safe_globals())
+        with compat.checkpoint_types([Own]):
+            assert len(torch.serialization.get_safe_globals()) > len(before)
+        compat.load_weights(path)
+        CheckpointLoader.load_checkpoint(path)
+        assert set(torch.serialization.get_safe_globals()) == before
+        with pytest.raises(pickle.UnpicklingError, match=r"HistoryBuffer|numpy"):
+            torch.load(path, weights_only=True)
 
 
 def test_resume_goes_on_where_it_was(trained: Path) -> None:
