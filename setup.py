@@ -77,6 +77,12 @@ def cuda_sources() -> list[str]:
             f"{torch.version.cuda}: CPU operators only; set CUDA_HOME to a CUDA of that release"
         )
         return []
+    if not os.environ.get("TORCH_CUDA_ARCH_LIST") and not torch.cuda.is_available():
+        print(
+            "sparse_encoders: this machine has no GPU to build for: CPU operators only; to build "
+            "for others set TORCH_CUDA_ARCH_LIST, as in TORCH_CUDA_ARCH_LIST=9.0"
+        )
+        return []
     folder = SOURCES / "cuda"
     return sorted(str(p) for pattern in ("*.cu", "*.cpp") for p in folder.glob(pattern))
 

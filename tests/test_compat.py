@@ -93,6 +93,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_torchvision_and_timm_import_after_the_package_and_timm_not_with_it() -> None:
     code = "import sys, sparse_encoders.backbones; assert 'timm' not in sys.modules\n"
     code += "import torchvision, timm; print(torchvision.__version__)"

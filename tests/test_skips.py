@@ -27,6 +27,7 @@ def test_few_tests_are_lost_to_an_older_torch() -> None:
     assert sum(skips.OF_THE_TORCH.values()) <= 72
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("reason", "status"), [("needs a CUDA device", 0), ("it fails on Tuesdays", 1)]
 )

@@ -240,6 +240,7 @@ def test_missing_config():
         model_of_config("nowhere.py")
 
 
+@pytest.mark.slow
 def test_published_names():
     name = "deformable_detr/deformable-detr_r50_16xb2-50e_coco.py"
     assert type(model_of_config(f"mmdet::{name}")).__name__ == "DeformableDETR"

@@ -17,6 +17,7 @@ from mmdet.registry import MODELS
 from mmengine.config import Config
 
 from deployed import SIZE, config, detector, picture
+from quick import slow_but
 from skips import needs_newer_onnx_exporter
 from sparse_encoders.deployment import compare_with_onnx, export_onnx, run_onnx
 from sparse_encoders.deployment.command import read_image
@@ -51,7 +52,7 @@ def backends(model: torch.nn.Module) -> list[str]:
 
 
 @needs_onnx
-@pytest.mark.parametrize("encoder", ["focus", "lite"])
+@pytest.mark.parametrize("encoder", slow_but(["focus"], ["focus", "lite"]))
 def test_onnxruntime_gives_what_torch_gives(encoder: str, exported: Exported) -> None:
     model, path = exported(encoder)
     assert backends(model) == backends(detector(encoder=encoder))
@@ -65,6 +66,7 @@ def test_onnxruntime_gives_what_torch_gives(encoder: str, exported: Exported) ->
     assert abs(other[0] - run_onnx(path, picture())[0][0]).max() > 1
 
 
+@pytest.mark.slow
 @needs_onnx
 def test_other_weights_are_seen(exported: Exported) -> None:
     model, path = exported("lite")
@@ -112,6 +114,7 @@ def test_a_torch_without_the_newer_exporter_says_so(
         export_onnx(detector(), SIZE, tmp_path / "a.onnx", exporter="dynamo")
 
 
+@pytest.mark.slow
 @needs_onnx
 def test_the_tool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
     settings = Config(dict(model=config(encoder="lite").to_dict()))

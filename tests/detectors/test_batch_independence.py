@@ -82,7 +82,8 @@ def spread_weights(module: nn.Module) -> None:
         if name.startswith("backbone."):
             continue
         if parameter.dim() > 1:
-            nn.init.normal_(parameter, std=0.08, generator=generator)
+            # nn.init.normal_ of torch 2.1 takes no generator
+            parameter.data.normal_(std=0.08, generator=generator)
         elif "cls_branches" in name:
             nn.init.zeros_(parameter)
 

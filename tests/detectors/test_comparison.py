@@ -9,6 +9,7 @@ import torch
 from mmengine.config import Config, ConfigDict
 from mmengine.runner import Runner
 
+from quick import slow_but
 from sparse_encoders.datasets import CLASSES, ShapesSettings, make_shapes_dataset
 from tiny_detectors import detector_config
 
@@ -30,11 +31,7 @@ ENCODERS = {
         selector=dict(type="OracleSelector", keep_ratio=0.3, intervals=INTERVALS),
     ),
 }
-DETECTORS = (  # together 20 seconds
-    pytest.param("DeformableDETR", marks=pytest.mark.slow),
-    pytest.param("two-stage DeformableDETR", marks=pytest.mark.slow),
-    "DINO",
-)
+DETECTORS = ("DeformableDETR", "two-stage DeformableDETR", "DINO")
 STEPS = 6
 
 
@@ -104,8 +101,8 @@ def describe(detector, encoder):
     return model
 
 
-@pytest.mark.parametrize("encoder", ENCODERS)
-@pytest.mark.parametrize("detector", DETECTORS)
+@pytest.mark.parametrize("encoder", slow_but(["dense", "focus"], ENCODERS))
+@pytest.mark.parametrize("detector", slow_but(["DINO"], DETECTORS))
 def test_learns_and_is_measured(detector, encoder, shapes, tmp_path):
     run = runner(shapes, tmp_path, describe(detector, encoder))
     run.train()

@@ -28,6 +28,7 @@ def hooks(request):
     return module
 
 
+@pytest.mark.slow
 def test_it_builds_without_warnings_or_links_to_elsewhere(request, tmp_path):
     pytest.importorskip("mkdocs", reason="mkdocs is not installed")
     pytest.importorskip("material", reason="mkdocs-material is not installed")

@@ -73,6 +73,7 @@ def test_files_of_the_local_backend_and_the_same_training(request, shapes, tmp_p
         assert torch.equal(a, b), name
 
 
+@pytest.mark.slow
 def test_tensorboard_gets_them_too(request, shapes, tmp_path):
     pytest.importorskip("tensorboard", reason="TensorBoard is not installed")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -104,6 +105,7 @@ def test_what_an_encoder_has_nothing_for_is_said_not_drawn(request, shapes, tmp_
     assert said == ["TokenPicturesHook: DenseEncoder has no scores to draw"] * 2
 
 
+@pytest.mark.slow
 def test_images_beyond_the_end_and_no_validation_set(request, shapes, tmp_path):
     runner = make_runner(request, shapes, tmp_path, DUAL, images=[1, 3])
     with pytest.raises(ValueError, match=r"\[3\] lie beyond the validation set of 3 images"):

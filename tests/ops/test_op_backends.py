@@ -10,7 +10,6 @@ import pytest
 import torch
 
 from op_cases import OPERATORS, deformable_inputs, key_aware_inputs, largest_errors, needs_extension
-from quick import slow_but
 from sparse_encoders.ops import (
     deformable_attention,
     extension,
@@ -122,7 +121,8 @@ for operator, make in OPERATORS.values():
 
 
 @with_extension
-@pytest.mark.parametrize("capability", slow_but(["avx2"], ["default", "avx2", "avx512"]))
+@pytest.mark.slow
+@pytest.mark.parametrize("capability", ["default", "avx2", "avx512"])
 def test_forced_vectors_agree(capability):
     environment = {**os.environ, "SPARSE_ENCODERS_CPU_CAPABILITY": capability}
     environment["PYTHONPATH"] = str(CASES)
@@ -135,6 +135,7 @@ def test_forced_vectors_agree(capability):
     assert done.stdout.split() == [capability]
 
 
+@pytest.mark.slow
 @with_extension
 def test_an_unknown_capability_is_refused():
     environment = {**os.environ, "SPARSE_ENCODERS_CPU_CAPABILITY": "sse9"}

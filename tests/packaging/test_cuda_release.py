@@ -39,6 +39,30 @@ def test_another_release_of_cuda_builds_for_the_cpu_only(
         compiler.chmod(0o755)
     monkeypatch.setattr(torch.version, "cuda", "12.1")
     monkeypatch.setattr(cpp_extension, "CUDA_HOME", str(tmp_path))
+    monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", "9.0")
     sources = script["cuda_sources"]()
     assert ("csrc/cuda/glue.cpp" in sources) == built
     assert ("is CUDA 13.0, this torch is built for CUDA 12.1" in capsys.readouterr().out) != built
+
+
+@pytest.mark.parametrize("gpu", [False, True])
+@pytest.mark.parametrize("architectures", [None, "9.0"])
+def test_nothing_to_build_for_builds_for_the_cpu_only(
+    script: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    gpu: bool,
+    architectures: str | None,
+) -> None:
+    """A CUDA build of torch without a GPU is what PyPI gives; torch's own error names no cause."""
+    monkeypatch.setattr(torch.version, "cuda", "12.1")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+    monkeypatch.setattr(cpp_extension, "CUDA_HOME", str(tmp_path))
+    monkeypatch.delenv("TORCH_CUDA_ARCH_LIST", raising=False)
+    if architectures is not None:
+        monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", architectures)
+    sources = script["cuda_sources"]()
+    built = gpu or architectures is not None
+    assert ("csrc/cuda/glue.cpp" in sources) == built
+    assert ("TORCH_CUDA_ARCH_LIST=9.0" in capsys.readouterr().out) != built

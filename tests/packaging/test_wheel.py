@@ -49,6 +49,7 @@ def installed(checkout, tmp_path_factory):
     return place
 
 
+@pytest.mark.slow
 def test_a_wheel_has_every_module_and_every_config(checkout, installed):
     package = installed / "sparse_encoders"
     modules = {p.relative_to(checkout) for p in (checkout / "sparse_encoders").rglob("*.py")}

@@ -9,6 +9,7 @@ from mmengine.config import Config
 from PIL import Image
 
 import visualize_tokens as tool
+from quick import slow_but
 from sparse_encoders.loading import load_detector
 from sparse_encoders.visualization import panels as token_panels
 from sparse_encoders.visualization.pictures import (
@@ -142,6 +143,7 @@ def test_record_of_a_detector(trained):
     assert record_tokens(model, trained / "x.png").kept.sum() > found.kept.sum()
 
 
+@pytest.mark.slow
 def test_command_line(trained, tmp_path, capsys, monkeypatch):
     arguments = [str(trained / "config.py"), str(trained / "good.pth"), str(trained / "x.png")]
     monkeypatch.setattr(token_panels.save_picture, "__defaults__", (20,))
@@ -199,7 +201,7 @@ def sample(size=(64, 90)):
         (dict(type="DualAttentionEncoder", dual_attention=False), ("kept", "scores")),
     ],
 )
-@pytest.mark.parametrize("detector", ["DeformableDETR", "DINO"])
+@pytest.mark.parametrize("detector", slow_but(["DINO"], ["DeformableDETR", "DINO"]))
 def test_every_encoder_one_stage_and_two_stage(detector, encoder, pictures):
     model = build(detector_config(detector, encoder)).train()
     found = record_sample(model, sample(), CLASSES)

@@ -184,6 +184,7 @@ def test_bad_data(tmp_path, copied, capsys):
     assert refused(capsys, "CONFIG's test annotations", "are not there")
 
 
+@pytest.mark.slow
 def test_bad_checkpoints(tmp_path, shapes, capsys):
     def save(name, encoder, classes):
         options = dict(SMALL, **{"model.bbox_head.num_classes": len(classes)})

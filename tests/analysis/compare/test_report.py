@@ -274,6 +274,7 @@ def page(browser, tmp_path):
         one.close()
 
 
+@pytest.mark.slow
 def test_figures_in_a_browser(page):
     wide = page(1280, "light")
     assert wide.locator(".plot").count() == wide.locator(".js-plotly-plot").count() == 7
@@ -284,6 +285,7 @@ def test_figures_in_a_browser(page):
     assert wide.evaluate("document.images[0].naturalWidth") == 60
 
 
+@pytest.mark.slow
 def test_the_page_follows_the_scheme_and_fits_a_phone(page):
     phone = page(390, "dark")
     assert phone.evaluate("document.documentElement.scrollWidth") <= 390
@@ -293,6 +295,7 @@ def test_the_page_follows_the_scheme_and_fits_a_phone(page):
     phone.wait_for_function(f"{ink} !== {dark!r}")
 
 
+@pytest.mark.slow
 def test_tables_sort(page):
     table = page(1280, "light").locator("table").first
 
