@@ -8,13 +8,16 @@ from sparse_encoders.deployment.onnx_file import (
     export_onnx,
     run_onnx,
 )
+from sparse_encoders.deployment.runtimes import RUNTIMES, open_onnx
 
 __all__ = [
     "EXPORTERS",
+    "RUNTIMES",
     "ImageToDetections",
     "OnnxDifference",
     "attention_backend",
     "compare_with_onnx",
     "export_onnx",
+    "open_onnx",
     "run_onnx",
 ]

@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-import importlib
 import importlib.util
 import time
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from inspect import signature
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from sparse_encoders.compat import no_attention_fastpath
 from sparse_encoders.deployment.module import ImageToDetections, attention_backend
+from sparse_encoders.deployment.runtimes import OUTPUTS, open_onnx
 from sparse_encoders.selectors import RandomSelector
 
-OUTPUTS = ("boxes", "scores", "labels")
 EXPORTERS = ("torchscript", "dynamo")
 _NEEDS = {"torchscript": ("onnx",), "dynamo": ("onnx", "onnxscript")}
 
@@ -113,51 +112,60 @@ class OnnxDifference:
         scores: largest difference of the k-th best scores.
         labels: ranks at which the labels differ (detections of equal scores may swap).
         detections: compared detections.
+        runtime: what ran the file.
         torch_seconds: one pass in torch, with the detector's own attention backend.
-        onnx_seconds: one pass in onnxruntime.
+        runtime_seconds: one pass of the file.
     """
 
     boxes: float
     scores: float
     labels: int
     detections: int
+    runtime: str
     torch_seconds: float
-    onnx_seconds: float
+    runtime_seconds: float
 
     def __str__(self) -> str:
         return (
             f"{self.detections} detections: boxes differ by at most {self.boxes:.1e} pixels, "
             f"scores by {self.scores:.1e}, {self.labels} labels by rank; one pass takes "
-            f"{self.torch_seconds:.3f} s in torch, {self.onnx_seconds:.3f} s in onnxruntime"
+            f"{self.torch_seconds:.3f} s in torch, {self.runtime_seconds:.3f} s in {self.runtime}"
         )
 
 
-def run_onnx(path: str | Path, image: Tensor) -> tuple[list[NDArray[Any]], float]:
+def run_onnx(
+    path: str | Path, image: Tensor, runtime: str = "onnxruntime"
+) -> tuple[list[NDArray[Any]], float]:
     """The file's outputs of an image and the seconds of the faster of two passes.
 
     Args:
         path: of the file.
         image: (1, 3, height, width).
+        runtime: see :func:`open_onnx`.
 
     Raises:
-        ImportError: onnxruntime is not installed.
+        ImportError: the runtime is not installed.
+        ValueError: an unknown one.
     """
-    onnxruntime = importlib.import_module("onnxruntime")  # has no types
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    feed = {"image": image.cpu().float().numpy()}
+    return _timed(open_onnx(path, runtime), image)
+
+
+def _timed(call: Callable[[Tensor], Any], image: Tensor) -> tuple[Any, float]:
+    """What a call gives and the seconds of the faster of two."""
     seconds = []
     for _ in range(2):
         start = time.perf_counter()
-        outputs = session.run(list(OUTPUTS), feed)
+        outputs = call(image)
         seconds.append(time.perf_counter() - start)
-    return [np.asarray(output) for output in outputs], min(seconds)
+    return outputs, min(seconds)
 
 
 def compare_with_onnx(
-    model: Any, path: str | Path, image: Tensor, normalize: bool = True
+    model: Any,
+    path: str | Path,
+    image: Tensor,
+    normalize: bool = True,
+    runtime: str = "onnxruntime",
 ) -> OnnxDifference:
     """Run a detector and its ONNX file on an image.
 
@@ -166,18 +174,17 @@ def compare_with_onnx(
         path: of the file.
         image: (1, 3, height, width), as the file takes it.
         normalize: as it was exported.
+        runtime: see :func:`open_onnx`.
 
     Raises:
-        ImportError: onnxruntime is not installed.
+        ImportError: the runtime is not installed.
+        ValueError: an unknown one.
     """
     detector = ImageToDetections(model, (image.shape[2], image.shape[3]), normalize).eval()
-    seconds = []
     with torch.no_grad():
-        for _ in range(2):
-            start = time.perf_counter()
-            boxes, scores, labels = (output[0].cpu() for output in detector(image))
-            seconds.append(time.perf_counter() - start)
-    found, onnx_seconds = run_onnx(path, image)
+        detections, torch_seconds = _timed(detector, image)
+    boxes, scores, labels = (output[0].cpu() for output in detections)
+    found, seconds = run_onnx(path, image, runtime)
     their_boxes, their_scores, their_labels = (torch.from_numpy(array[0]) for array in found)
     apart = (boxes[:, None] - their_boxes[None]).abs().amax(-1)
     apart = apart.masked_fill(labels[:, None] != their_labels[None], torch.inf)
@@ -186,6 +193,7 @@ def compare_with_onnx(
         scores=float((scores - their_scores).abs().max()),
         labels=int((labels != their_labels).sum()),
         detections=len(scores),
-        torch_seconds=min(seconds),
-        onnx_seconds=onnx_seconds,
+        runtime=runtime,
+        torch_seconds=torch_seconds,
+        runtime_seconds=seconds,
     )

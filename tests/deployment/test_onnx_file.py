@@ -19,7 +19,7 @@ from mmengine.config import Config
 from deployed import SIZE, config, detector, picture
 from quick import slow_but
 from skips import needs_newer_onnx_exporter
-from sparse_encoders.deployment import compare_with_onnx, export_onnx, run_onnx
+from sparse_encoders.deployment import compare_with_onnx, export_onnx, open_onnx, run_onnx
 from sparse_encoders.deployment.command import read_image
 from sparse_encoders.loading import load_detector
 
@@ -64,6 +64,24 @@ def test_onnxruntime_gives_what_torch_gives(encoder: str, exported: Exported) ->
     # another image than the one it was traced with
     other, _ = run_onnx(path, picture(7))
     assert abs(other[0] - run_onnx(path, picture())[0][0]).max() > 1
+
+
+@pytest.mark.slow
+@needs_onnx
+@pytest.mark.skipif(
+    importlib.util.find_spec("openvino") is None, reason="openvino is not installed"
+)
+@pytest.mark.parametrize("encoder", ["focus", "lite"])
+def test_openvino_gives_what_torch_gives(encoder: str, exported: Exported) -> None:
+    model, path = exported(encoder)
+    found = compare_with_onnx(model, path, picture(), runtime="openvino")
+    assert found.detections == 50 and found.boxes < 1e-2 and found.scores < 1e-5
+    assert "s in openvino" in str(found)
+
+
+def test_an_unknown_runtime_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"runtime must be one of .* got 'tensorrt'"):
+        open_onnx(tmp_path / "a.onnx", "tensorrt")
 
 
 @pytest.mark.slow
