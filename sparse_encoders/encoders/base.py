@@ -162,6 +162,8 @@ class Encoder(BaseModule):
         """
         if self.selector is None or output.selection is None:
             return {}
+        if self.training:
+            self.selector.note_training()
         return self.selector.loss(output.selection, output.tokens, targets)
 
     def refined_levels(self, layer: int) -> range:

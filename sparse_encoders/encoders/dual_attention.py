@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -9,11 +10,13 @@ from mmcv.cnn.bricks.transformer import MultiheadAttention
 from torch import Tensor, nn
 
 from sparse_encoders.autocast import without_gradient
-from sparse_encoders.contracts import CategoryHead, DetectorParts
+from sparse_encoders.contracts import CategoryHead
 from sparse_encoders.encoders.background import BACKGROUNDS, BackgroundEmbedding
-from sparse_encoders.encoders.base import Encoder, EncoderOutput
 from sparse_encoders.encoders.kept_tokens import KeptTokensLayer
+from sparse_encoders.encoders.memory import Rows
+from sparse_encoders.encoders.pruning import Batch, PruningEncoder, Refined
 from sparse_encoders.registry import MODELS
+from sparse_encoders.selectors.selection import LayerSelection
 from sparse_encoders.tokens import TokenGrid
 
 VALUES = ("input", "updated")
@@ -79,29 +82,9 @@ class DualAttentionLayer(KeptTokensLayer):
             else ObjectAttention(self.embed_dims, **object_attention)
         )
 
-    def enhance(
-        self, query: Tensor, query_pos: Tensor, object_scores: Tensor, taken: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Lines 4 to 9 of Algorithm 1; the rest of it is :meth:`forward`.
-
-        Args:
-            query: (B, K, C) kept tokens.
-            query_pos: (B, K, C) their position embedding.
-            object_scores: (B, K).
-            taken: (B, K) bool, which tokens may be object tokens.
-
-        Returns:
-            (B, K, C) tokens, and (B, k) where the objects among them stand, best first.
-        """
-        assert self.object_attention is not None
-        enhanced: tuple[Tensor, Tensor] = self.object_attention(
-            query, query_pos, object_scores, taken
-        )
-        return enhanced
-
 
 @MODELS.register_module()
-class DualAttentionEncoder(Encoder):
+class DualAttentionEncoder(PruningEncoder):
     """Refine the kept tokens; let the objects among them attend to each other.
 
     The defaults are the released code's, which trained weights expect; the
@@ -178,47 +161,31 @@ class DualAttentionEncoder(Encoder):
         if self.background is not None:
             self.background.init_weights()
 
-    def forward(self, tokens: TokenGrid, detector: DetectorParts) -> EncoderOutput:
-        """Select once, then refine layer by layer (Algorithm 1)."""
-        assert self.selector is not None
-        if self.dual_attention and detector.category_head is None:
+    def refine(self, index: int, rows: Rows, value: Tensor, batch: Batch) -> Refined:
+        """Lines 4 to 12 of Algorithm 1: attention among objects, then the layer."""
+        query, objects = rows.memory, None
+        if self.dual_attention:
+            attention = self.layers[index].object_attention
+            scores = self._object_scores(index, rows, batch)
+            query, objects = self.run_layer(
+                index, attention, query, rows.pos_embed, scores, rows.chosen.taken
+            )
+        return Refined(self.call_layer(index, rows, query, value, batch.tokens), objects)
+
+    def _object_scores(self, index: int, rows: Rows, batch: Batch) -> Tensor:
+        """(B, K) object scores of the rows, with the head that the detector lends."""
+        assert batch.selection is not None
+        if batch.detector.category_head is None:
             raise ValueError(
                 "dual attention ranks object tokens by the detector's classification head, but "
                 "this detector lends none; set encoder.dual_attention=False"
             )
-        selection = self.selector.select(tokens, detector)
-        # One ranking: a later layer keeps the first ones of what an earlier layer kept,
-        # so the kept tokens are gathered once and each layer takes as many as it needs.
-        (group,) = selection.groups
-        first = group.layers[0]
-        query, query_pos = first.gather(tokens.features), first.gather(tokens.pos_embed)
-        points = first.gather(tokens.reference_points.flatten(2)).unflatten(2, (-1, 2))
-        foreground = first.gather(selection.scores)
-        value = tokens.features
-        done: list[Tensor] = []  # tokens that no later layer keeps, latest first
-        objects: list[Tensor] = []
-        for index, (layer, chosen) in enumerate(zip(self.layers, group.layers, strict=True)):
-            count = chosen.size
-            done.insert(0, query[:, count:])
-            query = query[:, :count]
-            places = query_pos[:, :count], points[:, :count]
-            enhanced = query
-            if self.dual_attention and detector.category_head is not None:
-                head = detector.category_head(index)
-                scores = self.object_scores(query, foreground[:, :count], head)
-                enhanced, index_of_objects = self.run_layer(
-                    index, layer.enhance, query, places[0], scores, chosen.taken
-                )
-                objects.append(index_of_objects)
-            refined = self.run_layer(index, layer, enhanced, *places, value, tokens)
-            # an image writes back what it keeps; the rest it only carried along
-            query = chosen.where(refined.to(query.dtype), query)
-            if self.values == "updated" and index + 1 < self.num_layers:
-                value = first.scatter(tokens.features, torch.cat([query, *done], 1))
-        memory = first.scatter(tokens.features, torch.cat([query, *done], 1))
-        if self.background is not None:
-            memory = self.background(memory, tokens, group.layers)
-        return EncoderOutput(memory, tokens, selection, group.layers, objects=tuple(objects))
+        foreground = rows.chosen.gather(batch.selection.scores)
+        return self.object_scores(rows.memory, foreground, batch.detector.category_head(index))
+
+    def finish(self, memory: Tensor, tokens: TokenGrid, layers: Sequence[LayerSelection]) -> Tensor:
+        """Add the background embedding, where there is one."""
+        return memory if self.background is None else self.background(memory, tokens, layers)
 
     @without_gradient
     def object_scores(self, kept: Tensor, foreground: Tensor, head: CategoryHead) -> Tensor:

@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from mmcv.cnn.bricks.transformer import FFN
 from torch import Tensor, nn
 
-from sparse_encoders.contracts import DetectorParts
-from sparse_encoders.encoders.base import Encoder, EncoderOutput
-from sparse_encoders.encoders.layer import EncoderLayer
+from sparse_encoders.encoders.kept_tokens import KeptTokensLayer
+from sparse_encoders.encoders.memory import Rows
+from sparse_encoders.encoders.pruning import Batch, PruningEncoder, Refined
 from sparse_encoders.encoders.schedule import make_schedule
 from sparse_encoders.registry import MODELS
-from sparse_encoders.selectors.selection import LayerSelection, Selection
+from sparse_encoders.selectors.selection import LayerSelection, Selection, TokenRange
 from sparse_encoders.tokens import TokenGrid
 
 
-class InterleavedLayer(EncoderLayer):
-    """A deformable encoder layer from some tokens to all.
-
-    The names of attention, FFN and norms are MMDetection's, so that a dense
-    checkpoint initialises them.
+class InterleavedLayer(KeptTokensLayer):
+    """A layer on the kept tokens, with an FFN of their own for low-level ones on demand.
 
     Args:
         small_low_level_ffn: low-level tokens have an FFN and a norm of their own,
@@ -40,34 +38,14 @@ class InterleavedLayer(EncoderLayer):
     def forward(
         self,
         query: Tensor,
-        position: Tensor,
+        query_pos: Tensor,
         reference_points: Tensor,
-        memory: Tensor,
+        value: Tensor,
         tokens: TokenGrid,
-        num_low: int,
+        num_low: int = 0,
     ) -> Tensor:
-        """Refine K tokens.
-
-        Args:
-            query: (B, K, C) the tokens to refine, low-level ones first.
-            position: (B, K, C) their position embedding.
-            reference_points: (B, K, L, 2) where they stand on each level.
-            memory: (B, N, C) all tokens, which they sample.
-            tokens: padding and shapes of the batch.
-            num_low: how many of the K are low-level.
-
-        Returns:
-            (B, K, C).
-        """
-        query = self.self_attn(
-            query=query,
-            value=memory,
-            query_pos=position,
-            key_padding_mask=tokens.padding_mask,
-            spatial_shapes=tokens.shapes,
-            reference_points=reference_points,
-        )
-        query = self.norms[0](query)
+        """As :class:`KeptTokensLayer`'s; the first ``num_low`` of the K queries are low-level."""
+        query = self.attend(query, query_pos, reference_points, value, tokens)
         if self.low_level_ffn is None or self.low_level_norm is None:
             return self.norms[1](self.ffn(query))
         low, high = query[:, :num_low], query[:, num_low:]
@@ -76,7 +54,7 @@ class InterleavedLayer(EncoderLayer):
 
 
 @MODELS.register_module()
-class LiteDETREncoder(Encoder):
+class LiteDETREncoder(PruningEncoder):
     """Refine the few coarse tokens in every layer, the many fine ones once a block.
 
     In a layer that does not end its block the queries are the tokens of the
@@ -136,8 +114,10 @@ class LiteDETREncoder(Encoder):
         if selector is not None:
             self.selector = self.build_selector(selector)
 
-    def forward(self, tokens: TokenGrid, detector: DetectorParts) -> EncoderOutput:
-        """Refine layer by layer; (B, N, C) memory.
+    def level_groups(self, tokens: TokenGrid) -> Sequence[range]:
+        """Low and high levels, ranked by themselves.
+
+        How many tokens go through which FFN is then known before anything runs.
 
         Raises:
             ValueError: tokens of another number of levels.
@@ -146,86 +126,34 @@ class LiteDETREncoder(Encoder):
             raise ValueError(
                 f"encoder.num_levels is {self.num_levels}, got {tokens.num_levels} feature levels"
             )
-        split = self.num_levels - self.schedule.high_levels
-        num_low = tokens.level_slices[split].start
-        selection: Selection | None = None
-        chosen: tuple[LayerSelection, ...] = ()
-        low_kept = [0] * self.num_layers
-        if self.selector is not None:
-            # how many tokens go through which FFN must be known before anything runs, so
-            # low and high levels are ranked by themselves
-            groups = range(split), range(split, self.num_levels)
-            selection = self.selector.select(tokens, detector, groups)
-            chosen, low_kept = self._chosen(selection, tokens, num_low)
-        memory = tokens.features
-        for index, layer in enumerate(self.layers):
-            everywhere = self.schedule.refines_all(index)
-            if chosen and (everywhere or self.prune_high_levels):
-                memory = self.run_layer(
-                    index, _refine_chosen, layer, memory, tokens, chosen[index], low_kept[index]
-                )
-            else:
-                start = 0 if everywhere else num_low
-                memory = self.run_layer(index, _refine_from, layer, memory, tokens, start, num_low)
-        return EncoderOutput(memory, tokens, selection, chosen)
+        first_high = self.num_levels - self.schedule.high_levels
+        return range(first_high), range(first_high, self.num_levels)
 
     def refined_levels(self, layer: int) -> range:
         """All levels in the last layer of a block, the high (coarse) ones in the others."""
-        first = (
-            0 if self.schedule.refines_all(layer) else self.num_levels - self.schedule.high_levels
-        )
+        everywhere = self.schedule.refines_all(layer)
+        first = 0 if everywhere else self.num_levels - self.schedule.high_levels
         return range(first, self.num_levels)
 
-    def _chosen(
-        self, selection: Selection, tokens: TokenGrid, num_low: int
-    ) -> tuple[tuple[LayerSelection, ...], list[int]]:
-        """What each layer refines, low-level tokens first, and how many of them are low-level."""
-        low, high = selection.groups
-        layers, low_kept = [], []
+    def choose(self, selection: Selection | None, tokens: TokenGrid) -> tuple[LayerSelection, ...]:
+        """The tokens of each layer's levels, or what is kept of them, low-level ones first."""
+        layers: list[LayerSelection] = []
         for index in range(self.num_layers):
             everywhere = self.schedule.refines_all(index)
-            if everywhere:
-                layers.append(LayerSelection.concat([low.layers[index], high.layers[index]]))
-            elif self.prune_high_levels:
-                layers.append(high.layers[index])
-            else:
-                layers.append(_all_from(tokens, num_low))
-            low_kept.append(low.layers[index].size if everywhere else 0)
-        return tuple(layers), low_kept
+            if selection is None or not (everywhere or self.prune_high_levels):
+                start = tokens.level_slices[self.refined_levels(index)[0]].start
+                layers.append(TokenRange.of(tokens, start))
+                continue
+            low, high = (group.layers[index] for group in selection.groups)
+            layers.append(LayerSelection.concat([low, high]) if everywhere else high)
+        return tuple(layers)
 
-
-def _refine_from(
-    layer: nn.Module, memory: Tensor, tokens: TokenGrid, first: int, num_low: int
-) -> Tensor:
-    """(B, N, C) memory with every token from ``first`` on refined."""
-    refined = layer(
-        memory[:, first:],
-        tokens.pos_embed[:, first:],
-        tokens.reference_points[:, first:],
-        memory,
-        tokens,
-        num_low - first,
-    )
-    if first == 0:
-        return refined
-    return torch.cat([memory[:, :first].to(refined.dtype), refined], 1)
-
-
-def _refine_chosen(
-    layer: nn.Module, memory: Tensor, tokens: TokenGrid, chosen: LayerSelection, num_low: int
-) -> Tensor:
-    """(B, N, C) memory with the chosen tokens refined, ``num_low`` of them low-level."""
-    points = chosen.gather(tokens.reference_points.flatten(2)).unflatten(2, (-1, 2))
-    refined = layer(
-        chosen.gather(memory), chosen.gather(tokens.pos_embed), points, memory, tokens, num_low
-    )
-    return chosen.scatter_kept(memory, refined.to(memory.dtype))
-
-
-def _all_from(tokens: TokenGrid, first: int) -> LayerSelection:
-    """Every token from ``first`` on that is not padding."""
-    batch, device = tokens.features.shape[0], tokens.features.device
-    indices = torch.arange(first, tokens.num_tokens, device=device).expand(batch, -1)
-    mask = tokens.padding_mask
-    kept = torch.ones_like(indices, dtype=torch.bool) if mask is None else ~mask[:, first:]
-    return LayerSelection(indices, kept, kept, mask is None)
+    def refine(self, index: int, rows: Rows, value: Tensor, batch: Batch) -> Refined:
+        """One call of the layer, which is told how many of the rows are low-level."""
+        num_low = 0
+        if self.schedule.refines_all(index):
+            first_high = self.num_levels - self.schedule.high_levels
+            num_low = batch.tokens.level_slices[first_high].start
+            if batch.selection is not None:
+                num_low = batch.selection.groups[0].layers[index].size
+        return Refined(self.call_layer(index, rows, rows.query, value, batch.tokens, num_low))

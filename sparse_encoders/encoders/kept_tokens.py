@@ -34,7 +34,20 @@ class KeptTokensLayer(EncoderLayer):
         Returns:
             (B, K, C).
         """
-        query = self.self_attn(
+        attended = self.attend(query, query_pos, reference_points, value, tokens)
+        refined: Tensor = self.norms[1](self.ffn(attended))
+        return refined
+
+    def attend(
+        self,
+        query: Tensor,
+        query_pos: Tensor,
+        reference_points: Tensor,
+        value: Tensor,
+        tokens: TokenGrid,
+    ) -> Tensor:
+        """(B, K, C) queries after attention and norm; arguments as :meth:`forward`'s."""
+        attended = self.self_attn(
             query=query,
             value=value,
             query_pos=query_pos,
@@ -42,5 +55,5 @@ class KeptTokensLayer(EncoderLayer):
             spatial_shapes=tokens.shapes,
             reference_points=reference_points,
         )
-        refined: Tensor = self.norms[1](self.ffn(self.norms[0](query)))
-        return refined
+        normed: Tensor = self.norms[0](attended)
+        return normed

@@ -6,16 +6,16 @@ from typing import Any
 
 from torch import Tensor
 
-from sparse_encoders.contracts import DetectionLoss, DetectorParts, Targets
+from sparse_encoders.contracts import DetectionLoss, Targets
 from sparse_encoders.encoders.auxiliary import AuxiliaryHeads
-from sparse_encoders.encoders.base import Encoder, EncoderOutput
+from sparse_encoders.encoders.base import EncoderOutput
 from sparse_encoders.encoders.kept_tokens import KeptTokensLayer
+from sparse_encoders.encoders.pruning import PruningEncoder
 from sparse_encoders.registry import MODELS
-from sparse_encoders.tokens import TokenGrid
 
 
 @MODELS.register_module()
-class SparseDETREncoder(Encoder):
+class SparseDETREncoder(PruningEncoder):
     """Refine only the kept tokens; all tokens, updated by every layer, are attended to.
 
     Args:
@@ -57,28 +57,10 @@ class SparseDETREncoder(Encoder):
         if self.auxiliary is not None:
             self.auxiliary.init_weights()
 
-    def forward(self, tokens: TokenGrid, detector: DetectorParts) -> EncoderOutput:
-        """Select once, then refine the same tokens layer by layer.
-
-        An image with fewer kept tokens than the batch's largest carries others
-        along as queries, and writes back its own only.
-        """
-        assert self.selector is not None
-        selection = self.selector.select(tokens, detector)
-        # one ranking: a later layer keeps the first ones of what an earlier layer kept
-        (group,) = selection.groups
-        first = group.layers[0]
-        query, position = first.gather(tokens.features), first.gather(tokens.pos_embed)
-        points = first.gather(tokens.reference_points.flatten(2)).unflatten(2, (-1, 2))
-        memory, refined = tokens.features, []
-        for index, (layer, chosen) in enumerate(zip(self.layers, group.layers, strict=True)):
-            count = chosen.size  # shrinks where the selector cascades
-            places = position[:, :count], points[:, :count]
-            query = self.run_layer(index, layer, query[:, :count], *places, memory, tokens)
-            memory = chosen.scatter_kept(memory, query.to(memory.dtype))
-            refined.append(query)
-        kept = tuple(refined) if self.training and self.auxiliary is not None else ()
-        return EncoderOutput(memory, tokens, selection, group.layers, kept)
+    @property
+    def returns_refined(self) -> bool:
+        """The auxiliary heads read what each layer refined, in training."""
+        return self.training and self.auxiliary is not None
 
     def loss(
         self,

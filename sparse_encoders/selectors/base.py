@@ -98,6 +98,10 @@ class Selector(nn.Module):
         if not test_only:
             self.schedule = schedule
 
+    def note_training(self) -> None:
+        """Note the keep ratios that the weights are trained at; called with every training loss."""
+        self.trained_keep_ratio = self.schedule.per_layer
+
     def make_schedule(self, keep_ratio: float | Sequence[float] | None) -> KeepSchedule:
         """What a config's ``keep_ratio`` means; the constructor calls it, too.
 
@@ -143,8 +147,6 @@ class Selector(nn.Module):
             groups: neighbouring levels that are ranked together; in order,
                 every level once. None: all levels are one group.
         """
-        if self.training:
-            self.trained_keep_ratio = self.schedule.per_layer
         logits = self.score(tokens, detector)
         # a token without a meaning has no score: it ranks last, and a loss shows it
         logits = logits.masked_fill(tokens.broken.squeeze(-1), torch.nan)

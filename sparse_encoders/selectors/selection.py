@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from sparse_encoders.tokens import TokenGrid
+
 
 @dataclass(frozen=True)
 class LayerSelection:
@@ -93,6 +95,7 @@ class LayerSelection:
 
     def scatter_kept(self, tokens: Tensor, new: Tensor) -> Tensor:
         """(B, N, C) ``tokens`` with the kept ones replaced by (B, K, C) ``new``."""
+        new = new.to(tokens.dtype)
         if self.all_kept:
             return self.scatter(tokens, new)
         return self.scatter(tokens, self.where(new, self.gather(tokens)))
@@ -107,6 +110,35 @@ class LayerSelection:
             self.indices.shape[0], num_tokens, dtype=torch.bool, device=self.indices.device
         )
         return blank.scatter(1, self.indices, self.taken if carried else self.kept)
+
+
+@dataclass(frozen=True)
+class TokenRange(LayerSelection):
+    """Every token from ``start`` on, gathered as a view.
+
+    Padding is refined, too, as in a dense encoder, but it is not ``kept``.
+    """
+
+    start: int = 0
+
+    @classmethod
+    def of(cls, tokens: TokenGrid, start: int) -> TokenRange:
+        """The tokens of a batch from ``start`` on."""
+        batch, device = tokens.features.shape[0], tokens.features.device
+        indices = torch.arange(start, tokens.num_tokens, device=device).expand(batch, -1)
+        mask = tokens.padding_mask
+        kept = torch.ones_like(indices, dtype=torch.bool) if mask is None else ~mask[:, start:]
+        return cls(indices, kept, kept, mask is None, start)
+
+    def gather(self, tokens: Tensor) -> Tensor:
+        """(B, K, C) of (B, N, C)."""
+        return tokens[:, self.start :]
+
+    def scatter_kept(self, tokens: Tensor, new: Tensor) -> Tensor:
+        """(B, N, C) ``tokens`` with those of the range replaced by (B, K, C) ``new``."""
+        if self.start == 0:
+            return new
+        return torch.cat([tokens[:, : self.start].to(new.dtype), new], 1)
 
 
 @dataclass(frozen=True)
@@ -145,17 +177,3 @@ class Selection:
     groups: tuple[GroupSelection, ...]
     logits: Tensor
     scores: Tensor
-
-    @property
-    def layers(self) -> tuple[LayerSelection, ...]:
-        """For each encoder layer what it keeps of all groups, one group after another.
-
-        Only within a group do the indices of a layer begin those of the layer before.
-        """
-        by_layer = zip(*(group.layers for group in self.groups), strict=True)
-        return tuple(LayerSelection.concat(parts) for parts in by_layer)
-
-    @property
-    def num_foreground(self) -> Tensor:
-        """(B,) int64 foreground tokens of each image, before any cascade."""
-        return torch.stack([group.num_foreground for group in self.groups]).sum(0)

@@ -25,7 +25,7 @@ def lent():
 def test_tokens_that_are_not_kept_stay_as_they_came(lent):
     tokens = grid([(1.0, 1.0), (0.5, 0.5)])
     output = make(selector=dict(type="FocusTokenSelector", keep_ratio=0.2))(tokens, lent)
-    touched = torch.stack([x.mask(tokens.num_tokens) for x in output.selection.layers]).any(0)
+    touched = torch.stack([x.mask(tokens.num_tokens) for x in output.layers]).any(0)
     same = (output.memory == tokens.features).all(-1)
     assert torch.equal(same, ~touched)
     assert 0 < touched.sum() < touched.numel()
@@ -140,7 +140,7 @@ def test_keep_ratio_is_a_dial(lent):
     kept = {}
     for ratio in (0.1, 0.5, [1.0, 0.5]):
         encoder.set_keep_ratio(ratio)
-        layers = encoder(tokens, lent).selection.layers
+        layers = encoder(tokens, lent).layers
         kept[str(ratio)] = [int(x.kept.sum()) for x in layers]
     assert kept["0.1"][0] < kept["0.5"][0] < kept["[1.0, 0.5]"][0] == tokens.num_tokens
     assert all(torch.equal(v, state[k]) for k, v in encoder.state_dict().items())
@@ -183,12 +183,12 @@ def test_object_tokens_come_back_by_layer_best_first_and_never_padding(lent):
     encoder = make(num_object_tokens=4, selector=dict(type="FocusTokenSelector", keep_ratio=0.3))
     output = encoder(tokens, lent)
     assert len(output.objects) == encoder.num_layers
-    for found, chosen in zip(output.objects, output.selection.layers, strict=True):
+    for found, chosen in zip(output.objects, output.layers, strict=True):
         assert found.shape == (2, min(4, chosen.indices.shape[1]))
         where = chosen.indices.gather(1, found)
         assert not tokens.padding_mask.gather(1, where).any()
         assert all(len(set(row)) == len(row) for row in where.tolist())
-    first, head = output.selection.layers[0], lent.category_head(0)
+    first, head = output.layers[0], lent.category_head(0)
     scores = encoder.object_scores(
         first.gather(tokens.features), first.gather(output.selection.scores), head
     )

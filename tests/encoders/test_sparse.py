@@ -39,10 +39,10 @@ def test_keeping_everything_is_the_dense_encoder():
 def test_only_kept_tokens_change_and_all_layers_keep_the_same():
     grid = small_grid(BATCH)
     output = sparse(selector=dict(keep_ratio=0.3))(grid, parts())
-    layers = output.selection.layers
+    layers = output.layers
     mask = layers[0].mask(grid.num_tokens)
     assert torch.equal(mask, layers[1].mask(grid.num_tokens))
-    assert mask.sum(1).tolist() == output.selection.num_foreground.tolist()
+    assert mask.sum(1).tolist() == output.selection.groups[0].num_foreground.tolist()
     assert torch.equal(output.memory[~mask], grid.features[~mask])
     assert not output.memory[mask].isclose(grid.features[mask]).all()
 
@@ -51,7 +51,7 @@ def test_values_are_updated_by_every_layer():
     grid, encoder, values = small_grid(), sparse(selector=dict(keep_ratio=0.5)), []
     for layer in encoder.layers:
         layer.register_forward_pre_hook(lambda module, args: values.append(args[3]))
-    chosen = encoder(grid, parts()).selection.layers[0].mask(grid.num_tokens)
+    chosen = encoder(grid, parts()).layers[0].mask(grid.num_tokens)
     assert torch.equal(values[0], grid.features)
     assert (values[1] != grid.features).any(-1).equal(chosen)
 
@@ -85,7 +85,7 @@ def test_auxiliary_heads_and_gradients(selector):
     losses = encoder.loss(output, targets, detection_loss)
     assert {"enc0.loss_cls", "enc0.loss_bbox", "enc0.loss_iou"} < set(losses)
     assert len(losses) == 4 and len(seen) == encoder.num_layers - 1
-    kept = output.selection.layers[0].indices.shape[1]
+    kept = output.layers[0].indices.shape[1]
     assert seen[0][0] == (2, kept, CLASSES)
     assert ((seen[0][1] > 0) & (seen[0][1] <= 1)).all()
     (sum(losses.values()) + output.memory.sum()).backward()
@@ -104,7 +104,7 @@ def test_auxiliary_heads_begin_improbable_and_at_the_proposals():
     output = encoder(grid, parts())
     ((logits, boxes),) = encoder.auxiliary(output.refined, output.layers, grid)
     assert logits.sigmoid().mean() < 0.05
-    expected = output.selection.layers[0].gather(grid.proposals).sigmoid()
+    expected = output.layers[0].gather(grid.proposals).sigmoid()
     assert torch.allclose(boxes, expected)
 
 
@@ -140,7 +140,7 @@ def test_a_token_of_nan_features_is_kept_out():
     features = grid.features.clone()
     features[0, 5] = torch.nan
     output = sparse(selector=dict(keep_ratio=0.5))(replace(grid, features=features), parts())
-    assert not output.selection.layers[0].mask(grid.num_tokens)[0, 5]
+    assert not output.layers[0].mask(grid.num_tokens)[0, 5]
     assert output.selection.scores.isfinite().all()
     assert output.memory[1].isfinite().all(), "other images are not touched"
 

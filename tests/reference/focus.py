@@ -98,7 +98,7 @@ def check_focus_encoder(fixture: Fixture, config: dict[str, Any]) -> list[Check]
     assert chosen is not None
     results = [
         close("foreground_score", chosen.scores, fixture["foreground_score"]),
-        equal("num_foreground", chosen.num_foreground, fixture["num_foreground"]),
+        equal("num_foreground", chosen.groups[0].num_foreground, fixture["num_foreground"]),
     ]
     for index, layer in enumerate(output.layers):
         name = f"foreground_index_layer{index}"

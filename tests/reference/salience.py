@@ -53,7 +53,7 @@ def check_salience_encoder(fixture: Fixture, config: dict[str, Any]) -> list[Che
     assert chosen is not None
     results = [
         close("foreground_score", chosen.scores, fixture["foreground_score"]),
-        equal("num_foreground", chosen.num_foreground, fixture["num_foreground"]),
+        equal("num_foreground", chosen.groups[0].num_foreground, fixture["num_foreground"]),
     ]
     for index, layer in enumerate(output.layers):
         name = f"foreground_index_layer{index}"
@@ -121,7 +121,7 @@ def _same_memory(output: EncoderOutput, fixture: Fixture) -> Check:
     memory, wanted = output.memory[:, index], torch.from_numpy(fixture["memory"])
     padding = output.tokens.padding_mask
     if padding is not None and memory.shape == wanted.shape:
-        layer, counts = output.layers[0], output.selection.num_foreground  # type: ignore[union-attr]
+        layer, counts = output.layers[0], output.selection.groups[0].num_foreground  # type: ignore[union-attr]
         # what it writes back, the first ones of the ranking of which a later layer takes fewer
         written = torch.arange(layer.size) < counts.unsqueeze(1)
         refined = torch.zeros_like(padding).scatter(1, layer.indices, written & layer.taken)

@@ -47,7 +47,7 @@ def check_sparse_encoder(fixture: Fixture, config: dict[str, Any]) -> list[Check
     counts = torch.minimum(wanted, tokens.num_valid())
     results = [
         close("score", output.selection.scores, fixture["score"]),
-        equal("num_kept", output.selection.num_foreground, counts.numpy()),
+        equal("num_kept", output.selection.groups[0].num_foreground, counts.numpy()),
         same_sets(
             "kept_index",
             output.layers[0].indices,

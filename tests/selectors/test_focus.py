@@ -121,7 +121,7 @@ def test_border_tokens_at_the_cut_are_the_same_in_every_batch():
     for rank in range(better + 5, better + tied - 5, tied // 6):
         ratio = rank / int(valid.sum())
         selector.set_keep_ratio([ratio, ratio / 2])
-        first, second = (selector.select(g, lent).layers[0] for g in (alone, both))
+        first, second = (selector.select(g, lent).groups[0].layers[0] for g in (alone, both))
         assert torch.equal(first.mask(both.num_tokens)[0], second.mask(both.num_tokens)[0])
 
 
@@ -170,7 +170,7 @@ def test_one_nan_token_does_not_take_the_others_with_it():
     assert not tokens.unusable[0, 40]
     chosen = make(modulation=None).select(tokens.replace_features(features), lent)
     assert chosen.logits.isnan().sum() == 1
-    assert not chosen.layers[0].mask(tokens.num_tokens)[0, 40]
+    assert not chosen.groups[0].layers[0].mask(tokens.num_tokens)[0, 40]
 
 
 def test_own_projection_where_the_detector_has_no_first_stage():

@@ -55,7 +55,7 @@ def test_oracle_on_images_with_and_without_boxes():
     chosen = OracleSelector(num_layers=1, keep_ratio=0.3).select(
         grid, lend([[0.0, 0.0, 80.0, 64.0]], [])
     )
-    assert chosen.scores.isfinite().all() and chosen.layers[0].kept.any(1).all()
+    assert chosen.scores.isfinite().all() and chosen.groups[0].layers[0].kept.any(1).all()
     nothing = OracleSelector(num_layers=1).select(grid, lend([], []))
     assert nothing.scores.isfinite().all()
 

@@ -87,8 +87,8 @@ def test_counted_over_the_batch_is_the_released_way(seed, valid, v):
     selector.scores = torch.randn(len(valid), tokens.num_tokens)
     selection = selector.select(tokens, parts())
     wanted, counts = released_selection(selector.scores, tokens.padding_mask, tokens, v, w)
-    assert selection.num_foreground.tolist() == counts.tolist()
-    for layer, released in zip(selection.layers, wanted, strict=True):
+    assert selection.groups[0].num_foreground.tolist() == counts.tolist()
+    for layer, released in zip(selection.groups[0].layers, wanted, strict=True):
         carried = layer.mask(tokens.num_tokens, carried=True)
         released_mask = torch.zeros_like(carried).scatter(1, released, True)
         assert torch.equal(carried & ~tokens.padding_mask, released_mask & ~tokens.padding_mask)
@@ -104,14 +104,14 @@ def test_an_image_keeps_the_best_of_each_level_up_to_its_quota(shapes, valid):
     tokens, selector = grid(valid, shapes), Given(3, embed_dims=DIMS).eval()
     selector.scores = torch.rand(len(valid), tokens.num_tokens)
     selection = selector.select(tokens, parts())
-    first = selection.layers[0].mask(tokens.num_tokens)
+    first = selection.groups[0].layers[0].mask(tokens.num_tokens)
     own = selector.quotas.level_counts(tokens, tokens.all_levels)
     for column, part in enumerate(tokens.level_slices):
         assert first[:, part].sum(1).tolist() == own[:, column].tolist()
         out = (~first & ~tokens.padding_mask)[:, part]
         worst = selector.scores[:, part].masked_fill(~first[:, part], torch.inf).amin(1)
         assert (selector.scores[:, part].masked_fill(~out, -1).amax(1) <= worst).all()
-    for layer, factor in zip(selection.layers, selector.quotas.factors, strict=True):
+    for layer, factor in zip(selection.groups[0].layers, selector.quotas.factors, strict=True):
         limits = (own.sum(1).float() * factor).long().clamp(min=1)
         assert layer.kept.sum(1).tolist() == limits.tolist()
         # of all levels the best first
@@ -133,7 +133,7 @@ def test_groups_of_levels_have_their_quotas():
 def test_images_smaller_than_the_quotas_keep_a_token(shapes, keep_ratio):
     tokens, selector = grid(shapes=shapes), make(keep_ratio=keep_ratio)
     selection = selector.select(tokens, parts())
-    assert [int(layer.kept.sum()) for layer in selection.layers] >= [1, 1, 1]
+    assert [int(layer.kept.sum()) for layer in selection.groups[0].layers] >= [1, 1, 1]
     groups = selector.select(tokens, parts(), [range(1), range(1, 4)]).groups
     assert all(layer.kept.sum() >= 1 for group in groups for layer in group.layers)
 
@@ -145,13 +145,13 @@ def test_a_token_that_is_not_a_number_ranks_last():
     assert not tokens.unusable[0, 34]
     selection = selector.select(tokens.replace_features(features), parts())
     assert selection.logits.isnan().sum() == 1
-    assert not selection.layers[0].mask(tokens.num_tokens)[0, 34]
+    assert not selection.groups[0].layers[0].mask(tokens.num_tokens)[0, 34]
     assert selection.scores.isfinite().all()
 
 
 def test_the_keep_ratio_is_a_dial_and_travels_with_the_weights():
     tokens, lent, selector = grid(), parts(), make()
-    selector.train().select(tokens, lent)
+    selector.note_training()
     released = selector.trained_keep_ratio
     assert released == pytest.approx([0.5106, 0.3064, 0.1021], abs=1e-3)
     selector.set_keep_ratio(0.15, test_only=True)
@@ -163,7 +163,7 @@ def test_the_keep_ratio_is_a_dial_and_travels_with_the_weights():
     assert other.schedule.average == pytest.approx(0.2)
     other.set_keep_ratio(1.0)
     whole = other.select(tokens, lent)
-    assert all(layer.kept.sum() == tokens.num_tokens for layer in whole.layers)
+    assert all(layer.kept.sum() == tokens.num_tokens for layer in whole.groups[0].layers)
     other.set_keep_ratio(None)
     assert other.schedule == make().schedule
 

@@ -68,11 +68,11 @@ def test_an_image_keeps_its_best_tokens_and_no_padding(ratio, count, rows, colum
     )
     valid = grid.num_valid()
     previous = None
-    for layer in chosen.layers:
+    for layer in chosen.groups[0].layers:
         mask = layer.mask(grid.num_tokens)
         assert not (mask & grid.padding_mask).any()
         assert (mask.sum(1) >= 1).all()
-        assert (mask.sum(1) <= torch.minimum(chosen.num_foreground, valid)).all()
+        assert (mask.sum(1) <= torch.minimum(chosen.groups[0].num_foreground, valid)).all()
         for image in range(2):
             lowest_kept = chosen.scores[image][mask[image]].min()
             left = ~mask[image] & ~grid.padding_mask[image]
@@ -85,7 +85,7 @@ def test_an_image_keeps_its_best_tokens_and_no_padding(ratio, count, rows, colum
 def test_ratio_one_keeps_every_valid_token():
     grid = make_grid(SHAPES, [(1.0, 1.0), (0.5, 0.5)])
     chosen = select(grid, torch.randn(2, grid.num_tokens), keep_ratio=1.0, num_layers=2)
-    for layer in chosen.layers:
+    for layer in chosen.groups[0].layers:
         assert torch.equal(layer.mask(grid.num_tokens), ~grid.padding_mask)
 
 
@@ -104,7 +104,7 @@ def test_nan_scores_never_rank_first():
     scores = torch.randn(1, grid.num_tokens)
     scores[0, 7] = torch.nan
     chosen = select(grid, scores, keep_ratio=0.5, num_layers=1)
-    assert not chosen.layers[0].mask(grid.num_tokens)[0, 7]
+    assert not chosen.groups[0].layers[0].mask(grid.num_tokens)[0, 7]
 
 
 def test_all_nan_scores_still_give_a_selection():
@@ -128,7 +128,7 @@ def test_counts_with_the_hosts_knowledge_of_padding():
     scores = torch.randn(2, grid.num_tokens)
     known = replace(grid, max_valid=int(grid.num_valid().max()))
     wide, narrow = (select(g, scores, keep_ratio=0.4, num_layers=2) for g in (grid, known))
-    for a, b in zip(wide.layers, narrow.layers, strict=True):
+    for a, b in zip(wide.groups[0].layers, narrow.groups[0].layers, strict=True):
         assert b.indices.shape[1] < a.indices.shape[1]
         assert torch.equal(a.mask(grid.num_tokens), b.mask(grid.num_tokens))
 
@@ -161,7 +161,7 @@ def test_a_layer_is_full_where_everything_it_gathers_is_kept(shapes, ratios, cou
         test_count=count,
         training=training,
     )
-    for layer in chosen.layers:
+    for layer in chosen.groups[0].layers:
         assert layer.all_kept
         assert layer.kept.all() and layer.taken.all()
 
@@ -169,7 +169,7 @@ def test_a_layer_is_full_where_everything_it_gathers_is_kept(shapes, ratios, cou
 def test_a_token_that_a_layer_drops_is_not_written_back():
     grid = make_grid(((1, 5),))
     chosen = select(grid, torch.arange(5.0)[None], num_layers=2, keep_ratio=[1.0, 0.5])
-    second = chosen.layers[1]
+    second = chosen.groups[0].layers[1]
     written = second.scatter_kept(torch.zeros(1, 5, 1), torch.ones(1, second.size, 1))
     assert written.flatten().tolist() == [0, 0, 0, 1, 1]
 
@@ -208,15 +208,13 @@ def test_groups_of_levels_are_ranked_and_cut_by_themselves(split, ratio, valid, 
             valid_ratios=grid.valid_ratios[:, group.levels.start : group.levels.stop],
         )
         alone = select(own, scores[:, part], **settings_)
-        assert torch.equal(alone.num_foreground, group.num_foreground)
-        for ours, theirs in zip(group.layers, alone.layers, strict=True):
+        assert torch.equal(alone.groups[0].num_foreground, group.num_foreground)
+        for ours, theirs in zip(group.layers, alone.groups[0].layers, strict=True):
             assert torch.equal(ours.indices - part.start, theirs.indices)
             assert torch.equal(ours.kept, theirs.kept)
-    assert torch.equal(chosen.num_foreground, sum(group.num_foreground for group in chosen.groups))
-    for index, layer in enumerate(chosen.layers):
-        parts = [group.layers[index] for group in chosen.groups]
+    for parts in zip(*(group.layers for group in chosen.groups), strict=True):
         masks = torch.stack([part.mask(grid.num_tokens) for part in parts])
-        assert torch.equal(layer.mask(grid.num_tokens), masks.any(0))
+        assert torch.equal(LayerSelection.concat(parts).mask(grid.num_tokens), masks.any(0))
 
 
 @settings(max_examples=40, deadline=None)
@@ -239,7 +237,7 @@ def test_at_test_time_an_image_keeps_the_same_in_every_batch(ratios, valid, othe
             image_of(grid, image), scores[image : image + 1], training=False, **settings_
         )
         assert torch.equal(alone.scores[0], both.scores[image])
-        for ours, theirs in zip(alone.layers, both.layers, strict=True):
+        for ours, theirs in zip(alone.groups[0].layers, both.groups[0].layers, strict=True):
             kept = ours.mask(grid.num_tokens)[0]
             assert torch.equal(kept, theirs.mask(grid.num_tokens)[image])
             assert torch.equal(theirs.kept[image], theirs.taken[image])
@@ -252,7 +250,7 @@ def test_the_released_count_of_a_batch_is_for_training_or_by_name():
     settings_ = dict(num_layers=2, keep_ratio=[0.5, 0.25])
 
     def kept(**how):
-        chosen = select(grid, scores, **settings_, **how).layers[1]
+        chosen = select(grid, scores, **settings_, **how).groups[0].layers[1]
         return chosen.kept.sum(1).tolist(), chosen.taken.sum(1).tolist()
 
     by_batch, by_image = ([25, 21], [25, 25]), ([25, 10], [25, 10])
