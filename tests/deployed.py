@@ -17,6 +17,13 @@ ENCODERS: dict[str, dict[str, Any]] = {
     "lite": dict(type="LiteDETREncoder", blocks=1, high_levels=3),
     "key-aware": dict(type="LiteDETREncoder", blocks=1, high_levels=3, attention="key_aware"),
     "sparse": dict(type="SparseDETREncoder"),
+    "salience": dict(
+        type="DualAttentionEncoder",
+        background_embedding="released",
+        selector=dict(type="SalienceTokenSelector"),
+    ),
+    "hybrid": dict(type="HybridEncoder", feedforward_channels=64),
+    "none": dict(type="NoEncoder"),
 }
 
 

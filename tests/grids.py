@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from sparse_encoders.encoders import DualAttentionEncoder
+from sparse_encoders.encoders import DualAttentionEncoder, HybridEncoder, NoEncoder
 from sparse_encoders.tokens import TokenGrid
 
 SHAPES = ((8, 10), (4, 5), (2, 3), (1, 2))
@@ -37,8 +37,10 @@ def small_grid(valid=None):
 
 
 def small_encoder(encoder=DualAttentionEncoder, **kwargs):
-    """Two layers of 32 channels whose attention looks around."""
-    settings = {"num_layers": 2, "layer_cfg": LAYER, "attention_backend": "torch", **kwargs}
+    """Two layers (where it has layers) of 32 channels whose attention looks around."""
+    settings = {"layer_cfg": LAYER, **kwargs}
+    if encoder not in (HybridEncoder, NoEncoder):
+        settings = {"num_layers": 2, "attention_backend": "torch", **settings}
     built = encoder(**settings).eval()
     for parameter in built.parameters():
         if parameter.dim() > 1:  # sampling offsets and attention weights begin at zero

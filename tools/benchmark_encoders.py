@@ -13,14 +13,14 @@ from pathlib import Path
 from sparse_encoders.analysis.benchmark import records, table
 from sparse_encoders.analysis.encoder_benchmark import PARTS, benchmark_encoders
 from sparse_encoders.analysis.machine import describe_machine
-from sparse_encoders.analysis.variants import VARIANTS
+from sparse_encoders.analysis.variants import NAMES
 
 
 def parse() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--size", nargs=2, type=int, default=(800, 1066), metavar=("H", "W"))
-    parser.add_argument("--encoders", nargs="+", default=["dense", "focus"], choices=VARIANTS)
+    parser.add_argument("--encoders", nargs="+", default=["dense", "focus"], choices=NAMES)
     parser.add_argument("--keep-ratio", type=float, default=0.3, help="average, where pruned")
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--repeats", type=int, default=5)

@@ -22,7 +22,7 @@ from pathlib import Path
 from mmengine.config import DictAction
 
 from sparse_encoders.analysis.compare import Comparison, compare
-from sparse_encoders.analysis.variants import VARIANTS
+from sparse_encoders.analysis.variants import NAMES
 from sparse_encoders.datasets import ShapesSettings
 
 
@@ -34,7 +34,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add = parser.add_argument
     add("config", metavar="CONFIG", help="config file, or a name: sparse_encoders::..., mmdet::...")
     add("--out", type=Path, required=True, help="folder of the report and of what is kept")
-    add("--encoders", nargs="+", default=Comparison.encoders, help=", ".join(VARIANTS))
+    add("--encoders", nargs="+", default=Comparison.encoders, help=", ".join(NAMES))
     add("--keep-ratios", nargs="+", type=float, default=Comparison.keep_ratios, metavar="R")
     add("--checkpoints", nargs="+", default=[], metavar="NAME=FILE", help="trained weights")
     add("--data", help="'shapes' draws a set, 'config' takes the config's, or a COCO-format folder")

@@ -13,8 +13,9 @@ from torch import nn
 import sparse_encoders  # noqa: F401  (registers the package)
 from sparse_encoders.analysis.benchmark import Say, benchmark
 from sparse_encoders.analysis.inputs import image_call, training_call
+from sparse_encoders.analysis.matching import match_dense, to_be_matched
 from sparse_encoders.analysis.quiet import quiet
-from sparse_encoders.analysis.variants import encoder_config
+from sparse_encoders.analysis.variants import MATCHED, encoder_config
 from sparse_encoders.loading import read_config
 from sparse_encoders.tokens import TokenGrid
 
@@ -27,17 +28,23 @@ PARTS = ("encoder", "detector")
 
 def detector_with(name: str, keep_ratio: float, backend: str = "auto", seed: int = 0) -> nn.Module:
     """Full-size DINO (ResNet-50 widths, 6 + 6 layers) with the named encoder, untrained."""
-    init_default_scope("mmdet")
-    model = read_config("mmdet::dino/dino-4scale_r50_8xb2-12e_coco.py").model
-    model.type = "sparse_encoders.DINO"
+    model = _dino()
     model.attention_backend = backend
     model.encoder = encoder_config(name, model.encoder, keep_ratio)
-    model.backbone.init_cfg = None
     torch.manual_seed(seed)
     with quiet():
         built = MODELS.build(model)
         built.init_weights()
     return built.eval()
+
+
+def _dino() -> Any:
+    """The model's config, with MMDetection's encoder."""
+    init_default_scope("mmdet")
+    model = read_config("mmdet::dino/dino-4scale_r50_8xb2-12e_coco.py").model
+    model.type = "sparse_encoders.DINO"
+    model.backbone.init_cfg = None
+    return model
 
 
 def level_shapes(image_hw: tuple[int, int]) -> tuple[tuple[int, int], ...]:
@@ -73,7 +80,8 @@ def benchmark_encoders(
     """Time each encoder's forward pass, interleaved, and measure its peak memory.
 
     Args:
-        names: encoders by their short names; shares are of the first.
+        names: encoders by their short names; shares are of the first. 'dense-matched' is
+            matched at ``keep_ratio`` to the first that prunes.
         image_hw: (height, width) in pixels.
         keep_ratio: average keep ratio of those that prune.
         batch: images.
@@ -92,15 +100,28 @@ def benchmark_encoders(
         raise ValueError(f"part must be one of {PARTS}, got {part!r}")
     calls: dict[str, Callable[[], object]] = {}
     for name in names:
+        variant = name
+        if name == MATCHED:
+            variant = _matched(names, image_hw, keep_ratio, progress)
         for backend in backends:
-            label = name if len(backends) == 1 else f"{name}/{backend}"
+            label = name if variant == name else f"{name} ({variant})"
+            label = label if len(backends) == 1 else f"{label}/{backend}"
             progress(f"building DINO with {label}")
-            model = detector_with(name, keep_ratio, backend).to(device)
+            model = detector_with(variant, keep_ratio, backend).to(device)
             if part == "encoder":
                 calls[label] = _encode(model, random_tokens(image_hw, batch, device))
             else:
                 calls[label] = image_call(model, image_hw, device, batch)
     return benchmark(calls, repeats, warmup, device, say=progress).rename_axis("encoder")
+
+
+def _matched(names: Sequence[str], image_hw: tuple[int, int], keep_ratio: float, say: Say) -> str:
+    """The dense encoder that 'dense-matched' stands for; says which."""
+    model, name = _dino(), to_be_matched(names)
+    encoder = encoder_config(name, model.encoder, keep_ratio)
+    match = match_dense(model, name, encoder, image_hw)
+    say(str(match))
+    return match.variant
 
 
 def measure_training(

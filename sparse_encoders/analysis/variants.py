@@ -24,6 +24,9 @@ VARIANTS: dict[str, dict[str, Any]] = {
         selector=dict(type="SalienceTokenSelector"),
         background_embedding="released",
     ),
+    "hybrid": dict(type="HybridEncoder"),
+    "none": dict(type="NoEncoder"),
+    **{f"dense-{layers}": dict(type="DenseEncoder", num_layers=layers) for layers in range(1, 6)},
     "lite": _LITE,
     "lite-focus": dict(_LITE, selector=_FOCUS),
     "dual-sparse": dict(type="DualAttentionEncoder", selector=_SPARSE),
@@ -37,11 +40,17 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 #: the ceiling: it reads the annotations, so no one can use it
 ORACLE = "oracle"
+#: a dense encoder of fewer layers, as many as cost what another encoder does: see ``matching``
+MATCHED = "dense-matched"
+NAMES = (*VARIANTS, MATCHED)
 # What an encoder or selector gets where the config says nothing about it.
 _DEFAULTS: dict[str, dict[str, Any]] = {
     # the released models' smaller FFN of low-level tokens
     "LiteDETREncoder": dict(small_low_level_ffn=True),
 }
+# They have no layers of deformable attention to be counted.
+_WITHOUT_LAYERS = ("HybridEncoder", "NoEncoder")
+DEFAULT_LAYERS = 6
 # Settings that belong to the images rather than to one selector, and who takes them.
 _SUPERVISED = ("FocusTokenSelector", "OracleSelector")
 _OF_THE_IMAGES = {"intervals": (*_SUPERVISED, "SalienceTokenSelector"), "strides": _SUPERVISED}
@@ -54,7 +63,7 @@ def label(name: str, keep_ratio: float | None) -> str:
 
 def prunes(name: str) -> bool:
     """Whether the named encoder has a selector, and so a keep ratio."""
-    return "selector" in VARIANTS[name]
+    return "selector" in VARIANTS.get(name, {})
 
 
 def is_control(name: str) -> bool:
@@ -79,8 +88,8 @@ def encoder_config(
         keep_ratio: for encoders that prune; None: the config's.
 
     Raises:
-        ValueError: an unknown name, or a schedule whose blocks do not divide the
-            config's layers.
+        ValueError: an unknown name, a schedule whose blocks do not divide the config's
+            layers, or 'dense-3' and the like where the config has no more layers.
     """
     if name not in VARIANTS:
         raise ValueError(f"encoder must be one of {sorted(VARIANTS)}, got {name!r}")
@@ -96,11 +105,25 @@ def encoder_config(
         if own.get("attention") != "key_aware":
             config.pop("key_aware", None)
     config.update(own)
+    if own["type"] in _WITHOUT_LAYERS:
+        config.pop("num_layers", None)
+    if "num_layers" in own:
+        _check_fewer(name, own["num_layers"], given.get("num_layers", DEFAULT_LAYERS))
     if "selector" in own:
         config["selector"] = _selector_config(own["selector"], given.get("selector"), keep_ratio)
     if "schedule" in own:
         _fit_schedule(name, config)
     return config
+
+
+def _check_fewer(name: str, layers: int, of: int) -> None:
+    """Refuse a dense encoder of fewer layers that has not fewer."""
+    if layers >= of:
+        raise ValueError(
+            f"encoder {name!r} has {layers} dense layers, fewer than the config's encoder, which "
+            f"has {of} (model.encoder.num_layers): take dense"
+            + (f" or dense-{of - 1}" if of > 1 else "")
+        )
 
 
 def _selector_config(

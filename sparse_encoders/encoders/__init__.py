@@ -3,7 +3,9 @@
 from sparse_encoders.encoders.base import Encoder, EncoderOutput
 from sparse_encoders.encoders.dense import DenseEncoder
 from sparse_encoders.encoders.dual_attention import DualAttentionEncoder
+from sparse_encoders.encoders.hybrid import HybridEncoder
 from sparse_encoders.encoders.interleaved import LiteDETREncoder
+from sparse_encoders.encoders.none import NoEncoder
 from sparse_encoders.encoders.sparse import SparseDETREncoder
 
 __all__ = [
@@ -11,6 +13,8 @@ __all__ = [
     "DualAttentionEncoder",
     "Encoder",
     "EncoderOutput",
+    "HybridEncoder",
     "LiteDETREncoder",
+    "NoEncoder",
     "SparseDETREncoder",
 ]

@@ -26,6 +26,7 @@ C, HIDDEN, LAYERS, QUERIES, CLASSES = 256, 64, 2, 80, 5
 HEADS, POINTS = 8, 4 * 4  # levels times points
 FOCUS = dict(type="DualAttentionEncoder", selector=dict(type="FocusTokenSelector", keep_ratio=0.4))
 LITE = dict(type="LiteDETREncoder", blocks=1, small_low_level_ffn=True)
+HYBRID = dict(type="HybridEncoder")
 
 
 def build(config):
@@ -107,7 +108,32 @@ def test_lite_by_hand():
     assert found["encoder.attention"].madds == queries * C * (2 * HEADS * 4 + 2 * C)
 
 
-@pytest.mark.parametrize("encoder", [{}, FOCUS, LITE], ids=["dense", "focus", "lite"])
+def test_hybrid_by_hand():
+    hybrid = dict(type="HybridEncoder", feedforward_channels=HIDDEN, expansion=0.5)
+    found = counted(ours(encoder=hybrid)).parts
+    sizes = [h * w for h, w in SHAPES]
+    coarsest, wide = sizes[-1], C // 2
+    assert found["encoder.attention"].madds == 4 * coarsest * C * C + 2 * coarsest * coarsest * C
+    assert found["encoder.ffn"].madds == 2 * coarsest * C * HIDDEN
+    # two 1 x 1 from 2 C, three blocks of 3 x 3 beside 1 x 1, 1 x 1 to C: down to all levels but
+    # the coarsest, up to all but the finest
+    block = 2 * 2 * C * wide + 3 * (9 + 1) * wide * wide + wide * C
+    wanted = (sum(sizes[:-1]) + sum(sizes[1:])) * block
+    wanted += sum(sizes[1:]) * (C * C + 9 * C * C)  # laterals, and convolutions of stride 2
+    assert found["encoder.convolutions"].madds == wanted
+    assert found["encoder.values"].madds == found["encoder.sampling"].madds == 0
+
+
+def test_none_costs_nothing():
+    found = counted(ours(encoder=dict(type="NoEncoder")))
+    assert found.group("encoder") == Part()
+    dense = counted(ours())
+    assert found.madds == dense.madds - dense.group("encoder").madds
+
+
+@pytest.mark.parametrize(
+    "encoder", [{}, FOCUS, LITE, HYBRID], ids=["dense", "focus", "lite", "hybrid"]
+)
 @pytest.mark.parametrize("detector", slow_but(["DeformableDETR", "DINO"], DETECTORS))
 def test_sums_and_a_real_run(detector, encoder, monkeypatch):
     """Parts sum up to what torch's counter finds when everything really runs."""

@@ -102,6 +102,25 @@ def test_the_whole_detector_on_two_backends():
 
 
 @pytest.mark.usefixtures("_tiny")
+def test_as_many_dense_layers_as_cost_the_same(monkeypatch):
+    monkeypatch.setattr(encoder_benchmark, "_dino", lambda: detector_config("DINO"))
+    said = []
+    frame = benchmark_encoders(
+        ["none", "dense-matched", "hybrid", "focus"],
+        (64, 64),
+        keep_ratio=0.1,
+        repeats=1,
+        warmup=0,
+        progress=said.append,
+    )
+    assert list(frame.index) == ["none", "dense-matched (dense-1)", "hybrid", "focus"]
+    assert any(
+        text.startswith("dense-matched has 1 of 2 dense layers") and "matched to focus 0.1" in text
+        for text in said
+    )
+
+
+@pytest.mark.usefixtures("_tiny")
 def test_training_steps():
     said = []
     frame = measure_training(["dense"], (64, 96), num_cps=(0, 2), repeats=1, progress=said.append)

@@ -56,10 +56,11 @@ def test_a_normalised_image() -> None:
 
 
 @pytest.mark.slow
-def test_it_compiles_as_one_graph() -> None:
+@pytest.mark.parametrize("encoder", ["focus", "salience", "hybrid", "none"])
+def test_it_compiles_as_one_graph(encoder: str) -> None:
     """With the operators of this package in it; 'eager' runs the captured graph as it is."""
     skip_without_graphs_of_dataclasses()
-    model = detector(encoder="focus")
+    model = detector(encoder=encoder)
     function = ImageToDetections(model, SIZE).eval()
     with torch.no_grad():
         found = torch.compile(function, backend="eager", fullgraph=True)(picture())

@@ -52,7 +52,9 @@ def backends(model: torch.nn.Module) -> list[str]:
 
 
 @needs_onnx
-@pytest.mark.parametrize("encoder", slow_but(["focus"], ["focus", "lite"]))
+@pytest.mark.parametrize(
+    "encoder", slow_but(["focus"], ["focus", "lite", "salience", "hybrid", "none"])
+)
 def test_onnxruntime_gives_what_torch_gives(encoder: str, exported: Exported) -> None:
     model, path = exported(encoder)
     assert backends(model) == backends(detector(encoder=encoder))

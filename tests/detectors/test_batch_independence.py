@@ -56,6 +56,8 @@ PRUNING: dict[str, dict[str, Any]] = {
 }
 ENCODERS: dict[str, dict[str, Any]] = {
     "dense": dict(type="DenseEncoder"),
+    "hybrid": dict(type="HybridEncoder", feedforward_channels=64),
+    "none": dict(type="NoEncoder"),
     "lite alone": dict(type="LiteDETREncoder", blocks=1),
     "lite, key-aware": dict(type="LiteDETREncoder", blocks=1, attention="key_aware"),
     "salience": dict(
@@ -82,8 +84,10 @@ def spread_weights(module: nn.Module) -> None:
         if name.startswith("backbone."):
             continue
         if parameter.dim() > 1:
+            # thirty convolutions one after another must not make numbers, and rounding, grow
+            std = parameter[0].numel() ** -0.5 if name.startswith("fusion.") else 0.08
             # nn.init.normal_ of torch 2.1 takes no generator
-            parameter.data.normal_(std=0.08, generator=generator)
+            parameter.data.normal_(std=std, generator=generator)
         elif "cls_branches" in name:
             nn.init.zeros_(parameter)
 

@@ -18,6 +18,8 @@ ENCODERS = {
         background_embedding="released",
         selector=dict(type="SalienceTokenSelector", modulation_place="after_norm"),
     ),
+    "hybrid": dict(type="HybridEncoder", feedforward_channels=64),
+    "none": dict(type="NoEncoder"),
     "lite": dict(type="LiteDETREncoder", blocks=1),
     "lite key-aware": dict(
         type="LiteDETREncoder", blocks=1, attention="key_aware", small_low_level_ffn=True

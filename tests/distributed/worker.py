@@ -26,12 +26,16 @@ from tiny import build, ours, samples, total
 from tiny_detectors import detector_config
 
 SIZE = (96, 128)
+# a norm whose statistics do not depend on who has which images
+GROUP_NORM = dict(type="HybridEncoder", norm_cfg=dict(type="GN", num_groups=8))
 # encoder, gradient checkpointing in the distributed run, what wraps the model there, and boxes of
 # the two images: as many on each where the detector denoises (MMDetection pads denoising queries
 # to the most of a batch)
 CASES = {
     "dense": ("DenseEncoder", 0, "ddp", (3, 3)),
     "focus, checkpointed": ("DualAttentionEncoder", 2, "ddp", (3, 3)),
+    "hybrid, checkpointed": (GROUP_NORM, 2, "ddp", (3, 3)),
+    "none": ("NoEncoder", 0, "ddp", (3, 3)),
     "focus, sharded and checkpointed": ("DualAttentionEncoder", 2, "fsdp", (3, 3)),
     # Deformable DETR in two stages, with auxiliary heads and the decoder's attention map
     "sparse": ("SparseDETREncoder", 0, "ddp", (2, 5)),
@@ -53,7 +57,8 @@ def runs_here(case: str) -> bool:
 def step(case: str, rank: int, world: int) -> tuple[dict[str, torch.Tensor], Any]:
     """Losses of this process's images, and the model with gradients."""
     encoder, num_cp, wrapper, boxes = CASES[case]
-    settings = dict(type=encoder, num_cp=num_cp if world > 1 else 0)
+    settings = dict(type=encoder) if isinstance(encoder, str) else dict(encoder)
+    settings["num_cp"] = num_cp if world > 1 else 0
     if encoder == "SparseDETREncoder":
         config = detector_config("two-stage DeformableDETR", settings)
     else:

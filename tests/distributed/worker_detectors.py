@@ -1,9 +1,9 @@
-"""Two steps of data-parallel training of each detector; started once for each process by torchrun.
+"""Two steps of data-parallel training in each case; started once for each process by torchrun.
 
     torchrun --nproc-per-node 2 worker_detectors.py OUT
 
 One process has boxes, the other none: whoever left a parameter without a gradient
-would wait for ever. Process 0 writes, for each detector, how far the processes' weights
+would wait for ever. Process 0 writes, for each case, how far the processes' weights
 are apart and how far they moved.
 """
 
@@ -31,11 +31,25 @@ LITE_FOCUS = dict(
     small_low_level_ffn=True,
     selector=dict(type="FocusTokenSelector"),
 )
+# detector and encoder
+CASES = {name: (name, LITE_FOCUS) for name in DETECTORS} | {
+    "salience": (
+        "DINO",
+        dict(
+            type="DualAttentionEncoder",
+            background_embedding="released",
+            selector=dict(type="SalienceTokenSelector"),
+        ),
+    ),
+    "hybrid": ("DeformableDETR", dict(type="HybridEncoder")),
+    "none": ("DeformableDETR", dict(type="NoEncoder")),
+}
 
 
-def train(detector: str, rank: int) -> tuple[float, float]:
+def train(case: str, rank: int) -> tuple[float, float]:
     """Largest difference between the processes' weights, and largest change of a weight."""
-    model = build(detector_config(detector, LITE_FOCUS, decoder_attention="key_aware")).train()
+    detector, encoder = CASES[case]
+    model = build(detector_config(detector, encoder, decoder_attention="key_aware")).train()
     start = torch.nn.utils.parameters_to_vector(model.parameters()).detach().clone()
     wrapped = MMDistributedDataParallel(module=model, find_unused_parameters=False)
     optimiser = torch.optim.SGD(model.parameters(), lr=1e-3)
@@ -53,9 +67,9 @@ def train(detector: str, rank: int) -> tuple[float, float]:
 
 
 def main(out: str) -> None:
-    """Train each detector in turn."""
+    """Train each case in turn."""
     logging.disable(logging.INFO)
-    results = {detector: train(detector, dist.get_rank()) for detector in DETECTORS}
+    results = {case: train(case, dist.get_rank()) for case in CASES}
     if dist.get_rank() == 0:
         torch.save(results, out)
 

@@ -16,7 +16,9 @@ from sparse_encoders.contracts import DetectorParts, Targets
 from sparse_encoders.encoders import (
     DenseEncoder,
     DualAttentionEncoder,
+    HybridEncoder,
     LiteDETREncoder,
+    NoEncoder,
     SparseDETREncoder,
 )
 from sparse_encoders.selectors.projection import TokenProjection
@@ -93,6 +95,8 @@ CASES = {
             keep_ratio=0.3,
         ),
     ),
+    "hybrid": dict(encoder=HybridEncoder, feedforward_channels=48),
+    "none": dict(encoder=NoEncoder),
     "lite": dict(encoder=LiteDETREncoder, blocks=1, small_low_level_ffn=True),
     "lite key-aware": dict(encoder=LiteDETREncoder, blocks=1, attention="key_aware"),
     "lite + focus": dict(

@@ -6,7 +6,7 @@
 from importlib import import_module
 
 # each registers the checks of its fixture kinds when it is imported
-CHECK_MODULES = ("denoising", "focus", "key_aware", "lite", "model", "salience", "sparse")
+CHECK_MODULES = ("denoising", "focus", "hybrid", "key_aware", "lite", "model", "salience", "sparse")
 
 
 def all_checks() -> None:

@@ -21,8 +21,9 @@ from sparse_encoders.analysis.compare.configs import (
 )
 from sparse_encoders.analysis.compare.settings import OF_CONFIG, SHAPES, Comparison
 from sparse_encoders.analysis.compare.store import file_digest
+from sparse_encoders.analysis.matching import Match, match_dense, to_be_matched
 from sparse_encoders.analysis.quiet import quiet
-from sparse_encoders.analysis.variants import VARIANTS
+from sparse_encoders.analysis.variants import MATCHED, VARIANTS
 from sparse_encoders.datasets.coco_folder import CocoFolder, apply_coco_folder, apply_scale
 from sparse_encoders.datasets.shapes import make_shapes_dataset
 from sparse_encoders.loading import check_fit, read_checkpoint, read_config
@@ -69,6 +70,7 @@ class Plan:
         unfit: encoder to why the config cannot have it.
         size: (height, width) in pixels of the measured image.
         data: None where no accuracy is measured.
+        match: what 'dense-matched' is; None where it is not compared.
     """
 
     settings: Comparison
@@ -78,6 +80,7 @@ class Plan:
     unfit: dict[str, str]
     size: tuple[int, int]
     data: Data | None
+    match: Match | None = None
 
 
 def make_plan(settings: Comparison) -> Plan:
@@ -98,8 +101,14 @@ def make_plan(settings: Comparison) -> Plan:
     learned = {
         name: check_checkpoint(base, name, path, settings.train_ratio)
         for name, path in settings.checkpoints.items()
+        if name != MATCHED  # its layers are counted when the data are known
     }
     data = fill_in_data(base, settings)
+    size = settings.size or input_size(base)
+    match = _match(base, settings, size)
+    if match is not None and MATCHED in settings.checkpoints:
+        path = settings.checkpoints[MATCHED]
+        learned[MATCHED] = check_checkpoint(base, match.variant, path, settings.train_ratio)
     for name, classes in learned.items():
         if data is not None and classes is not None and classes != data.classes:
             raise ValueError(
@@ -110,11 +119,20 @@ def make_plan(settings: Comparison) -> Plan:
     configs, unfit = {}, {}
     for name in settings.encoders:
         try:
-            configs[name] = with_encoder(base, name, settings.train_ratio)
+            found = match.variant if match is not None and name == MATCHED else name
+            configs[name] = with_encoder(base, found, settings.train_ratio)
         except ValueError as error:
             unfit[name] = str(error)
-    size = settings.size or input_size(base)
-    return Plan(settings, detector, base, configs, unfit, size, data)
+    return Plan(settings, detector, base, configs, unfit, size, data, match)
+
+
+def _match(base: Config, settings: Comparison, size: tuple[int, int]) -> Match | None:
+    """What 'dense-matched' is: matched to an encoder as that is trained."""
+    if MATCHED not in settings.encoders:
+        return None
+    name = to_be_matched(settings.encoders)
+    encoder = with_encoder(base, name, settings.train_ratio).model.encoder
+    return match_dense(base.model, name, encoder, size)
 
 
 def check_checkpoint(

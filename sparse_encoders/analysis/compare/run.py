@@ -78,6 +78,8 @@ class _Run:
 
     def measured(self) -> Report:
         """Everything, in an order that has the quick failures first."""
+        if self.plan.match is not None:
+            self.say(str(self.plan.match))
         for name in self.settings.encoders:
             self._get_model(name)
         for row in self.rows:
@@ -97,6 +99,7 @@ class _Run:
             baseline=settings.reference.label,
             machine=self.machine,
             data=None if plan.data is None else plan.data.as_record(),
+            matched="" if plan.match is None else str(plan.match),
             rows=self.rows,
             pictures=self._draw(),
             reused=self.store.reused,

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import torch
 
-from sparse_encoders.analysis.variants import VARIANTS, label, prunes
+from sparse_encoders.analysis.matching import to_be_matched
+from sparse_encoders.analysis.variants import MATCHED, NAMES, label, prunes
 from sparse_encoders.datasets.shapes import ShapesSettings
 
 #: values of ``data`` that are no folder
@@ -35,7 +36,7 @@ class Comparison:
     Attributes:
         config: a config file, or 'mmdet::...' for one of MMDetection's own.
         out: folder of the report and of everything kept between runs.
-        encoders: names of :data:`~sparse_encoders.analysis.variants.VARIANTS`.
+        encoders: names of :data:`~sparse_encoders.analysis.variants.NAMES`.
         keep_ratios: average keep ratios of the encoders that prune, each in (0, 1].
         checkpoints: encoder name to trained weights of the detector with it.
         data: 'shapes' (drawn below ``out``), 'config' (what the config names), a
@@ -90,12 +91,17 @@ class Comparison:
             raise ValueError(problem)
 
     def _wrong_names(self) -> str | None:
-        unknown, named = sorted(set(self.encoders) - VARIANTS.keys()), " ".join(self.encoders)
+        unknown, named = sorted(set(self.encoders) - set(NAMES)), " ".join(self.encoders)
         if unknown or not self.encoders:
             got = " ".join(unknown) or "none"
-            return f"--encoders must be some of {', '.join(VARIANTS)}, got {got}"
+            return f"--encoders must be some of {', '.join(NAMES)}, got {got}"
         if len(set(self.encoders)) < len(self.encoders):
             return f"--encoders names one twice: {named}"
+        if MATCHED in self.encoders:
+            try:
+                to_be_matched(self.encoders)
+            except ValueError as error:
+                return f"--encoders: {error}"
         stray = sorted(self.checkpoints.keys() - set(self.encoders))
         if stray:
             return f"--checkpoints names {', '.join(stray)}, not among --encoders {named}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 
+from mmcv.cnn import ConvModule
 from mmcv.cnn.bricks.transformer import FFN
 from mmcv.ops import MultiScaleDeformableAttention
 from torch import nn
@@ -18,6 +19,7 @@ PARTS = (
     "encoder.sampling",  # bilinear samples, their weights and their sum
     "encoder.attention",  # sampling locations, weights and the output projection
     "encoder.ffn",
+    "encoder.convolutions",  # RT-DETR's fusion of levels
     "encoder.dual_attention",  # self-attention of the object tokens, and their category scores
     "encoder.selector",  # with the first-stage projection where the selector runs it
     "encoder.auxiliary",  # Sparse DETR's heads for its training losses
@@ -94,6 +96,8 @@ class PartFinder:
                 return _in_attention(stack[depth + 1 :])
             if isinstance(module, nn.MultiheadAttention):
                 return "attention"
+            if isinstance(module, (ConvModule, nn.Conv2d)):
+                return "convolutions"
         return "other"
 
 

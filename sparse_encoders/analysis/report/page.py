@@ -118,4 +118,6 @@ def conditions(report: Report) -> list[tuple[str, str]]:
         images = data["trained"]
         trained = "" if images is None else say("conditions", "trained", count=images)
         values.update({**data, "trained": trained, "classes": len(data["classes"])})
+    if report.matched:
+        names.append("matched")
     return [(name, say("conditions", name, **values)) for name in [*names, "made"]]

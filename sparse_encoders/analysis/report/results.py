@@ -109,6 +109,7 @@ class Report:
         seconds: that the run took.
         reused: results taken over from earlier runs.
         made: when it was measured, as a text.
+        matched: what 'dense-matched' is, as a text; empty where it is not compared.
     """
 
     command: str
@@ -127,6 +128,7 @@ class Report:
     seconds: float = 0.0
     reused: int = 0
     made: str = ""
+    matched: str = ""
 
     @property
     def reference(self) -> Row | None:

@@ -50,6 +50,7 @@ def copied(shapes, tmp_path):
         (dict(repeats=0), "--repeats must be at least 1, got 0"),
         (dict(size=(800, 16)), "--size must be at least 32, got 16"),
         (dict(checkpoints={"focsu": Path("a")}), "--checkpoints names focsu, not among"),
+        (dict(encoders=("dense", "dense-matched")), "dense-matched takes .*such as focus"),
         (dict(baseline="random"), "--baseline must be one of --encoders"),
         (dict(device="gpu"), "--device must be 'cpu' or such as 'cuda:0', got 'gpu'"),
     ],
@@ -67,11 +68,15 @@ def test_rows_and_baseline():
     assert Comparison(FOCUS, Path("out"), ("focus", "lite")).reference.label == "focus 0.5"
 
 
-@pytest.mark.parametrize("name", [n for n in VARIANTS if n not in ("lite-3+1x2", "lite-6+1x1")])
+UNFIT = ("lite-3+1x2", "lite-6+1x1", "dense-2", "dense-3", "dense-4", "dense-5")  # of two layers
+
+
+@pytest.mark.parametrize("name", [name for name in VARIANTS if name not in UNFIT])
 def test_every_encoder_fits_into_one_config(name):
     base = read_config(FOCUS).model.encoder
     config = encoder_config(name, base, 0.2)
-    assert config["num_layers"] == 2 and config["layer_cfg"] == base.layer_cfg
+    layers = {"hybrid": None, "none": None, "dense-1": 1}.get(name, 2)
+    assert config.get("num_layers") == layers and config["layer_cfg"] == base.layer_cfg
     selector = config.get("selector")
     if selector and selector["type"] in ("FocusTokenSelector", "OracleSelector"):
         assert selector["intervals"] == base.selector.intervals  # of small pictures
@@ -81,6 +86,23 @@ def test_every_encoder_fits_into_one_config(name):
         assert config["num_object_tokens"] == 60  # as in the config
     if name in ("lite", "lite-focus", "lite-h2l2", "lite-key-aware"):
         assert config["blocks"] == 1 and "schedule" not in config
+
+
+def test_a_dense_encoder_that_costs_the_same(tmp_path):
+    names, options = ("dense", "dense-matched", "focus", "dense-1"), {"model.encoder.num_layers": 6}
+    plan = make_plan(Comparison(FOCUS, tmp_path, names, train_ratio=0.2, options=options))
+    assert plan.match.encoder == "focus" and plan.match.keep_ratio == 0.2
+    layers = plan.configs["dense-matched"].model.encoder.num_layers
+    assert layers == plan.match.layers and 1 < layers < 4  # its FFN is smaller on six layers
+    assert plan.configs["dense-matched"].model.encoder.type == "DenseEncoder"
+    assert plan.configs["dense-1"].model.encoder.num_layers == 1
+    assert make_plan(Comparison(FOCUS, tmp_path, ("dense", "focus"))).match is None
+
+
+def test_fewer_layers_than_the_config_has():
+    with pytest.raises(ValueError, match=r"'dense-3' has 3 dense layers, .* 2 .*: take dense or"):
+        encoder_config("dense-3", dict(num_layers=2))
+    assert encoder_config("dense-5", {})["num_layers"] == 5  # of six
 
 
 def test_an_encoders_own_settings_are_kept_and_its_schedule_is_its_name():

@@ -1,0 +1,150 @@
+"""RT-DETR's hybrid encoder (Zhao et al., DETRs Beat YOLOs on Real-time Object Detection, 2024)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.checkpoint import checkpoint
+
+from sparse_encoders.contracts import DetectorParts
+from sparse_encoders.encoders.aifi import IntraScaleAttention
+from sparse_encoders.encoders.base import Encoder, EncoderOutput
+from sparse_encoders.encoders.fusion import CrossScaleFusion, without_averages
+from sparse_encoders.encoders.none import with_positions_gradient
+from sparse_encoders.registry import MODELS
+from sparse_encoders.tokens import TokenGrid
+
+BLOCKS = 3  # of a fusion block, times depth_mult
+
+
+@MODELS.register_module()
+class HybridEncoder(Encoder):
+    """Attention on the coarsest level, convolutions between levels: it replaces, prunes nothing.
+
+    Three steps: self-attention among the cells of the coarsest level
+    (:class:`IntraScaleAttention`); then convolutions from the coarsest level to the finest, and
+    back (:class:`CrossScaleFusion`). There is no deformable attention, and the detector's own
+    position embedding is not read. Padding is masked in the attention and zeroed before each
+    convolution; in training, batch norm counts it.
+
+    Args:
+        num_levels: feature levels, any number; the detector sets it.
+        layer_cfg: MMDetection's encoder ``layer_cfg``: its channels, heads and dropouts hold here,
+            the width of its FFN does not.
+        feedforward_channels: hidden channels of the attention layer's FFN.
+        expansion: channels inside of the fusion blocks, as a share of C.
+        depth_mult: round(3 * depth_mult) convolution blocks in each fusion block.
+        position: 'rows', or 'released', which trained weights expect: see :func:`sine_embedding`.
+        norm_cfg: of the convolutions, MMCV's; batch norm by default, as released. Batches of few
+            images want ``dict(type='GN', num_groups=32)``, or 'SyncBN'.
+        num_cp: see :class:`Encoder`; the three steps are its layers.
+
+    Raises:
+        ValueError: an unknown ``position``, channels that are no multiple of 4, an ``expansion`` or
+            ``depth_mult`` that leaves nothing, groups that do not divide the channels; when called,
+            another number of levels, or batch norm in training on a single cell.
+    """
+
+    def __init__(
+        self,
+        num_levels: int = 4,
+        layer_cfg: dict[str, Any] | None = None,
+        feedforward_channels: int = 1024,
+        expansion: float = 1.0,
+        depth_mult: float = 1.0,
+        position: str = "rows",
+        norm_cfg: dict[str, Any] | None = None,
+        num_cp: int = 0,
+        init_cfg: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__(3, num_levels, layer_cfg, num_cp=num_cp, init_cfg=init_cfg)
+        channels, norm = self.embed_dims, dict(norm_cfg or dict(type="BN"))
+        hidden, depth = int(channels * expansion), round(BLOCKS * depth_mult)
+        for name, given, count in (
+            ("expansion", expansion, hidden),
+            ("depth_mult", depth_mult, depth),
+        ):
+            if count < 1:
+                raise ValueError(f"encoder.{name} leaves nothing to compute with, got {given}")
+        groups = norm.get("num_groups", 1)
+        if channels % groups or hidden % groups:
+            raise ValueError(
+                f"encoder.norm_cfg.num_groups must divide the {channels} channels of a token and "
+                f"the {hidden} of a fusion block, got {groups}"
+            )
+        attention, ffn = self.layer_cfg["self_attn_cfg"], self.layer_cfg["ffn_cfg"]
+        self.attention = IntraScaleAttention(
+            channels,
+            attention.get("num_heads", 8),
+            feedforward_channels,
+            attention["dropout"],
+            ffn["ffn_drop"],
+            position,
+        )
+        self.fusion = CrossScaleFusion(channels, num_levels, hidden, depth, norm)
+
+    def init_own_weights(self) -> None:
+        """Torch's own initialisation of convolutions, as released."""
+        for module in self.fusion.modules():
+            if isinstance(module, nn.Conv2d):
+                module.reset_parameters()
+
+    def forward(self, tokens: TokenGrid, detector: DetectorParts) -> EncoderOutput:
+        """(B, N, C) tokens of all levels, fused with each other."""
+        self._check_tokens(tokens)
+        maps, padding = to_maps(tokens)
+        coarsest = self.run_layer(0, self.attention, maps[-1], padding[-1])
+        maps = self.run_layer(1, self.fusion.fuse_top_down, [*maps[:-1], coarsest], padding)
+        maps = self.run_layer(2, self.fusion.fuse_bottom_up, maps, padding)
+        memory = torch.cat([m.flatten(2).transpose(1, 2) for m in maps], 1)
+        if self.training:
+            memory = with_positions_gradient(memory, tokens)
+        return EncoderOutput(memory, tokens)
+
+    def run_layer(self, index: int, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """See :class:`Encoder`; a step that runs again counts once in batch norm's averages."""
+        if index < self.num_cp and torch.is_grad_enabled():
+            return checkpoint(
+                call, *args, use_reentrant=False, context_fn=self._first_and_again, **kwargs
+            )
+        return call(*args, **kwargs)
+
+    def refined_levels(self, layer: int) -> range:
+        """The coarsest level by attention; all on the way down; all but the finest back up."""
+        return range((self.num_levels - 1, 0, 1)[layer], self.num_levels)
+
+    def _first_and_again(
+        self,
+    ) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+        """What a checkpointed step runs in, and what its repetition does."""
+        return nullcontext(), without_averages(self.fusion)
+
+    def _check_tokens(self, tokens: TokenGrid) -> None:
+        if tokens.num_levels != self.num_levels:
+            raise ValueError(
+                f"encoder.num_levels is {self.num_levels}, got {tokens.num_levels} feature levels"
+            )
+        norms = [m for m in self.fusion.modules() if isinstance(m, _BatchNorm)]
+        cells = tokens.features.shape[0] * tokens.level_sizes[-1]
+        if cells == 1 and any(norm.training for norm in norms):
+            raise ValueError(
+                "encoder.norm_cfg: batch norm cannot be trained on one image whose coarsest level "
+                "is a single cell; take larger images or batches, or "
+                "norm_cfg=dict(type='GN', num_groups=32)"
+            )
+
+
+def to_maps(tokens: TokenGrid) -> tuple[list[Tensor], list[Tensor | None]]:
+    """Per level the (B, C, h, w) map, and its (B, 1, h, w) bool padding or None."""
+    maps: list[Tensor] = []
+    padding: list[Tensor | None] = []
+    mask = tokens.padding_mask
+    for shape, part in zip(tokens.shapes, tokens.level_slices, strict=True):
+        maps.append(tokens.features[:, part].transpose(1, 2).unflatten(2, shape))
+        padding.append(None if mask is None else mask[:, None, part].unflatten(2, shape))
+    return maps, padding

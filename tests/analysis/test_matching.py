@@ -1,0 +1,60 @@
+"""As many dense layers as cost what another encoder does."""
+
+from __future__ import annotations
+
+import pytest
+
+from sparse_encoders.analysis.complexity import count_complexity
+from sparse_encoders.analysis.matching import match_dense, to_be_matched
+from sparse_encoders.analysis.variants import encoder_config
+from tiny import build
+from tiny_detectors import detector_config
+
+SIZE = (96, 128)
+
+
+def cost(model):
+    return count_complexity(build(model), SIZE).group("encoder").madds
+
+
+@pytest.mark.parametrize(("ratio", "layers"), [(0.05, 2), (0.5, 3), (1.0, 4)])
+def test_no_other_number_of_layers_comes_closer(ratio, layers):
+    model = detector_config("DINO", dict(num_layers=4))
+    own = encoder_config("sparse", model.encoder, ratio)
+    match = match_dense(model, "sparse", own, SIZE)
+    assert match.layers == layers
+    assert match.variant == ("dense" if layers == 4 else f"dense-{layers}")
+    model.encoder = own
+    assert match.wanted == cost(model)
+    far = {}
+    for count in range(1, 5):
+        model.encoder = dict(num_layers=count, layer_cfg=own["layer_cfg"])
+        far[count] = abs(cost(model) - match.wanted)
+        if count == layers:
+            assert cost(model) == match.madds
+    assert min(far, key=far.get) == layers
+    assert f"{layers} of 4 dense layers" in str(match) and f"matched to sparse {ratio:g}" in str(
+        match
+    )
+
+
+def test_quotas_have_no_one_ratio():
+    model = detector_config("DINO", dict(num_layers=4))
+    own = encoder_config("salience", model.encoder)
+    match = match_dense(model, "salience", own, SIZE)
+    assert match.keep_ratio is None and "matched to salience, " in str(match)
+
+
+def test_at_least_one_layer():
+    model = detector_config("DINO")
+    match = match_dense(model, "none", encoder_config("none", model.encoder), SIZE)
+    assert (match.layers, match.wanted, match.variant) == (1, 0, "dense-1")
+
+
+def test_who_is_matched():
+    assert to_be_matched(["dense", "dense-1", "hybrid", "focus", "sparse"]) == "focus"
+    assert to_be_matched(["none", "hybrid", "lite", "dense-matched"]) == "hybrid"
+    with pytest.raises(
+        ValueError, match="name one that it is matched to, such as focus; got dense"
+    ):
+        to_be_matched(["dense", "dense-matched", "none"])
