@@ -1,6 +1,12 @@
-"""Time and memory of encoders on full-size DINO, interleaved in one run.
+r"""Time and memory of encoders on full-size DINO, interleaved in one run.
 
-python tools/benchmark_encoders.py --size 800 1066 --encoders dense focus --json OUT
+    python tools/benchmark_encoders.py --size 800 1066 --encoders dense focus --json OUT
+
+With --sizes, --layers or --ffn: a sweep, inference and training steps, and from which size on an
+encoder saves a tenth of the detector's time:
+
+    python tools/benchmark_encoders.py --sizes 160x160 480x640 --layers 1 6 --ffn 512 2048 \
+        --encoders dense focus --json OUT --plot OUT.png
 """
 
 from __future__ import annotations
@@ -9,11 +15,17 @@ import argparse
 import json
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from sparse_encoders.analysis import break_even
 from sparse_encoders.analysis.benchmark import records, table
+from sparse_encoders.analysis.break_even_plot import draw
 from sparse_encoders.analysis.encoder_benchmark import PARTS, benchmark_encoders
 from sparse_encoders.analysis.machine import describe_machine
 from sparse_encoders.analysis.variants import NAMES
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 def parse() -> argparse.Namespace:
@@ -30,13 +42,46 @@ def parse() -> argparse.Namespace:
     )
     parser.add_argument("--part", default="encoder", choices=PARTS)
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--sizes", nargs="+", type=size, metavar="HxW", help="of a sweep")
+    parser.add_argument("--layers", nargs="+", type=at_least_one, help="of the encoders of a sweep")
+    parser.add_argument("--ffn", nargs="+", type=at_least_one, help="FFN widths of a sweep")
+    parser.add_argument("--plot", type=Path, metavar="OUT", help="picture of a sweep")
     parser.add_argument("--json", type=Path, metavar="OUT", help="write everything here too")
     return parser.parse_args()
+
+
+def at_least_one(text: str) -> int:
+    """A whole number from 1 on."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number from 1 on, got {text!r}")
+    return int(text)
+
+
+def size(text: str) -> tuple[int, int]:
+    """(height, width) of such as '480x640'."""
+    sides = text.split("x")
+    if len(sides) != 2 or not all(side.isdecimal() and int(side) > 0 for side in sides):
+        raise argparse.ArgumentTypeError(f"must be HEIGHTxWIDTH in pixels, got {text!r}")
+    return int(sides[0]), int(sides[1])
 
 
 def main() -> None:
     """Measure, print the table, write JSON."""
     args = parse()
+    rows = measure_sweep(args) if args.sizes or args.layers or args.ffn else measure(args)
+    if args.json:
+        settings = {k: v for k, v in vars(args).items() if k not in ("json", "plot")}
+        report = {
+            "command": " ".join(sys.argv),
+            "settings": settings,
+            "machine": describe_machine(args.device),
+            "rows": records(rows),
+        }
+        args.json.write_text(json.dumps(report, indent=2) + "\n")
+
+
+def measure(args: argparse.Namespace) -> pd.DataFrame:
+    """One size, with memory; prints the table."""
     rows = benchmark_encoders(
         args.encoders,
         tuple(args.size),
@@ -47,18 +92,30 @@ def main() -> None:
         backends=args.backends,
         part=args.part,
         device=args.device,
-        progress=lambda message: print(message, file=sys.stderr, flush=True),
+        progress=say,
     )
     print(table(rows))
-    if args.json:
-        settings = {k: v for k, v in vars(args).items() if k != "json"}
-        report = {
-            "command": " ".join(sys.argv),
-            "settings": settings,
-            "machine": describe_machine(args.device),
-            "rows": records(rows),
-        }
-        args.json.write_text(json.dumps(report, indent=2) + "\n")
+    return rows
+
+
+def measure_sweep(args: argparse.Namespace) -> pd.DataFrame:
+    """Several sizes, layers and FFNs; prints from which size on each encoder pays."""
+    cells = break_even.settings(
+        args.sizes or [tuple(args.size)], args.layers or [6], args.ffn or [2048]
+    )
+    rows = break_even.sweep(
+        args.encoders, list(cells), args.keep_ratio, args.repeats, args.device, say
+    )
+    print(f"smallest image from which on {break_even.WORTH:.0%} of the detector's time is saved")
+    print(break_even.smallest_paying(rows).fillna("-").to_markdown(index=False))
+    if args.plot:
+        draw(rows).savefig(args.plot, dpi=110)
+    return rows
+
+
+def say(message: str) -> None:
+    """What is going on, beside the table."""
+    print(message, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

@@ -26,10 +26,22 @@ STRIDES = (8, 16, 32, 64)
 PARTS = ("encoder", "detector")
 
 
-def detector_with(name: str, keep_ratio: float, backend: str = "auto", seed: int = 0) -> nn.Module:
-    """Full-size DINO (ResNet-50 widths, 6 + 6 layers) with the named encoder, untrained."""
+def detector_with(
+    name: str,
+    keep_ratio: float,
+    backend: str = "auto",
+    seed: int = 0,
+    layers: int = 6,
+    ffn: int = 2048,
+) -> nn.Module:
+    """Full-size DINO (ResNet-50 widths, 6 + 6 layers) with the named encoder, untrained.
+
+    ``layers`` and the FFN's width ``ffn`` are the encoder's.
+    """
     model = _dino()
     model.attention_backend = backend
+    model.encoder.num_layers = layers
+    model.encoder.layer_cfg.ffn_cfg.feedforward_channels = ffn
     model.encoder = encoder_config(name, model.encoder, keep_ratio)
     torch.manual_seed(seed)
     with quiet():
