@@ -1,0 +1,87 @@
+"""The site's search knows the words of errors and wishes, from a folder and without a server."""
+
+import html
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+CHROMIUM = Path("/usr/bin/chromium")
+ASKED = {
+    "No module named 'mmcv._ext'": "faq_installing.html",
+    "MMCV==2.2.0 is used but incompatible": "faq_installing.html",
+    "no kernel image is available for execution on the device": "faq_installing.html",
+    "sm_120": "faq_installing.html",
+    "CUDA 12.8": "faq_installing.html",
+    "CUDA 13": "faq_installing.html",
+    "TORCH_CUDA_ARCH_LIST": "faq_installing.html",
+    "Windows": "faq_installing.html",
+    "MPS": "faq_installing.html",
+    "Python 3.12": "faq_installing.html",
+    "Python 3.13": "faq_installing.html",
+    "NumPy 2": "faq_installing.html",
+    "\"ms_deform_attn_forward_cuda\" not implemented for 'Half'": "faq_training.html",
+    "BFloat16": "faq_training.html",
+    "Not implemented on the CPU": "faq_training.html",
+    "FLOPs fall, speed does not": "faq_deploying.html",
+    "dynamic batch": "faq_deploying.html",
+    "dynamic size": "faq_deploying.html",
+    "OpenVINO": "faq_deploying.html",
+    "NVIDIA/TensorRT#4813": "faq_deploying.html",
+    "GridSample": "faq_deploying.html",
+}
+
+
+@pytest.fixture(scope="module")
+def sections(site):
+    """What the search looks through: address of a page's section to its words."""
+    script = (site / "search/search_index.js").read_text()
+    found = json.loads(script.removeprefix("var __index = ").rstrip().rstrip(";"))["docs"]
+    return {
+        s["location"]: " ".join(
+            html.unescape(re.sub("<[^>]+>", "", f"{s['title']}\n{s['text']}")).split()
+        )
+        for s in found
+    }
+
+
+@pytest.mark.slow
+def test_every_question_is_in_the_index(sections):
+    missing = [
+        words
+        for words, page in ASKED.items()
+        if not any(words in text for at, text in sections.items() if at.startswith(page))
+    ]
+    assert not missing
+
+
+@pytest.fixture(scope="module")
+def browser():
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    if not CHROMIUM.is_file():
+        pytest.skip(f"there is no {CHROMIUM}")
+    with playwright.sync_playwright() as started:
+        running = started.chromium.launch(
+            executable_path=str(CHROMIUM), args=["--no-sandbox", "--disable-gpu"]
+        )
+        yield running
+        running.close()
+
+
+@pytest.mark.slow
+def test_the_search_answers_in_a_browser_without_a_server(browser, site):
+    page = browser.new_page(viewport=dict(width=1280, height=860))
+    page.goto((site / "index.html").as_uri())
+    links, wrong = page.locator("a.md-search-result__link"), {}
+    for words, wanted in ASKED.items():
+        for typed, shown in (("", "length == 0"), (words, "length > 0")):
+            page.fill("input.md-search__input", typed)
+            page.press("input.md-search__input", "End")  # the page looks when a key is released
+            page.wait_for_function(
+                f"document.querySelectorAll('a.md-search-result__link').{shown}", timeout=10_000
+            )
+        found = links.evaluate_all("all => all.map(link => link.href)")
+        if not any(wanted in link for link in found[:5]):
+            wrong[words] = found[:5]
+    assert not wrong
