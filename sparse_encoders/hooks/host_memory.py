@@ -1,0 +1,67 @@
+"""Host memory of a training, so that it is seen whether it grows."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from mmdet.registry import HOOKS
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
+
+MIB = 2**20
+
+
+@HOOKS.register_module()
+class HostMemoryHook(Hook):
+    """Log the resident memory of the training process and of its loading workers.
+
+    Every ``interval`` iterations ``host_memory`` and ``worker_memory`` (MiB, the workers' sum)
+    go into the log and into MMEngine's ``scalars.json``. Pages that processes share count in
+    each of them. Read from ``/proc``, so on Linux only; elsewhere nothing is logged.
+
+    Args:
+        interval: iterations from one reading to the next.
+
+    Raises:
+        ValueError: an interval below 1.
+    """
+
+    priority = "ABOVE_NORMAL"  # before the logger, which is BELOW_NORMAL
+
+    def __init__(self, interval: int = 50) -> None:
+        if interval < 1:
+            raise ValueError(f"HostMemoryHook.interval must be at least 1, got {interval}")
+        self.interval = interval
+
+    def after_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None
+    ) -> None:
+        """Read and hand to the logger."""
+        own = resident_memory(os.getpid())
+        if own is None or not self.every_n_train_iters(runner, self.interval):
+            return
+        workers = sum(resident_memory(child) or 0 for child in children(os.getpid()))
+        runner.message_hub.update_scalar("train/host_memory", own / MIB)
+        runner.message_hub.update_scalar("train/worker_memory", workers / MIB)
+
+
+def resident_memory(process: int) -> int | None:
+    """Bytes of a process that are in memory; None where that cannot be read."""
+    try:
+        pages = Path(f"/proc/{process}/statm").read_text().split()[1]
+    except (OSError, IndexError):
+        return None
+    return int(pages) * os.sysconf("SC_PAGE_SIZE")
+
+
+def children(process: int) -> list[int]:
+    """Numbers of the processes that a process has started and that still run."""
+    found = []
+    for task in Path(f"/proc/{process}/task").glob("*/children"):
+        try:
+            found += [int(number) for number in task.read_text().split()]
+        except OSError:
+            continue  # the thread has ended
+    return found
