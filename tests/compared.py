@@ -12,6 +12,16 @@ from PIL import Image
 from sparse_encoders.analysis.report import Report, Row
 from sparse_encoders.analysis.variants import is_control
 
+MACHINE = dict(
+    processor="Intel <Xeon>",
+    cores=2,
+    threads=2,
+    device="cpu",
+    cpu_capability="AVX512",
+    system="Linux x86_64",
+    python="3.11",
+    versions=dict(torch="2.13.0"),
+)
 PARTS = ("backbone", "neck", "encoder.values", "encoder.ffn", "decoder", "head")
 
 
@@ -90,16 +100,7 @@ def report(rows: list[Row] | None = None, pictures: int = 1) -> Report:
         seed=0,
         margin=0.01,
         baseline=next(r.label for r in rows),
-        machine=dict(
-            processor="Intel <Xeon>",
-            cores=2,
-            threads=2,
-            device="cpu",
-            cpu_capability="AVX512",
-            system="Linux x86_64",
-            python="3.11",
-            versions=dict(torch="2.13.0"),
-        ),
+        machine=MACHINE,
         data=dict(
             name="cells", classes=("a", "b"), validated=87, boxes=900, trained=205, digest="0"
         ),

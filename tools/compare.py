@@ -6,7 +6,11 @@ The demo detector on shapes pictures that it draws, five encoders at three keep 
 python tools/compare.py mmdet_configs/dino/dino_lite0_focus_shapes.py --data shapes --train 3 \
     --keep-ratios 0.1 0.3 0.5 --out work_dirs/compare
 
-Your config, data (train.json, val.json, images below a folder) and trained weights:
+Your config and data (train.json, val.json, images below a folder), three trainings an encoder:
+
+python tools/compare.py CONFIG --data DATA --train 12 --seeds 3 --out OUT
+
+The same with weights that are trained already:
 
 python tools/compare.py CONFIG --data DATA --checkpoints dense=A.pth focus=B.pth --out OUT
 """
@@ -39,6 +43,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--checkpoints", nargs="+", default=[], metavar="NAME=FILE", help="trained weights")
     add("--data", help="'shapes' draws a set, 'config' takes the config's, or a COCO-format folder")
     add("--train", type=int, metavar="EPOCHS", help="train encoders that have no checkpoint")
+    add("--seeds", type=int, default=Comparison.seeds, metavar="N", help="trainings an encoder")
+    add("--join", nargs="+", type=Path, default=[], metavar="DIR", help="runs of other machines")
     add("--train-ratio", type=float, help="keep ratio in training (the config's, or 0.3)")
     add("--size", type=int, nargs=2, metavar=("H", "W"), help="of the image that is timed")
     add("--device", default="cpu", help="cpu, or such as cuda:0")
@@ -47,7 +53,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--baseline", help="encoder that the others are compared to (dense, or the first)")
     add("--margin", "--ap-noise", type=float, default=Comparison.margin, help="AP that is no gain")
     add("--pictures", type=int, default=Comparison.pictures, help="images to draw tokens on")
-    add("--seed", type=int, default=0, help="of training and of the drawn set")
+    add("--seed", type=int, default=0, help="of training (the first) and drawing")
     add("--shapes", type=int, nargs=2, metavar=("TRAIN", "VAL"), help="pictures of the drawn set")
     add("--cfg-options", nargs="+", action=DictAction, default={}, help="settings, KEY=VALUE")
     return parser.parse_args(argv)
@@ -86,6 +92,8 @@ def main(argv: list[str] | None = None) -> int:
                 repeats=args.repeats,
                 warmup=args.warmup,
                 seed=args.seed,
+                seeds=args.seeds,
+                join=tuple(args.join),
                 pictures=args.pictures,
                 margin=args.margin,
                 baseline=args.baseline,
@@ -97,9 +105,10 @@ def main(argv: list[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    for row in report.failed:
-        print(f"error: {row.label}: {row.error}", file=sys.stderr)
-    return 1 if report.failed else 0
+    errors = [(row, text) for row in report.rows for text in row.lost or [row.error] if text]
+    for row, text in errors:
+        print(f"error: {row.label}: {text}", file=sys.stderr)
+    return 1 if errors else 0
 
 
 if __name__ == "__main__":

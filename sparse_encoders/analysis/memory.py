@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import os
 from collections.abc import Callable
 from itertools import accumulate
 from pathlib import Path
@@ -30,6 +31,7 @@ def peak_memory(call: Callable[[], object], device: torch.device | str = "cpu") 
         call()
         torch.cuda.synchronize(device)
         return int(torch.cuda.max_memory_allocated(device) - before)
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # it prints when it starts and stops
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         call()
     with TemporaryDirectory() as folder:

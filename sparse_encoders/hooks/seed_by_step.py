@@ -24,6 +24,9 @@ class SeedByStepHook(Hook):
     is resumed from the checkpoint of an epoch's end is then the uninterrupted one, bit for bit
     where the operators themselves are deterministic.
 
+    Whatever the model draws, loading draws the same: runs of one seed see the same images in the
+    same order with the same augmentations, though their encoders differ.
+
     Loading workers draw from their epoch's seed, too. (MMEngine's own seeding gives them the
     same numbers in every epoch, or, with ``persistent_workers=True``, numbers that depend on
     when they were started.) In ``IterBasedTrainLoop`` what the model draws is the same after
@@ -61,6 +64,12 @@ class SeedByStepHook(Hook):
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
         """Seed what the model draws."""
         _seed(runner.seed, runner.rank, 1, runner.iter)
+
+    def after_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None
+    ) -> None:
+        """Seed what loading draws next, where no worker does it, whatever the model drew."""
+        _seed(runner.seed, runner.rank, 2, runner.iter)
 
 
 def _seed(*numbers: int) -> None:

@@ -34,6 +34,7 @@ class Checkpoint:
         others: further weights in the file, which were not taken.
         not_tensors: entries of the state that are no tensors.
         classes: names of the classes that it was trained on, where MMEngine's meta says so.
+        meta: what MMEngine's runner says of the training: epoch, iter, cfg (a config's text), ...
     """
 
     state: dict[str, Tensor]
@@ -42,6 +43,7 @@ class Checkpoint:
     others: tuple[str, ...] = ()
     not_tensors: tuple[str, ...] = ()
     classes: tuple[str, ...] | None = None
+    meta: Mapping[str, Any] = field(default_factory=dict)
 
 
 def read_checkpoint(path: str | Path, averaged: bool = False) -> Checkpoint:
@@ -76,6 +78,7 @@ def read_checkpoint(path: str | Path, averaged: bool = False) -> Checkpoint:
     if not tensors:
         raise ValueError(f"{path} holds no weights; keys: {_listed(content)}")
     args = content.get("args") if place is not None else None
+    meta = content.get("meta") if place is not None else None
     return Checkpoint(
         state=_unwrapped(tensors),
         place=place or "",
@@ -84,7 +87,8 @@ def read_checkpoint(path: str | Path, averaged: bool = False) -> Checkpoint:
         else {},
         others=tuple(key for key in places if key != place),
         not_tensors=tuple(str(k) for k in state if str(k) not in tensors),
-        classes=_classes(content.get("meta")),
+        classes=_classes(meta),
+        meta=meta if isinstance(meta, Mapping) else {},
     )
 
 

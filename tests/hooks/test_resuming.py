@@ -64,6 +64,16 @@ class Losses(Hook):
         self.seen.append(float(outputs["loss"].detach()))
 
 
+class Batches(Hook):
+    """The pixels of every batch, flipped and brightened as they were loaded."""
+
+    def __init__(self) -> None:
+        self.seen: list[float] = []
+
+    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
+        self.seen += [float(image.float().mean()) for image in data_batch["inputs"]]
+
+
 class Interruption(Exception):
     """What stops a run."""
 
@@ -166,6 +176,17 @@ def test_a_resumed_run_is_the_uninterrupted_one(name: str, tmp_path: Path) -> No
         ratios = saved["state_dict"]._metadata["encoder.selector"]["keep_ratio"]
         assert sum(ratios) / len(ratios) == pytest.approx(RATIO)
     assert resumed.model.encoder.selector.trained_keep_ratio == tuple(ratios)
+
+
+@pytest.mark.parametrize("workers", [0, pytest.param(1, marks=pytest.mark.slow)])
+def test_loading_draws_the_same_whatever_the_encoder_draws(workers: int, tmp_path: Path) -> None:
+    seen = []
+    for number, encoder in enumerate([ENCODERS["random tokens"], dict(type="DenseEncoder")]):
+        batches = Batches()
+        hooks = [batches, SeedByStepHook()]
+        runner_of(tmp_path / str(number), encoder, hooks, workers).train()
+        seen.append(batches.seen)
+    assert seen[0] == seen[1] and len(set(seen[0])) == 4 * EPOCHS
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from math import isfinite
 from typing import Any
@@ -45,9 +44,9 @@ class Judge:
         Returns:
             ``metrics`` as the evaluators name them (None where there is nothing to
             measure), ``resamples`` (AP of each resampled set of images, empty for large
-            sets), ``images`` and ``seconds``.
+            sets) and ``images``.
         """
-        start, before = time.perf_counter(), model.test_cfg
+        before = model.test_cfg
         model.test_cfg = {**(before or {}), "report_tokens": True}
         try:
             with quiet():
@@ -64,7 +63,6 @@ class Judge:
             "metrics": {name: _plain(value) for name, value in found.items()},
             "resamples": resamples[0] if resamples else [],
             "images": self.data.validated,
-            "seconds": time.perf_counter() - start,
         }
 
 

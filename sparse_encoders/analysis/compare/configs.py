@@ -66,6 +66,9 @@ def with_encoder(config: Config, name: str, keep_ratio: float | None) -> Config:
 def for_training(config: Config, epochs: int, seed: int) -> Config:
     """A copy that trains so many epochs, its schedule stretched to them, and does not validate.
 
+    Runs of one seed see the same images in the same order with the same augmentations, and
+    resume exactly, whatever encoders draw (:class:`~sparse_encoders.hooks.SeedByStepHook`).
+
     Raises:
         ValueError: the config trains by iterations.
     """
@@ -82,6 +85,10 @@ def for_training(config: Config, epochs: int, seed: int) -> Config:
     config.default_hooks = config.get("default_hooks") or ConfigDict()
     config.default_hooks.checkpoint = dict(type="CheckpointHook", interval=1, max_keep_ckpts=1)
     config.randomness = dict(seed=seed)
+    config.train_dataloader.persistent_workers = False
+    hooks = config.get("custom_hooks") or []
+    if not any(hook.get("type") == "SeedByStepHook" for hook in hooks):
+        config.custom_hooks = [*hooks, dict(type="SeedByStepHook")]
     return config
 
 

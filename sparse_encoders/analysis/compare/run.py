@@ -1,30 +1,31 @@
-"""The comparison itself: weights, measurements, pictures; then the report."""
+"""The comparison itself: costs, training runs, pictures; then the report."""
 
 from __future__ import annotations
 
 import base64
+import copy
 import time
 import traceback
 import warnings
 from collections.abc import Callable
-from dataclasses import asdict
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 import sparse_encoders
 from sparse_encoders.analysis import require
-from sparse_encoders.analysis.compare.accuracy import Judge
 from sparse_encoders.analysis.compare.measure import measure_latency, measure_memory
 from sparse_encoders.analysis.compare.plan import Plan, make_plan
 from sparse_encoders.analysis.compare.settings import Comparison
-from sparse_encoders.analysis.compare.store import Store
-from sparse_encoders.analysis.compare.weights import Weights, get_weights, load, trained_ratio
+from sparse_encoders.analysis.compare.store import Store, file_digest
+from sparse_encoders.analysis.compare.study import Study
 from sparse_encoders.analysis.complexity import count_complexity
 from sparse_encoders.analysis.inputs import choose_images
 from sparse_encoders.analysis.machine import describe_machine
+from sparse_encoders.analysis.quiet import quiet
 from sparse_encoders.analysis.report import Report, Row
 from sparse_encoders.analysis.variants import is_control, label
+from sparse_encoders.loading import load_detector
 
 Say = Callable[[str], None]
 #: dots per inch of pictures: enough to see a token, small enough to travel in the page
@@ -32,7 +33,7 @@ DPI = 110
 
 
 def compare(settings: Comparison, say: Say = lambda line: print(line, flush=True)) -> Report:
-    """Measure every variant and write the report into ``settings.out``.
+    """Measure every variant and write the report into ``settings.out``, again after every run.
 
     What was measured before with the same settings is taken from ``settings.out``.
     A variant that fails has its error in its row and ends nothing else.
@@ -42,10 +43,10 @@ def compare(settings: Comparison, say: Say = lambda line: print(line, flush=True
         say: is told how it goes, a line at a time.
 
     Raises:
-        ValueError: config, data, a checkpoint or a setting is not usable; before
-            anything is trained or measured.
+        ValueError: config, data, a checkpoint, a run to be joined or a setting is not usable;
+            before anything is trained or measured.
     """
-    require("jinja2", "pandas", "plotly", "tabulate")
+    require("jinja2", "pandas", "plotly", "scipy", "tabulate")
     from sparse_encoders.analysis.report.page import write_report
 
     start = time.perf_counter()
@@ -54,9 +55,14 @@ def compare(settings: Comparison, say: Say = lambda line: print(line, flush=True
         raise ValueError(f"--out must be a folder, got the file {settings.out}")
     settings.out.mkdir(parents=True, exist_ok=True)
     say("checking config, data and checkpoints")
-    plan = make_plan(settings)
-    report = _Run(plan, say).measured()
-    report.seconds = time.perf_counter() - start
+    run = _Run(make_plan(settings), say)
+    run.study.join(settings.join)
+    run.measure_costs()
+    for number, (name, seed) in enumerate(run.runs, 1):
+        if run.finish(name, seed, f"[{number}/{len(run.runs)}] {name}"):
+            write_report(run.report(time.perf_counter() - start), settings.out)
+    run.draw()
+    report = run.report(time.perf_counter() - start)
     for path in write_report(report, settings.out):
         say(f"written: {path}")
     return report
@@ -69,24 +75,64 @@ class _Run:
         self.plan, self.settings, self.say = plan, plan.settings, say
         self.store = Store(self.settings.out / "results")
         self.machine = describe_machine(self.settings.device)
+        self.study = Study(plan, self.machine, say)
         self.rows = [
             Row(v.encoder, v.keep_ratio, is_control(v.encoder)) for v in self.settings.variants()
         ]
-        self.weights: dict[str, Weights] = {}
         self.models: dict[str, Any] = {}
-        self.judge: Judge | None = None
+        self.pictures: list[dict[str, str]] = []
 
-    def measured(self) -> Report:
-        """Everything, in an order that has the quick failures first."""
+    @property
+    def runs(self) -> list[tuple[str, int | None]]:
+        """Trainings in their order: all variants with the first seed, then with the next."""
+        given = self.settings
+        if self.plan.data is None:
+            return []
+        found: list[tuple[str, int | None]] = [(name, None) for name in given.checkpoints]
+        if given.epochs is not None:
+            trained = [n for n in self.plan.configs if n not in given.checkpoints]
+            seeds = range(given.seed, given.seed + given.seeds)
+            found += [(name, seed) for seed in seeds for name in trained]
+        return found
+
+    def measure_costs(self) -> None:
+        """All that does not depend on what was learned, the quick failures first."""
         if self.plan.match is not None:
             self.say(str(self.plan.match))
         for name in self.settings.encoders:
-            self._get_model(name)
+            try:
+                if name in self.plan.unfit:
+                    raise ValueError(self.plan.unfit[name])
+                self.models[name] = self._model(name)
+            except Exception as error:  # reported in the rows: the others go on
+                self._fail(self._of(name), name, error)
+            self._fill(name)
         for row in self.rows:
             self._measure(row)
-        self.judge = None  # its workers end before anything is timed
         self._time_all()
+
+    def finish(self, name: str, seed: int | None, title: str) -> bool:
+        """Have a run; whether anything is new."""
+        rows = [row for row in self._of(name) if row.error is None]
+        if not rows:
+            return False
+        self.say(title if seed is None else f"{title}, seed {seed}")
+        before = self.study.reused
+        try:
+            self.study.finish(name, seed, [row.keep_ratio for row in rows])
+        except Exception as error:  # reported in the rows: the others go on
+            self.say(f"{title}: FAILED: {brief(error)}")
+            for row in rows:
+                row.lost.append(brief(error) if seed is None else f"seed {seed}: {brief(error)}")
+        self._fill(name)
+        return self.study.reused == before
+
+    def report(self, seconds: float) -> Report:
+        """What is known so far."""
         plan, settings = self.plan, self.settings
+        for row in self.rows:
+            if row.lost and not row.runs:
+                row.error = row.lost[0]
         return Report(
             command=settings.command,
             config=settings.config,
@@ -101,33 +147,29 @@ class _Run:
             data=None if plan.data is None else plan.data.as_record(),
             matched="" if plan.match is None else str(plan.match),
             rows=self.rows,
-            pictures=self._draw(),
-            reused=self.store.reused,
+            pictures=self.pictures,
+            reused=self.store.reused + self.study.reused,
+            seconds=seconds,
             made=f"{datetime.now(timezone.utc):%Y-%m-%d %H:%M} UTC",
         )
-
-    def _tell(self, text: str) -> None:
-        self.say(f"  {text}")
 
     def _of(self, name: str) -> list[Row]:
         return [row for row in self.rows if row.encoder == name]
 
-    def _get_model(self, name: str) -> None:
-        """Weights and the detector with them; a failure goes into the encoder's rows."""
-        try:
-            if name in self.plan.unfit:
-                raise ValueError(self.plan.unfit[name])
-            self.say(f"{name}: weights")
-            weights = get_weights(self.plan, name, self._tell)
-            model = load(self.plan.configs[name], weights, self.settings.device, self.settings.seed)
-        except Exception as error:  # reported in the rows: the others go on
-            self._fail(self._of(name), name, error)
-            return
-        self.weights[name], self.models[name] = weights, model
-        if weights.source == "none" and self.plan.data is not None:
-            self.say("  random, so no accuracy: name --checkpoints, or --train")
+    def _model(self, name: str) -> Any:
+        """A detector to be timed: what it learned does not matter."""
+        config = copy.deepcopy(self.plan.configs[name])
+        if "weights" in config.model.backbone:
+            config.model.backbone.weights = None  # nothing is downloaded
+        with quiet():
+            return load_detector(config, self.settings.checkpoints.get(name), self.settings.device)
+
+    def _fill(self, name: str) -> None:
+        """The finished runs into the rows of a variant."""
+        runs = self.study.finished(name)
         for row in self._of(name):
-            row.weights = {**asdict(weights), "trained_keep_ratio": trained_ratio(model)}
+            row.take(runs)
+            row.weights = row.weights or {"source": "none"}
 
     def _fail(self, rows: list[Row], what: str, error: BaseException) -> None:
         self.say(f"{what}: FAILED: {brief(error)}")
@@ -135,20 +177,20 @@ class _Run:
             row.error = brief(error)
 
     def _identity(self, row: Row) -> dict[str, Any]:
-        """All that a measurement of a row depends on, but for what it is measured on."""
+        """All that a row's costs depend on, but for what they are measured on."""
+        checkpoint = self.settings.checkpoints.get(row.encoder)
         return {
             "model": self.plan.configs[row.encoder].model.to_dict(),
             "keep_ratio": row.keep_ratio,
-            "weights": self.weights[row.encoder].digest,
+            "weights": None if checkpoint is None else file_digest(checkpoint),
             "version": sparse_encoders.__version__,
         }
 
     def _measure(self, row: Row) -> None:
-        """What a row can be measured for by itself."""
+        """What a row costs by itself."""
         if row.error is not None:
             return
         model, size, device = self.models[row.encoder], self.plan.size, self.settings.device
-        self.say(f"[{self.rows.index(row) + 1}/{len(self.rows)}] {row.label}")
         try:
             if row.keep_ratio is not None:
                 model.set_keep_ratio(row.keep_ratio)
@@ -156,54 +198,19 @@ class _Run:
             row.complexity = self._kept(
                 "complexity", row.label, same, lambda: count_complexity(model, size).as_record()
             )
-            self.say(f"  multiply-adds: {row.madds() or 0:.2f} G")
             here = {**same, "machine": self.machine}
-            row.memory_mib = self._kept(
+            memory = self._kept(
                 "memory", row.label, here, lambda: measure_memory(model, size, device)
-            )["peak_mib"]
-            if self.plan.data is not None and self.weights[row.encoder].source != "none":
-                self._judge_accuracy(row, model)
+            )
+            row.memory_mib = memory["peak_mib"]
+            self.say(f"{row.label}: {row.madds() or 0:.2f} G, {row.memory_mib:.0f} MiB")
         except Exception as error:  # reported in the row: the others go on
             self._fail([row], row.label, error)
 
     def _kept(
         self, kind: str, name: str, settings: dict[str, Any], make: Callable[[], dict[str, Any]]
     ) -> dict[str, Any]:
-        found, before = self.store.keep(kind, name, settings, make)
-        if before:
-            self.say(f"  {kind}: kept from before")
-        return found
-
-    def _judge_accuracy(self, row: Row, model: Any) -> None:
-        assert self.plan.data is not None
-        settings = {
-            **self._identity(row),
-            "data": self.plan.data.digest,
-            "classes": self.plan.data.classes,
-            "pipeline": self.plan.base.test_dataloader.to_dict(),
-            "device": self.settings.device.split(":")[0],
-        }
-
-        def make() -> dict[str, Any]:
-            self.judge = self.judge or Judge(self.plan)
-            return self.judge.measure(model, self._seldom())
-
-        found = self._kept("accuracy", row.label, settings, make)
-        row.runs = [{"seed": None, **found}]
-        ap = "-" if row.ap is None else f"{row.ap:.3f}"
-        self.say(f"  AP {ap} on {found['images']} images")
-
-    def _seldom(self, pause: float = 15.0) -> Callable[[int, int], None]:
-        """Progress over batches, said every ``pause`` seconds."""
-        last = time.monotonic()
-
-        def progress(done: int, of: int) -> None:
-            nonlocal last
-            if time.monotonic() - last > pause:
-                last = time.monotonic()
-                self.say(f"  batch {done} of {of}")
-
-        return progress
+        return self.store.keep(kind, name, settings, make)[0]
 
     def _time_all(self) -> None:
         """Latency of all rows that work, in turns."""
@@ -222,7 +229,7 @@ class _Run:
         }
 
         def make() -> dict[str, Any]:
-            return measure_latency(models, self.plan.size, settings.device, *rounds, self._tell)
+            return measure_latency(models, self.plan.size, settings.device, *rounds, self.say)
 
         try:
             found = self._kept("latency", "all", same, make)
@@ -232,22 +239,29 @@ class _Run:
         for row in rows:
             row.rounds = [tuple(stages) for stages in found["rounds"][row.label]]
 
-    def _draw(self) -> list[dict[str, str]]:
-        """Kept tokens of every trained strategy on some images, as JPEG in base64."""
-        data, drawn = self.plan.data, []
-        shown = [name for name in self.models if self.weights[name].source != "none"]
-        if not self.settings.pictures or data is None or not shown:
-            return []
+    def draw(self) -> None:
+        """Kept tokens of every strategy on some images, by the first run's weights."""
+        data, settings = self.plan.data, self.settings
+        self.study.judge, weights = None, {}
+        for name in self.models:
+            runs = self.study.finished(name)
+            file = self.study.weights_file(name, runs[0].seed) if runs else None
+            if file is not None and file.is_file():
+                weights[name] = file
+        if not settings.pictures or data is None or not weights:
+            return
         self.say("pictures of kept tokens")
         try:
-            for image in choose_images(data.annotations, data.images, self.settings.pictures):
-                jpeg = self._draw_image(image, shown)
+            for name, file in weights.items():
+                with quiet():
+                    self.models[name] = load_detector(self.plan.configs[name], file)
+            for image in choose_images(data.annotations, data.images, settings.pictures):
+                jpeg = self._draw_image(image, list(weights))
                 if jpeg:
-                    drawn.append({"title": image.name, "jpeg": base64.b64encode(jpeg).decode()})
+                    jpeg_text = base64.b64encode(jpeg).decode()
+                    self.pictures.append({"title": image.name, "jpeg": jpeg_text})
         except Exception as error:
             self.say(f"  FAILED: {brief(error)}")
-            return []
-        return drawn
 
     def _draw_image(self, image: Path, names: list[str]) -> bytes:
         """The strategies under each other on one image, as a JPEG file; empty if none can."""

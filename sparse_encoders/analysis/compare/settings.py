@@ -49,7 +49,9 @@ class Comparison:
         device: 'cpu' or a CUDA device.
         repeats: timed rounds; None: as many as a minute has, 5 to 30.
         warmup: rounds before them.
-        seed: of training and of untrained weights.
+        seed: of training, the first one.
+        seeds: trainings of each encoder, with seeds counted from ``seed``.
+        join: folders with finished runs of other machines or days.
         pictures: validation images to draw kept tokens on.
         margin: differences in AP (0 to 1) below this count as equal.
         baseline: encoder that the others are compared to; None: 'dense', where
@@ -76,6 +78,8 @@ class Comparison:
     repeats: int | None = None
     warmup: int = 1
     seed: int = 0
+    seeds: int = 1
+    join: tuple[Path, ...] = ()
     pictures: int = 2
     margin: float = 0.01
     baseline: str | None = None
@@ -87,6 +91,8 @@ class Comparison:
         problem = self._wrong_names() or self._wrong_numbers() or _wrong_device(self.device)
         if self.epochs is not None and self.data is None:
             problem = "--train needs --data: 'shapes', 'config', or a folder in COCO's format"
+        if self.epochs is None and (self.seeds > 1 or self.join):
+            problem = "--seeds and --join are of trainings: they need --train"
         if problem:
             raise ValueError(problem)
 
@@ -121,6 +127,7 @@ class Comparison:
             ("--warmup", self.warmup, 0),
             ("--pictures", self.pictures, 0),
             ("--seed", self.seed, 0),
+            ("--seeds", self.seeds, 1),
             ("--margin", self.margin, 0),
             ("--size", None if self.size is None else min(self.size), 32),
         ):

@@ -13,7 +13,7 @@ from plotly.offline import get_plotlyjs
 from sparse_encoders.analysis.report.figures import Plot, plots
 from sparse_encoders.analysis.report.ranking import ranked
 from sparse_encoders.analysis.report.results import Report
-from sparse_encoders.analysis.report.summary import WORDS, say, summarise, threads_of
+from sparse_encoders.analysis.report.summary import WORDS, listed, say, summarise, threads_of
 from sparse_encoders.analysis.report.tables import all_numbers, tables
 
 # a list of nothing but numbers, which goes into one line
@@ -110,11 +110,14 @@ def conditions(report: Report) -> list[tuple[str, str]]:
         "versions": ", ".join(f"{k} {v}" for k, v in machine["versions"].items() if v),
         "date": f"{report.made} " if report.made else "",
         "minutes": report.seconds / 60,
+        "seeds": listed([str(seed) for seed in report.seeds]),
         "reused": say("conditions", "reused", count=report.reused) if report.reused else "",
     }
     names = ["command", "config", "detector", "image", "rounds", "machine", "versions", "seed"]
+    if not report.repeats:
+        names = [name for name in names if name not in ("command", "config", "image", "rounds")]
     if data is not None:
-        names.insert(3, "data")
+        names.insert(names.index("detector") + 1, "data")
         images = data["trained"]
         trained = "" if images is None else say("conditions", "trained", count=images)
         values.update({**data, "trained": trained, "classes": len(data["classes"])})

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
-from pathlib import Path
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from sparse_encoders.analysis.latency import Timing
 from sparse_encoders.analysis.report.estimate import Estimate, estimate
-from sparse_encoders.analysis.variants import ORACLE, is_control, label
+from sparse_encoders.analysis.report.runs import Run
+from sparse_encoders.analysis.variants import ORACLE, label
 
 AP = "coco/bbox_mAP"
 #: faster or slower by less than this share is called equal
@@ -33,6 +32,7 @@ class Row:
         memory_mib: peak memory of a pass beyond weights and image.
         rounds: seconds of each stage, round by round.
         runs: accuracy of each training run: ``seed``, ``metrics``, ``resamples``, ``images``.
+        lost: runs that failed, and why.
     """
 
     encoder: str
@@ -44,6 +44,15 @@ class Row:
     memory_mib: float | None = None
     rounds: list[tuple[float, ...]] | None = None
     runs: list[dict[str, Any]] = field(default_factory=list)
+    lost: list[str] = field(default_factory=list)
+
+    def take(self, runs: Sequence[Run]) -> None:
+        """Have the accuracy of finished runs, and how they were trained."""
+        self.runs = [found for run in runs if (found := run.of(self.keep_ratio)) is not None]
+        if runs:
+            seconds = [s for run in runs if (s := run.weights.get("seconds")) is not None]
+            mean = statistics.fmean(seconds) if seconds else None
+            self.weights = {**runs[0].weights, "seconds": mean}
 
     @property
     def label(self) -> str:
@@ -157,6 +166,12 @@ class Report:
         return max((len(row.rounds) for row in self.rows if row.rounds), default=0)
 
     @property
+    def seeds(self) -> list[int]:
+        """Of the training runs, or what the comparison was given."""
+        found = {run["seed"] for row in self.rows for run in row.runs} - {None}
+        return sorted(found) or [self.seed]
+
+    @property
     def unsteadiness(self) -> float:
         """How much longer the slow quarter of the reference's rounds took than the fast one."""
         if self.reference is None or self.reference.timing is None:
@@ -260,29 +275,3 @@ def _estimate(
         sets.append(mine)
     fewest = min(map(len, sets))
     return estimate(values, [own[:fewest] for own in sets], int(runs[0].get("images") or 2))
-
-
-def read_report(path: str | Path) -> Report:
-    """A report from its ``report.json``; the pictures are not in it.
-
-    Raises:
-        ValueError: the file is none, or is no report.
-    """
-    try:
-        record: Mapping[str, Any] = json.loads(Path(path).read_text())
-        rows = [_read_row(row) for row in record["rows"]]
-        return Report(**{**_known(Report, record), "rows": rows, "pictures": []})
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} is no report.json of a comparison: {error!r}") from error
-
-
-def _read_row(record: Mapping[str, Any]) -> Row:
-    row = Row(**_known(Row, record))
-    row.control = record.get("control", is_control(row.encoder))
-    if record.get("accuracy"):  # of before there were several runs
-        row.runs = [{"seed": None, **record["accuracy"]}]
-    return row
-
-
-def _known(kind: Any, record: Mapping[str, Any]) -> dict[str, Any]:
-    return {f.name: record[f.name] for f in fields(kind) if f.name in record}

@@ -228,6 +228,9 @@ def _caveats(report: Report) -> Iterator[str]:
         yield say("caveats", "tests", **counts, margin=report.margin)
         if not any(row.control for row in judged):
             yield say("caveats", "no_control")
+        for row in judged:
+            for error in row.lost:
+                yield say("caveats", "lost", row=row.label, error=error)
     if judged and not ranked(report):
         yield say("caveats", "untrained", learned=LEARNED)
     trained = {row.label: r for row in report.good if (r := _trained(row)) is not None}
@@ -239,6 +242,8 @@ def _caveats(report: Report) -> Iterator[str]:
         yield say("caveats", "random")
     if report.unsteadiness > UNSTEADY:
         yield say("caveats", "busy", share=report.unsteadiness)
+    if not report.repeats:
+        return
     device = threads_of(report) if report.device == "cpu" else str(report.machine["device"])
     yield say(
         "caveats",

@@ -1,0 +1,241 @@
+"""The runs of a comparison: trained by MMDetection's own command, judged, kept, joined."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import datetime, timezone
+from math import isfinite
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sparse_encoders.analysis.compare.accuracy import Judge
+from sparse_encoders.analysis.compare.configs import for_training
+from sparse_encoders.analysis.compare.facts import training_facts
+from sparse_encoders.analysis.compare.plan import Plan
+from sparse_encoders.analysis.compare.store import digest, file_digest
+from sparse_encoders.analysis.mim import check_command, last_checkpoint, read_scalars, run_mim
+from sparse_encoders.analysis.quiet import quiet
+from sparse_encoders.analysis.report.runs import (
+    Run,
+    first_difference,
+    ratio_key,
+    read_run,
+    read_runs,
+)
+from sparse_encoders.compat import load_weights
+from sparse_encoders.loading import load_detector
+
+#: what a training depends on besides the model
+TRAINING = ("train_dataloader", "optim_wrapper", "param_scheduler", "train_cfg", "custom_hooks")
+TESTING = ("test_dataloader", "test_evaluator")
+#: settings of one machine, which change no result
+OF_THE_MACHINE = ("ann_file", "data_root", "data_prefix", "num_workers", "persistent_workers")
+
+
+class Study:
+    """Gets runs, one at a time: from a file, or by training and judging.
+
+    A finished run is ``runs/NAME_DIGEST/seed-N.json`` below the comparison's folder, its weights
+    ``seed-N.pth`` beside it, which may be deleted.
+
+    Args:
+        plan: what is compared.
+        machine: that the files name.
+        say: is told how it goes.
+    """
+
+    def __init__(self, plan: Plan, machine: dict[str, Any], say: Callable[[str], None]) -> None:
+        self.plan, self.machine, self.say = plan, machine, say
+        self.settings = {name: self._settings_of(name) for name in plan.configs}
+        self.judge: Judge | None = None
+        #: runs that were there before
+        self.reused = 0
+
+    def _settings_of(self, name: str) -> dict[str, Any]:
+        """All that a run of a variant depends on but the seed, without this machine's paths."""
+        given, config = self.plan.settings, self.plan.configs[name]
+        training: Any = {"checkpoint": self._checkpoint_digest(name)}
+        if name not in given.checkpoints and given.epochs is not None:
+            config = for_training(config, given.epochs, 0)
+            training = {key: config.get(key) for key in TRAINING}
+        data = self.plan.data
+        parts = {
+            "data": None if data is None else {"digest": data.digest, "classes": data.classes},
+            "model": config.model,
+            "training": training,
+            "testing": {key: config.get(key) for key in TESTING},
+        }
+        found: dict[str, Any] = json.loads(json.dumps(_anywhere(parts), default=str))
+        return found
+
+    def _checkpoint_digest(self, name: str) -> str | None:
+        path = self.plan.settings.checkpoints.get(name)
+        return None if path is None else file_digest(path)
+
+    def file(self, name: str, seed: int | None) -> Path:
+        """Where a run is kept."""
+        folder = self.plan.settings.out / "runs" / f"{name}_{digest(self.settings[name])[:8]}"
+        return folder / ("checkpoint.json" if seed is None else f"seed-{seed}.json")
+
+    def weights_file(self, name: str, seed: int | None) -> Path:
+        """Where the weights of a run are, or would be."""
+        given: Mapping[str, Path] = self.plan.settings.checkpoints
+        return self.file(name, seed).with_suffix(".pth") if seed is not None else given[name]
+
+    def join(self, folders: tuple[Path, ...]) -> None:
+        """Copy the finished runs of other machines or days.
+
+        Raises:
+            ValueError: a folder has none, or one of other data, schedule or config.
+        """
+        for folder in folders:
+            for path, run in read_runs(folder).items():
+                if run.encoder not in self.settings or run.seed is None:
+                    self.say(f"--join {path}: {run.encoder} is not compared, left out")
+                    continue
+                other = first_difference(self.settings[run.encoder], run.settings)
+                if other is not None:
+                    raise ValueError(
+                        f"--join {path}: a run of another study: {other}. Runs are joined where "
+                        "data, schedule and config are the same"
+                    )
+                kept = self.file(run.encoder, run.seed)
+                if not kept.is_file():
+                    run.write(kept)
+                elif read_run(kept) != run:
+                    self.say(f"--join {path}: seed {run.seed} is there already, left out")
+
+    def finished(self, name: str) -> list[Run]:
+        """The runs of a variant that are there, by seed."""
+        if name not in self.settings:
+            return []
+        if name in self.plan.settings.checkpoints:
+            path = self.file(name, None)
+            return [read_run(path)] if path.is_file() else []
+        folder = self.file(name, 0).parent
+        return list(read_runs(folder).values()) if any(folder.glob("seed-*.json")) else []
+
+    def finish(self, name: str, seed: int | None, ratios: list[float | None]) -> None:
+        """Have a run with accuracy at these keep ratios.
+
+        What is there is not repeated; an interrupted training goes on.
+
+        Raises:
+            ValueError: the training failed.
+        """
+        path, weights = self.file(name, seed), self.weights_file(name, seed)
+        run = read_run(path) if path.is_file() else None
+        missing = [r for r in ratios if run is None or ratio_key(r) not in run.accuracy]
+        if run is not None and not missing:
+            self.reused += 1
+            self.say("  kept from before")
+            return
+        if seed is not None and not weights.is_file():
+            if run is not None:
+                self.say(f"  no {weights.name}: AP at keep ratio {missing} stays unknown")
+                return
+            self._train(name, seed, weights)
+        config = self.plan.configs[name]
+        with quiet():
+            model = load_detector(config, weights, self.plan.settings.device)
+        assert self.plan.data is not None
+        run = run or Run(
+            encoder=name,
+            seed=seed,
+            settings=self.settings[name],
+            data=self.plan.data.as_record(),
+            weights={
+                **self._facts(name, seed, weights),
+                "trained_keep_ratio": trained_ratio(model),
+            },
+            machine=self.machine,
+            made=f"{datetime.now(timezone.utc):%Y-%m-%d %H:%M} UTC",
+        )
+        self.judge = self.judge or Judge(self.plan)
+        for ratio in missing:
+            if ratio is not None:
+                model.set_keep_ratio(ratio)
+            run.accuracy[ratio_key(ratio)] = self.judge.measure(model, self._seldom())
+            run.write(path)
+            row = run.accuracy[ratio_key(ratio)]
+            at = "" if ratio is None else f" at keep ratio {ratio:g}"
+            self.say(
+                f"  AP {row['metrics'].get('coco/bbox_mAP') or 0:.3f}{at}, {row['images']} images"
+            )
+
+    def _train(self, name: str, seed: int, weights: Path) -> None:
+        """Train the detector by ``mim train mmdet`` into a folder beside the run's file."""
+        check_command()
+        given, folder = self.plan.settings, weights.with_suffix("")
+        assert given.epochs is not None
+        folder.mkdir(parents=True, exist_ok=True)
+        for_training(self.plan.configs[name], given.epochs, seed).dump(folder / "config.py")
+        command = ["train", "mmdet", str(folder / "config.py"), "--work-dir", str(folder)]
+        command += ["--gpus", "0" if given.device == "cpu" else "1"]
+        if (folder / "last_checkpoint").is_file():
+            command.append("--resume")
+            self.say("  goes on after an interruption")
+        with _adding_seconds(folder / "seconds.txt"):
+            run_mim(command, folder / "train.log")
+        checkpoint = last_checkpoint(folder)
+        content = load_weights(checkpoint)
+        torch.save({key: content[key] for key in ("meta", "state_dict")}, weights)
+        for path in folder.glob("epoch_*.pth"):  # with the optimizer's state, three times as large
+            path.unlink()
+
+    def _facts(self, name: str, seed: int | None, weights: Path) -> dict[str, Any]:
+        facts = training_facts(weights)
+        if seed is None:
+            return {"source": "checkpoint", "file": str(weights), **facts}
+        folder = weights.with_suffix("")
+        losses = [float(record["loss"]) for record in read_scalars(folder) if "loss" in record]
+        tenth = max(len(losses) // 10, 1)
+        ends = (sum(losses[:tenth]) / tenth, sum(losses[-tenth:]) / tenth) if losses else None
+        return {
+            "source": "trained",
+            **facts,
+            "seconds": float((folder / "seconds.txt").read_text()),
+            "losses": ends,
+            "finite": all(isfinite(loss) for loss in losses),
+        }
+
+    def _seldom(self, pause: float = 15.0) -> Callable[[int, int], None]:
+        """Progress over batches, said every ``pause`` seconds."""
+        last = time.monotonic()
+
+        def progress(done: int, of: int) -> None:
+            nonlocal last
+            if time.monotonic() - last > pause:
+                last = time.monotonic()
+                self.say(f"  batch {done} of {of}")
+
+        return progress
+
+
+@contextmanager
+def _adding_seconds(path: Path) -> Iterator[None]:
+    """Add what runs inside to the seconds in a file, also where it is interrupted."""
+    before, start = float(path.read_text()) if path.is_file() else 0.0, time.perf_counter()
+    try:
+        yield
+    finally:
+        path.write_text(f"{before + time.perf_counter() - start:.1f}\n")
+
+
+def _anywhere(value: Any) -> Any:
+    """Settings without what belongs to one machine."""
+    if isinstance(value, Mapping):
+        return {k: _anywhere(v) for k, v in value.items() if k not in OF_THE_MACHINE}
+    return [_anywhere(v) for v in value] if isinstance(value, (list, tuple)) else value
+
+
+def trained_ratio(model: Any) -> float | None:
+    """Average keep ratio that a detector was trained at; None where it has none or does not say."""
+    selector = getattr(model.encoder, "selector", None)
+    ratios = None if selector is None else selector.trained_keep_ratio
+    return None if ratios is None else sum(ratios) / len(ratios)
