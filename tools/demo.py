@@ -27,8 +27,13 @@ from pathlib import Path
 
 from sparse_encoders.analysis.inputs import choose_images
 from sparse_encoders.analysis.mim import check_command, last_checkpoint, read_scalars, run_mim
-from sparse_encoders.datasets import CocoFolder, ShapesSettings, make_shapes_dataset
-from sparse_encoders.loading import load_detector
+from sparse_encoders.datasets import (
+    CocoFolder,
+    ShapesSettings,
+    make_shapes_dataset,
+    use_coco_folder,
+)
+from sparse_encoders.loading import load_detector, read_config
 from sparse_encoders.visualization import pictures as drawing
 from sparse_encoders.visualization.curves import draw_evaluations, evaluations_of
 
@@ -42,9 +47,11 @@ class DemoSettings:
     """What the demo runs on.
 
     Attributes:
-        config: config to train; its data set is named by a ``coco_folder``.
+        config: config to train; the data set is written into it.
         work_dir: where everything is written.
         data: the user's data set; None draws the shapes set.
+        scale: longer and shorter side in pixels that images are resized to fit; None: as the
+            config says.
         shapes: settings of the shapes set.
         pictures: held-out images to draw.
         options: further ``--cfg-options`` of MMDetection, as KEY=VALUE.
@@ -57,6 +64,7 @@ class DemoSettings:
     config: Path
     work_dir: Path
     data: CocoFolder | None = None
+    scale: Sequence[int] | None = None
     shapes: ShapesSettings = field(default_factory=ShapesSettings)
     pictures: int = 8
     options: Sequence[str] = ()
@@ -109,14 +117,14 @@ def run_demo(settings: DemoSettings) -> DemoResult:
             folder.image_folder(split)
     print(f"data: classes {', '.join(classes)}; {result.seconds['data']:.0f} s", flush=True)
     with result.timed("train"):
-        options = [*folder_options(folder), *epoch_options(settings.epochs)]
-        options += [f"randomness.seed={settings.seed}", *settings.options]
-        train = ["train", "mmdet", str(settings.config), "--work-dir", str(work_dir), *gpus]
+        options = [*epoch_options(settings.epochs), f"randomness.seed={settings.seed}"]
+        options += settings.options
+        config = write_config(folder, settings)
+        train = ["train", "mmdet", str(config), "--work-dir", str(work_dir), *gpus]
         train += ["--resume"] if settings.resume else []
         run_mim([*train, "--cfg-options", *options], work_dir / "train.log")
         result.checkpoint = last_checkpoint(work_dir)
     with result.timed("test"):
-        config = work_dir / settings.config.name  # as the training run resolved it
         test = ["test", "mmdet", str(config), "--checkpoint", str(result.checkpoint)]
         test += ["--work-dir", str(work_dir / "test"), *gpus]
         run_mim(test, work_dir / "test.log")
@@ -139,18 +147,20 @@ def draw_shapes(settings: DemoSettings) -> CocoFolder:
     return CocoFolder(root=str(root))
 
 
-def folder_options(folder: CocoFolder) -> list[str]:
-    """The ``--cfg-options`` that name a data set."""
-    options = []
-    for name in CocoFolder.__dataclass_fields__:
-        value = getattr(folder, name)
-        if value is None or (name == "scale" and not value):
-            continue
-        if isinstance(value, (list, tuple)):
-            # MMEngine reads a list of one element as that element
-            value = ",".join(str(v) for v in value)
-        options.append(f"coco_folder.{name}={value}")
-    return options
+def write_config(folder: CocoFolder, settings: DemoSettings) -> Path:
+    """The config with its data set, in the work folder, where the training writes its own.
+
+    Raises:
+        ValueError: the config cannot be read, or the data set is not usable.
+    """
+    old = [option for option in settings.options if option.startswith("coco_folder.")]
+    if old:
+        raise ValueError(f"{old[0]}: the data set is named by --images and so on, or --scale")
+    config = read_config(settings.config)
+    use_coco_folder(config, folder, settings.scale)
+    path = settings.work_dir / settings.config.name
+    config.dump(path)
+    return path
 
 
 def epoch_options(epochs: int | None) -> list[str]:
@@ -228,6 +238,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--images", type=Path, help="folder of your images")
     parser.add_argument("--val-images", type=Path, help="of the validation ones, if another")
     parser.add_argument("--classes", nargs="+", help="classes to learn; all by default")
+    parser.add_argument(
+        "--scale", type=int, nargs=2, metavar=("LONG", "SHORT"), help="sides to fit images into"
+    )
     parser.add_argument("--seed", type=int, default=0, help="of the drawn set and the training")
     parser.add_argument("--epochs", type=int, help="length of the training (as the config says)")
     parser.add_argument("--pictures", type=int, default=8, help="held-out images to draw")
@@ -271,6 +284,7 @@ def main(argv: list[str] | None = None) -> int:
                 config=args.config or CONFIGS / name,
                 work_dir=args.work_dir,
                 data=data,
+                scale=args.scale,
                 shapes=ShapesSettings(seed=args.seed),
                 pictures=args.pictures,
                 options=[*([TEST_ONLY] if drawn else []), *args.cfg_options],

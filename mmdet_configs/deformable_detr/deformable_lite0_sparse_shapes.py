@@ -10,6 +10,7 @@ _base_ = [
 model = dict(
     num_queries=60,
     encoder=_base_.encoder,
+    bbox_head=dict(num_classes=5),
     test_cfg=dict(max_per_img=60, report_tokens=True),
 )
 test_evaluator = [_base_.test_evaluator, *_base_.token_metrics]

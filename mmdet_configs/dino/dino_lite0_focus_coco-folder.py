@@ -5,6 +5,6 @@ _base_ = [
     "../_base_/schedules/short_20e.py",
 ]
 
-# Your data set: set its paths here, in a child config, or by --cfg-options coco_folder.root=...
-coco_folder = dict(scale=(320, 240))  # small enough for a CPU; objects of 10 to 200 pixels
+# For a data set that a config of your own names: see ../_base_/datasets/coco_folder.py. Images are
+# resized to fit 320 x 240, small enough for a CPU; objects of 10 to 200 pixels.
 model = dict(encoder=_base_.encoder)

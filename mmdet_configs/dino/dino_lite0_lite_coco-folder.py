@@ -6,5 +6,4 @@ _base_ = [
 ]
 
 # The detector of dino_lite0_focus_coco-folder.py with another encoder; the data set is named alike.
-coco_folder = dict(scale=(320, 240))
 model = dict(encoder=_base_.encoder)

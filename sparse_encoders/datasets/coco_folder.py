@@ -1,11 +1,16 @@
-"""Train on any COCO-format folder by naming its paths once.
+"""Train on any COCO-format folder by naming it once.
 
 MMDetection spreads a data set over a config: three data loaders, two evaluators,
-the number of classes. A config with ``runner_type='CocoFolderRunner'`` names it
-in one place, ``coco_folder``, which can be set from the command line too::
+the number of classes. :func:`use_coco_folder` writes all of them, in a script or
+in a config, for every runner::
 
-    --cfg-options coco_folder.root=DATA/cells coco_folder.train=train.json
+    _base_ = "mmdet_configs/dino/dino_lite0_focus_coco-folder.py"
 
+    from sparse_encoders.datasets import use_coco_folder
+
+    use_coco_folder(_base_, "DATA/cells", scale=(640, 480))
+
+(MMEngine takes a config that imports something before it names its ``_base_`` for another kind.)
 Class names are read from the annotations where they are not given. Everything
 is checked before anything is built.
 """
@@ -13,14 +18,12 @@ is checked before anything is built.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mmengine.config import Config
-from mmengine.registry import RUNNERS
-from mmengine.runner import Runner
+from mmengine.config import Config, ConfigDict
 
 
 @dataclass(frozen=True)
@@ -28,18 +31,13 @@ class CocoFolder:
     """A data set in COCO's format.
 
     Attributes:
-        root: folder that the other paths start from; they may be absolute too.
+        root: folder that the other paths start from, '' for this one; they may be absolute too.
         train: annotation file of the training images.
         val: annotation file of the validation images.
         images: folder that the annotations' file names start from.
         val_images: the same for the validation images; None: ``images``.
         classes: class names to learn, any subset of the annotations'; None or
             empty: all of them.
-        scale: (longer, shorter) side in pixels that images are resized to fit,
-            keeping their shape; None leaves the pipelines as they are.
-
-    Raises:
-        ValueError: a setting has the wrong form.
     """
 
     root: str = ""
@@ -48,37 +46,22 @@ class CocoFolder:
     images: str = "images"
     val_images: str | None = None
     classes: Sequence[str] | str | None = None
-    scale: Sequence[int] | int | None = None
 
     @classmethod
-    def from_config(cls, settings: Any) -> CocoFolder:
-        """From the ``coco_folder`` of a config.
+    def of(cls, folder: CocoFolder | str | Path | Mapping[str, Any]) -> CocoFolder:
+        """From a path, or a dict of the attributes.
 
         Raises:
-            ValueError: it is no dict, has an unknown key, or misses its root.
+            ValueError: it is neither, or the dict has an unknown key.
         """
+        if isinstance(folder, CocoFolder):
+            return folder
+        if isinstance(folder, str | Path):
+            return cls(root=str(folder))
         accepted = list(cls.__dataclass_fields__)
-        if not isinstance(settings, dict) or settings.keys() - set(accepted):
-            raise ValueError(f"coco_folder must be a dict of {accepted}, got {settings!r}")
-        if not settings.get("root"):
-            raise ValueError(
-                "coco_folder.root is not set: name the folder of the data set in the config or "
-                "by --cfg-options coco_folder.root=FOLDER"
-            )
-        return cls(**settings)
-
-    @property
-    def sides(self) -> tuple[int, int] | None:
-        """``scale`` as (longer, shorter)."""
-        if self.scale is None:
-            return None
-        got = (self.scale, self.scale) if isinstance(self.scale, int) else tuple(self.scale)
-        if len(got) != 2 or not all(isinstance(s, int) and s >= 32 for s in got):
-            raise ValueError(
-                "coco_folder.scale must be one or two whole numbers of at least 32 pixels, "
-                f"got {self.scale!r}"
-            )
-        return max(got), min(got)
+        if not isinstance(folder, Mapping) or folder.keys() - set(accepted):
+            raise ValueError(f"folder must be a path or a dict of {accepted}, got {folder!r}")
+        return cls(**folder)
 
     def annotations(self, split: str) -> Path:
         """Annotation file of 'train' or 'val', which exists.
@@ -88,7 +71,7 @@ class CocoFolder:
         """
         path = Path(self.root) / (self.train if split == "train" else self.val)
         if not path.is_file():
-            raise ValueError(f"coco_folder.{split}: there is no annotation file {path}")
+            raise ValueError(f"{split}: there is no annotation file {path}")
         return path
 
     def image_folder(self, split: str) -> Path:
@@ -101,7 +84,7 @@ class CocoFolder:
         path = Path(self.root) / str(self.val_images if own else self.images)
         if not path.is_dir():
             name = "val_images" if own else "images"
-            raise ValueError(f"coco_folder.{name}: there is no folder {path}")
+            raise ValueError(f"{name}: there is no folder {path}")
         return path
 
     def class_names(self) -> tuple[str, ...]:
@@ -118,14 +101,14 @@ class CocoFolder:
         missing = [name for name in wanted if name not in train]
         if missing:
             raise ValueError(
-                f"coco_folder.classes: {missing} are not among the categories of "
+                f"classes: {missing} are not among the categories of "
                 f"{self.annotations('train')}: {train}"
             )
         names = tuple(name for name in train if name in wanted)
         val = tuple(n for n in read_categories(self.annotations("val")) if n in wanted)
         if val != names:
             raise ValueError(
-                "coco_folder: train and val must list the same categories in the same order, got "
+                "train and val must list the same categories in the same order, got "
                 f"{names} and {val}"
             )
         return names
@@ -156,13 +139,23 @@ def read_categories(path: Path) -> list[str]:
     return names
 
 
-def apply_coco_folder(cfg: Config) -> Config:
-    """Write ``cfg.coco_folder`` into loaders, evaluators, pipelines and model, in place.
+def use_coco_folder(
+    cfg: Config | ConfigDict,
+    folder: CocoFolder | str | Path | Mapping[str, Any],
+    scale: Sequence[int] | int | None = None,
+) -> None:
+    """Write a data set into loaders, evaluators, pipelines and model of a config, in place.
+
+    Args:
+        cfg: the config; in a config file its ``_base_``.
+        folder: where the data set is, or a dict of :class:`CocoFolder`'s attributes.
+        scale: (longer, shorter) side in pixels that images are resized to fit, keeping their
+            shape; None leaves the pipelines as they are.
 
     Raises:
-        ValueError: as :class:`CocoFolder` says.
+        ValueError: as :class:`CocoFolder` and :func:`resize_images` say.
     """
-    folder = CocoFolder.from_config(cfg.get("coco_folder"))
+    folder = CocoFolder.of(folder)
     classes = folder.class_names()
     for stage, split in (("train", "train"), ("val", "val"), ("test", "val")):
         annotations, images = folder.annotations(split), folder.image_folder(split)
@@ -179,23 +172,30 @@ def apply_coco_folder(cfg: Config) -> Config:
             if metric is not None and "ann_file" in metric:
                 metric["ann_file"] = str(annotations)
     cfg.model.bbox_head.num_classes = len(classes)
-    return apply_scale(cfg)
+    if scale is not None:
+        resize_images(cfg, scale)
 
 
-def apply_scale(cfg: Config) -> Config:
-    """Write ``cfg.coco_folder.scale`` into the loaders' pipelines, in place.
+def resize_images(cfg: Config | ConfigDict, scale: Sequence[int] | int) -> None:
+    """Let all pipelines of a config resize images to fit ``scale``, in place.
 
-    The folder itself need not exist: a trained detector looks at any image.
+    Args:
+        cfg: the config.
+        scale: (longer, shorter) side in pixels, or one number for both.
+
+    Raises:
+        ValueError: it is something else, or less than 32 pixels.
     """
-    sides = CocoFolder(scale=cfg.coco_folder.get("scale")).sides
+    sides = (scale, scale) if isinstance(scale, int) else tuple(scale)
+    if len(sides) != 2 or not all(isinstance(side, int) and side >= 32 for side in sides):
+        raise ValueError(
+            f"scale must be one or two whole numbers of at least 32 pixels, got {scale!r}"
+        )
     for stage in ("train", "val", "test"):
         loader = cfg.get(f"{stage}_dataloader")
-        if loader is None or sides is None:
-            continue
-        for step in _steps(_inner(loader.dataset).pipeline):
+        for step in () if loader is None else _steps(_inner(loader.dataset).pipeline):
             if step.get("type") in ("Resize", "FixScaleResize"):
-                step["scale"] = sides
-    return cfg
+                step["scale"] = max(sides), min(sides)
 
 
 def _inner(dataset: Any) -> Any:
@@ -213,13 +213,3 @@ def _steps(pipeline: Any) -> Iterator[Any]:
             yield from _steps(step.get("transforms", ()))
         elif isinstance(step, (list, tuple)):
             yield from _steps(step)
-
-
-@RUNNERS.register_module()
-class CocoFolderRunner(Runner):
-    """MMEngine's runner; fills in ``coco_folder`` first, see :func:`apply_coco_folder`."""
-
-    @classmethod
-    def from_cfg(cls, cfg: Any) -> Runner:
-        """Build the runner of a config that has a ``coco_folder``."""
-        return super().from_cfg(apply_coco_folder(cfg))

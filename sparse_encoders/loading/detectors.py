@@ -13,7 +13,6 @@ from mmdet.utils import register_all_modules
 from mmengine.config import Config
 from torch import Tensor, nn
 
-from sparse_encoders.datasets.coco_folder import apply_coco_folder, apply_scale
 from sparse_encoders.loading.configs import read_config
 from sparse_encoders.loading.reading import read_checkpoint
 
@@ -27,11 +26,10 @@ def load_detector(
     """Build a detector and load its weights, read weights-only.
 
     Args:
-        config: see :func:`sparse_encoders.loading.configs.read_config`. Where it names a
-            ``coco_folder``, the checkpoint's classes are what counts, and the folder need not
-            exist; images are resized as it says.
+        config: see :func:`sparse_encoders.loading.configs.read_config`; its data need not exist.
         checkpoint: its weights, as MMEngine's runner or ``tools/convert_checkpoint.py`` saves
-            them; None: made-up weights, the same each time.
+            them, whose classes count where it names them; None: made-up weights, the same each
+            time.
         device: such as 'cpu' or 'cuda:0'.
 
     Returns:
@@ -50,10 +48,6 @@ def load_detector(
     file = read_checkpoint(checkpoint)
     if file.classes is not None:
         settings.model.bbox_head.num_classes = len(file.classes)
-        if "coco_folder" in settings:
-            apply_scale(settings)
-    elif "coco_folder" in settings:
-        apply_coco_folder(settings)
     check_fit(MODELS.build(copy.deepcopy(settings.model)), file.state, f"checkpoint {checkpoint}")
     return init_detector(settings, str(checkpoint), device=device, palette="random")
 

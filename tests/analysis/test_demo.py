@@ -4,12 +4,13 @@ import json
 import os
 
 import pytest
+from mmengine.config import Config
 
 import demo as tool
-from demo import DemoSettings, folder_options, run_demo
+from demo import DemoSettings, run_demo, write_config
 from sparse_encoders.analysis import mim
 from sparse_encoders.analysis.mim import cause, describe, read_scalars
-from sparse_encoders.datasets import CocoFolder, ShapesSettings
+from sparse_encoders.datasets import CocoFolder, ShapesSettings, make_shapes_dataset
 from sparse_encoders.visualization.curves import draw_evaluations, evaluations_of
 
 
@@ -64,16 +65,24 @@ def test_the_cause_is_the_first_error_not_mims():
     assert cause("a\nb") == "a\nb"
 
 
-def test_options_name_the_data_set():
-    folder = CocoFolder(root="r", classes=("a", "b"), scale=(64, 48))
-    assert folder_options(folder) == [
-        "coco_folder.root=r",
-        "coco_folder.train=train.json",
-        "coco_folder.val=val.json",
-        "coco_folder.images=images",
-        "coco_folder.classes=a,b",
-        "coco_folder.scale=64,48",
-    ]
+def test_the_config_is_written_with_its_data_set(tmp_path, request):
+    data = tmp_path / "data"
+    make_shapes_dataset(data, ShapesSettings(train=2, val=1, size=64))
+    settings = DemoSettings(
+        config=request.config.rootpath / "mmdet_configs/dino/dino_lite0_focus_coco-folder.py",
+        work_dir=tmp_path,
+        scale=(64, 48),
+    )
+    path = write_config(CocoFolder(root=str(data), classes=("ring", "circle")), settings)
+    written = Config.fromfile(path)
+    assert path.name == settings.config.name and written.model.bbox_head.num_classes == 2
+    assert written.train_dataloader.dataset.metainfo.classes == ("circle", "ring")
+    assert written.test_evaluator.ann_file == str(data / "val.json")
+    steps = written.test_dataloader.dataset.pipeline
+    assert [step.scale for step in steps if step.type == "Resize"] == [(64, 48)]
+    settings.options = ["coco_folder.scale=64,48"]
+    with pytest.raises(ValueError, match=r"coco_folder.scale=64,48: .* --scale"):
+        write_config(CocoFolder(root=str(data)), settings)
 
 
 @pytest.mark.slow

@@ -1,13 +1,17 @@
 """One place to name a data set: it reaches every part of a config, and is checked first."""
 
 import json
+from pathlib import Path
 
 import pytest
 from mmengine.config import Config
+from mmengine.registry import RUNNERS
+from mmengine.runner import FlexibleRunner
 
 from sparse_encoders.datasets import ShapesSettings, make_shapes_dataset
-from sparse_encoders.datasets.coco_folder import CocoFolder, apply_coco_folder, apply_scale
+from sparse_encoders.datasets.coco_folder import CocoFolder, resize_images, use_coco_folder
 
+ROOT = Path(__file__).parents[2]
 CONFIG = "mmdet_configs/dino/dino_lite0_focus_coco-folder.py"
 
 
@@ -19,13 +23,12 @@ def shapes(tmp_path_factory):
 
 
 @pytest.fixture
-def config(request):
-    return Config.fromfile(request.config.rootpath / CONFIG)
+def config():
+    return Config.fromfile(ROOT / CONFIG)
 
 
 def test_it_reaches_loaders_evaluators_pipelines_and_head(shapes, config):
-    config.merge_from_dict({"coco_folder.root": str(shapes), "coco_folder.scale": [96, 128]})
-    apply_coco_folder(config)
+    use_coco_folder(config, shapes, scale=[96, 128])
     for stage, split in (("train", "train"), ("val", "val"), ("test", "val")):
         data = config[f"{stage}_dataloader"].dataset
         assert data.ann_file == str(shapes / f"{split}.json")
@@ -47,8 +50,7 @@ def test_a_wrapped_data_set_and_nested_transforms(shapes, config):
     step = dict(type="RandomChoice", transforms=[[dict(type="Resize", scale=(1, 1))]])
     inner.pipeline.insert(2, step)
     config.train_dataloader.dataset = dict(type="RepeatDataset", times=2, dataset=inner)
-    config.merge_from_dict({"coco_folder.root": str(shapes), "coco_folder.scale": 64})
-    apply_coco_folder(config)
+    use_coco_folder(config, shapes, scale=64)
     inner = config.train_dataloader.dataset.dataset
     assert inner.ann_file == str(shapes / "train.json")
     assert inner.pipeline[2]["transforms"][0][0]["scale"] == (64, 64)
@@ -57,15 +59,13 @@ def test_a_wrapped_data_set_and_nested_transforms(shapes, config):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({}, "coco_folder.root is not set"),
-        ({"root": "x", "trian": "a.json"}, "must be a dict of"),
-        ({"root": "nowhere"}, "coco_folder.train: there is no annotation file"),
-        ({"val": "missing.json"}, "coco_folder.val: there is no annotation file"),
-        ({"classes": ["circle", "dog"]}, r"\['dog'\] are not among the categories"),
-        ({"images": "pictures"}, "coco_folder.images: there is no folder"),
-        ({"val_images": "pictures"}, "coco_folder.val_images: there is no folder"),
-        ({"scale": 7}, "at least 32 pixels, got 7"),
-        ({"scale": (64, 64, 64)}, "one or two whole numbers"),
+        (7, "must be a path or a dict of"),
+        ({"root": "x", "trian": "a.json"}, "must be a path or a dict of"),
+        ({"root": "nowhere"}, "train: there is no annotation file"),
+        ({"val": "missing.json"}, "val: there is no annotation file"),
+        ({"classes": ["circle", "dog"]}, r"classes: \['dog'\] are not among the categories"),
+        ({"images": "pictures"}, "images: there is no folder"),
+        ({"val_images": "pictures"}, "val_images: there is no folder"),
         ({"train": "broken.json"}, "no COCO annotation file"),
         ({"train": "foreign.json"}, "no COCO annotation file"),
         ({"train": "empty.json"}, "lists 0 images"),
@@ -80,19 +80,56 @@ def test_what_is_wrong_is_said_before_anything_is_built(shapes, config, settings
     (shapes / "empty.json").write_text(json.dumps({**good, "images": []}))
     (shapes / "twice.json").write_text(json.dumps({**good, "categories": good["categories"] * 2}))
     (shapes / "other.json").write_text(json.dumps({**good, "categories": good["categories"][::-1]}))
-    config.coco_folder = {"root": str(shapes), **settings} if settings else {}
+    folder = {"root": str(shapes), **settings} if isinstance(settings, dict) else settings
     with pytest.raises(ValueError, match=message):
-        apply_coco_folder(config)
+        use_coco_folder(config, folder)
 
 
-def test_without_a_folder(config):
-    config.pop("coco_folder")
-    with pytest.raises(ValueError, match="must be a dict of"):
-        apply_coco_folder(config)
+@pytest.mark.parametrize(
+    ("scale", "message"),
+    [(7, "at least 32 pixels, got 7"), ((64, 64, 64), "one or two whole numbers")],
+)
+def test_scales_are_checked(config, scale, message):
+    with pytest.raises(ValueError, match=message):
+        resize_images(config, scale)
 
 
-def test_the_scale_alone_needs_no_folder(config):
-    config.merge_from_dict({"coco_folder.root": "none", "coco_folder.scale": [96, 128]})
-    apply_scale(config)
-    steps = config.test_dataloader.dataset.pipeline
-    assert [s.scale for s in steps if s.type == "Resize"] == [(128, 96)]
+OWN = f"""
+_base_ = {str(ROOT / CONFIG)!r}
+
+from sparse_encoders.datasets import use_coco_folder
+
+use_coco_folder(_base_, dict(root=DATA, classes=("ring", "circle")), scale=(96, 64))
+runner_type = "FlexibleRunner"
+strategy = dict(type="SingleDeviceStrategy")
+model = dict(num_queries=20, test_cfg=dict(max_per_img=20), backbone=dict(weights=None))
+train_dataloader = dict(num_workers=0, persistent_workers=False)
+train_cfg = dict(max_epochs=1, val_begin=9)
+"""
+
+
+def own_config(shapes, folder):
+    """As `mim train mmdet own.py --cfg-options model.num_queries=10` reads it."""
+    path = folder / "own.py"
+    path.write_text(OWN.replace("DATA", repr(str(shapes))))
+    config = Config.fromfile(path)
+    config.merge_from_dict({"model.num_queries": 10, "model.test_cfg.max_per_img": 10})
+    config.work_dir = str(folder / "work")
+    return config
+
+
+def test_a_config_of_ones_own(shapes, tmp_path):
+    config = own_config(shapes, tmp_path)
+    assert config.train_dataloader.dataset.metainfo.classes == ("circle", "ring")
+    assert config.model.bbox_head.num_classes == 2 and config.model.num_queries == 10
+    config.dump(tmp_path / "dumped.py")
+    again = Config.fromfile(tmp_path / "dumped.py")
+    assert again.test_dataloader.dataset == config.test_dataloader.dataset
+
+
+@pytest.mark.slow
+def test_any_runner_trains_on_it(shapes, tmp_path):
+    runner = RUNNERS.build(own_config(shapes, tmp_path))
+    assert type(runner) is FlexibleRunner
+    runner.train()
+    assert runner.model.bbox_head.num_classes == 2 and runner.iter == 1

@@ -3,11 +3,12 @@
 import numpy as np
 import pytest
 import torch
-from mmdet.registry import HOOKS, RUNNERS
+from mmdet.registry import HOOKS
 from mmengine.config import Config
+from mmengine.runner import Runner
 from PIL import Image
 
-from sparse_encoders.datasets import ShapesSettings, make_shapes_dataset
+from sparse_encoders.datasets import ShapesSettings, make_shapes_dataset, use_coco_folder
 from sparse_encoders.hooks import token_pictures
 from sparse_encoders.hooks.token_pictures import TokenPicturesHook
 from sparse_encoders.visualization.pictures import PICTURES
@@ -25,7 +26,6 @@ def shapes(tmp_path_factory):
 
 def make_runner(request, shapes, work_dir, encoder, backends=("LocalVisBackend",), **hook):
     config = Config.fromfile(request.config.rootpath / BASE)
-    config.merge_from_dict({"coco_folder.root": str(shapes), "coco_folder.scale": 64})
     for stage in ("train", "val", "test"):
         loader = config[f"{stage}_dataloader"]
         loader.update(batch_size=2, num_workers=0, persistent_workers=False)
@@ -50,7 +50,8 @@ def make_runner(request, shapes, work_dir, encoder, backends=("LocalVisBackend",
             custom_hooks=[dict(type="TokenPicturesHook", dpi=20, **hook)] if hook else [],
         )
     )
-    return RUNNERS.get(config.runner_type).from_cfg(config)
+    use_coco_folder(config, shapes, scale=64)
+    return Runner.from_cfg(config)
 
 
 DUAL = dict(type="DualAttentionEncoder", num_object_tokens=6)

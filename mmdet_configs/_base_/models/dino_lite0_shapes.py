@@ -7,7 +7,7 @@ _base_ = "./dino_lite0_small.py"
 model = dict(
     num_queries=60,
     backbone=dict(frozen_stages=2),
-    bbox_head=dict(loss_cls=dict(loss_weight=4.0)),
+    bbox_head=dict(num_classes=5, loss_cls=dict(loss_weight=4.0)),
     dn_cfg=dict(group_cfg=dict(num_dn_queries=32)),
     train_cfg=dict(
         assigner=dict(

@@ -48,7 +48,7 @@ model = dict(
     positional_encoding=dict(num_feats=128, normalize=True, offset=0.0, temperature=20),
     bbox_head=dict(
         type="DINOHead",
-        num_classes=80,  # coco_folder sets it
+        num_classes=80,  # use_coco_folder sets it
         sync_cls_avg_factor=True,
         loss_cls=dict(type="FocalLoss", use_sigmoid=True, gamma=2.0, alpha=0.25, loss_weight=1.0),
         loss_bbox=dict(type="L1Loss", loss_weight=5.0),

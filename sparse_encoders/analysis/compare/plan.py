@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from sparse_encoders.analysis.compare.store import file_digest
 from sparse_encoders.analysis.matching import Match, match_dense, to_be_matched
 from sparse_encoders.analysis.quiet import quiet
 from sparse_encoders.analysis.variants import MATCHED, VARIANTS
-from sparse_encoders.datasets.coco_folder import CocoFolder, apply_coco_folder, apply_scale
+from sparse_encoders.datasets.coco_folder import use_coco_folder
 from sparse_encoders.datasets.shapes import make_shapes_dataset
 from sparse_encoders.loading import check_fit, read_checkpoint, read_config
 
@@ -179,46 +179,29 @@ def fill_in_data(base: Config, settings: Comparison) -> Data | None:
         ValueError: it is not there, is empty, or lacks images.
     """
     if settings.data is None:
-        if "coco_folder" in base:
-            apply_scale(base)
         return None
-    folder = _folder(base, settings)
-    if folder is not None:
-        base.runner_type = "CocoFolderRunner"
+    if settings.data != OF_CONFIG:
+        root = settings.out / SHAPES if settings.data == SHAPES else Path(settings.data)
+        if settings.data == SHAPES:
+            make_shapes_dataset(root, settings.shapes)
+        elif not root.is_dir():
+            raise ValueError(
+                f"--data: there is no folder {settings.data}; it must hold train.json, val.json "
+                f"and images, or say '{SHAPES}' for a drawn set"
+            )
         try:
-            apply_coco_folder(base)
+            use_coco_folder(base, root)
         except ValueError as error:
             raise ValueError(f"--data {settings.data}: {error}") from error
-    return _data_of(base, settings.data, folder)
+    return _data_of(base, settings.data)
 
 
-def _folder(base: Config, settings: Comparison) -> CocoFolder | None:
-    """The folder that the settings name, written into the config; None: the config's own data."""
-    if settings.data == OF_CONFIG:
-        given = base.get("coco_folder")
-        return None if given is None else CocoFolder.from_config(given.to_dict())
-    root = settings.out / SHAPES if settings.data == SHAPES else Path(str(settings.data))
-    if settings.data == SHAPES:
-        make_shapes_dataset(root, settings.shapes)
-    elif not root.is_dir():
-        raise ValueError(
-            f"--data: there is no folder {settings.data}; it must hold train.json, val.json "
-            f"and images, or say '{SHAPES}' for a drawn set"
-        )
-    given = base.get("coco_folder") or {}
-    folder = CocoFolder(scale=given.get("scale"), classes=given.get("classes"))
-    folder = replace(folder, root=str(root))
-    base.coco_folder = {k: v for k, v in asdict(folder).items() if v is not None}
-    return folder
-
-
-def _data_of(base: Config, name: str, folder: CocoFolder | None) -> Data:
+def _data_of(base: Config, name: str) -> Data:
     def refused(problem: str) -> ValueError:
         return ValueError(f"--data {name}: {problem}")
 
     dataset = innermost(base.test_dataloader.dataset)
-    root = Path(dataset.get("data_root") or "")
-    annotations = root / dataset.ann_file
+    root, annotations = Path(dataset.get("data_root") or ""), _annotations(base, "test")
     images = root / dataset.get("data_prefix", {}).get("img", "")
     if not annotations.is_file():
         raise refused(
@@ -238,8 +221,8 @@ def _data_of(base: Config, name: str, folder: CocoFolder | None) -> Data:
             f"such as {missing[0]}"
         )
     trained, marks = None, [file_digest(annotations)]
-    if folder is not None:
-        train = folder.annotations("train")
+    train = _annotations(base, "train")
+    if train.is_file():
         trained = len(json.loads(train.read_text())["images"])
         marks.append(file_digest(train))
     return Data(
@@ -252,6 +235,12 @@ def _data_of(base: Config, name: str, folder: CocoFolder | None) -> Data:
         trained=trained,
         digest="-".join(marks),
     )
+
+
+def _annotations(base: Config, stage: str) -> Path:
+    """Annotation file of a stage's data."""
+    dataset = innermost(base[f"{stage}_dataloader"].dataset)
+    return Path(dataset.get("data_root") or "") / str(dataset.get("ann_file") or "")
 
 
 def _listed(names: tuple[str, ...]) -> str:
