@@ -32,6 +32,9 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "dual-sparse": dict(type="DualAttentionEncoder", selector=_SPARSE),
     "sparse-focus": dict(type="SparseDETREncoder", selector=_FOCUS),
     "random": dict(type="SparseDETREncoder", selector=dict(type="RandomSelector")),
+    "random-by-level": dict(
+        type="DualAttentionEncoder", selector=dict(type="RandomSelector", by_level=True)
+    ),
     "oracle": dict(type="SparseDETREncoder", selector=dict(type="OracleSelector")),
     "lite-3+1x2": dict(_LITE, schedule="H3L1-(3+1)x2"),
     "lite-6+1x1": dict(_LITE, schedule="H3L1-(6+1)x1"),
@@ -68,7 +71,7 @@ def prunes(name: str) -> bool:
 
 def is_control(name: str) -> bool:
     """Whether an encoder asks if pruning pays: none, fewer dense layers, tokens at random."""
-    return name in ("none", "random") or name.startswith("dense-")
+    return name in ("none", "random", "random-by-level") or name.startswith("dense-")
 
 
 def encoder_config(
@@ -134,10 +137,12 @@ def _selector_config(
     if given.get("type") == own["type"]:
         kept = {key: value for key, value in given.items() if key not in foreign}
     else:
-        shared = [key for key in ("keep_ratio", *_OF_THE_IMAGES) if key not in foreign]
+        dial = ("keep_ratio", "train_keep_ratio")
+        shared = [key for key in (*dial, *_OF_THE_IMAGES) if key not in foreign]
         kept = {key: given[key] for key in shared if key in given}
     config = {**kept, **own}
     if keep_ratio is not None:
+        config.pop("train_keep_ratio", None)
         config["keep_ratio"] = keep_ratio
     return config
 

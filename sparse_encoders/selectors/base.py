@@ -17,12 +17,14 @@ from torch import Tensor, nn
 
 from sparse_encoders.compat import register_state_dict_post_hook
 from sparse_encoders.contracts import DetectorParts, Targets
+from sparse_encoders.selectors.drawn_ratio import DrawnRatio
 from sparse_encoders.selectors.keep import COUNTS, KeepSchedule
 from sparse_encoders.selectors.ranking import best_first, fill_with_lowest, rankable
 from sparse_encoders.selectors.selection import GroupSelection, LayerSelection, Selection
 from sparse_encoders.tokens import TokenGrid
 
-METADATA_KEY = "keep_ratio"
+# what a state dict's metadata holds: a ratio for each layer, or low, high and training steps
+METADATA_KEY, DRAWN_KEY = "keep_ratio", "drawn_keep_ratio"
 
 
 class Selector(nn.Module):
@@ -43,10 +45,12 @@ class Selector(nn.Module):
         test_count: the same at test time. ``'image'``: an image's detections do not
             depend on the others of its batch. ``'batch'`` is for comparing with
             the releases' numbers.
+        train_keep_ratio: (low, high): each training step keeps a ratio drawn from there, see
+            :class:`DrawnRatio`, and ``keep_ratio`` is for testing. None: ``keep_ratio`` always.
 
     Raises:
-        ValueError: a ratio outside (0, 1], a list that does not match the
-            layers or increases, an unknown ``count`` or ``test_count``.
+        ValueError: a ratio outside (0, 1], a list that does not match the layers or
+            increases, no range, an unknown ``count`` or ``test_count``.
     """
 
     default_cascade = False
@@ -65,6 +69,7 @@ class Selector(nn.Module):
         count: str = "batch",
         first_stage: bool = True,
         test_count: str = "image",
+        train_keep_ratio: Sequence[float] | None = None,
     ) -> None:
         super().__init__()
         for name, given in (("count", count), ("test_count", test_count)):
@@ -79,8 +84,11 @@ class Selector(nn.Module):
         self.first_stage = first_stage
         self.schedule = self.make_schedule(keep_ratio)
         self.test_schedule: KeepSchedule | None = None
-        #: keep ratio of each layer in training; None before any training
+        self.drawn = DrawnRatio.from_config(train_keep_ratio)
+        #: keep ratio of each layer in training; None before any, and where it was drawn
         self.trained_keep_ratio: tuple[float, ...] | None = None
+        #: (low, high) that it was drawn from; None before any training, and where it was not
+        self.trained_keep_range: tuple[float, float] | None = None
         register_state_dict_post_hook(self, _note_keep_ratio)
 
     def set_keep_ratio(
@@ -91,7 +99,7 @@ class Selector(nn.Module):
         Args:
             keep_ratio: as in the constructor.
             test_only: leave training as it is; otherwise an earlier ratio for
-                testing is forgotten.
+                testing is forgotten. Training goes on drawing where it draws.
         """
         schedule = self.make_schedule(keep_ratio)
         self.test_schedule = schedule if test_only else None
@@ -100,7 +108,12 @@ class Selector(nn.Module):
 
     def note_training(self) -> None:
         """Note the keep ratios that the weights are trained at; called with every training loss."""
-        self.trained_keep_ratio = self.schedule.per_layer
+        if self.drawn is None:
+            self.trained_keep_ratio, self.trained_keep_range = self.schedule.per_layer, None
+        else:
+            self.trained_keep_ratio = None
+            self.trained_keep_range = (self.drawn.low, self.drawn.high)
+            self.drawn.step += 1
 
     def make_schedule(self, keep_ratio: float | Sequence[float] | None) -> KeepSchedule:
         """What a config's ``keep_ratio`` means; the constructor calls it, too.
@@ -118,7 +131,9 @@ class Selector(nn.Module):
     @property
     def active_schedule(self) -> KeepSchedule:
         """What is kept now: in training, or at test time."""
-        return self.schedule if self.training else self.test_schedule or self.schedule
+        if not self.training:
+            return self.test_schedule or self.schedule
+        return self.schedule if self.drawn is None else self.make_schedule(self.drawn.ratio)
 
     @property
     def counts_over_batch(self) -> bool:
@@ -180,15 +195,23 @@ class Selector(nn.Module):
         self, state_dict: dict[str, Any], prefix: str, local_metadata: dict[str, Any], *args: Any
     ) -> None:
         super()._load_from_state_dict(state_dict, prefix, local_metadata, *args)
-        trained = local_metadata.get(METADATA_KEY)
-        if trained is None:
-            return
-        self.trained_keep_ratio = tuple(trained)
-        runs = (self.test_schedule or self.schedule).per_layer
-        if not _same_ratios(self.trained_keep_ratio, runs):
+        trained, drawn = local_metadata.get(METADATA_KEY), local_metadata.get(DRAWN_KEY)
+        runs, told = self.test_schedule or self.schedule, ""
+        if drawn is not None:
+            low, high, step = drawn
+            self.trained_keep_ratio, self.trained_keep_range = None, (low, high)
+            if self.drawn is not None:
+                self.drawn.step = int(step)
+            if not low <= runs.average <= high:
+                told = f"drawn from {low:g} to {high:g}"
+        elif trained is not None:
+            self.trained_keep_ratio, self.trained_keep_range = tuple(trained), None
+            if not _same_ratios(trained, runs.per_layer):
+                told = f"{_rounded(trained)}"
+        if told:
             print_log(
-                f"{type(self).__name__}: the checkpoint was trained at keep ratios "
-                f"{_rounded(self.trained_keep_ratio)}, the model keeps {_rounded(runs)}",
+                f"{type(self).__name__}: the checkpoint was trained at keep ratios {told}, "
+                f"the model keeps {_rounded(runs.per_layer)}",
                 "current",
             )
 
@@ -196,9 +219,14 @@ class Selector(nn.Module):
 def _note_keep_ratio(
     module: nn.Module, state_dict: dict[str, Any], prefix: str, local_metadata: dict[str, Any]
 ) -> None:
-    """Write the trained keep ratio beside the weights, as no parameter or buffer."""
-    if isinstance(module, Selector) and module.trained_keep_ratio is not None:
+    """Write the trained keep ratio, or its range, beside the weights, as no parameter or buffer."""
+    if not isinstance(module, Selector):
+        return
+    if module.trained_keep_ratio is not None:
         local_metadata[METADATA_KEY] = list(module.trained_keep_ratio)
+    if module.trained_keep_range is not None:
+        step = 0 if module.drawn is None else module.drawn.step
+        local_metadata[DRAWN_KEY] = [*module.trained_keep_range, step]
 
 
 def _same_ratios(one: Sequence[float], other: Sequence[float]) -> bool:

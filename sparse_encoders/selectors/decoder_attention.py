@@ -32,6 +32,7 @@ class DecoderAttentionSelector(Selector):
         cascade: True keeps fewer tokens in later layers, as Focus-DETR does.
         count, test_count: see :class:`Selector`; without a cascade both ways keep the
             same tokens.
+        train_keep_ratio: see :class:`Selector`.
         loss_weight: weight of the loss, 1 in the paper.
         first_stage: set by the detector: True where it lends its projection,
             False gives the selector a projection of its own.
@@ -53,9 +54,18 @@ class DecoderAttentionSelector(Selector):
         loss_weight: float = 1.0,
         first_stage: bool = True,
         test_count: str = "image",
+        train_keep_ratio: Sequence[float] | None = None,
     ) -> None:
         super().__init__(
-            num_layers, num_levels, embed_dims, keep_ratio, cascade, count, first_stage, test_count
+            num_layers,
+            num_levels,
+            embed_dims,
+            keep_ratio,
+            cascade,
+            count,
+            first_stage,
+            test_count,
+            train_keep_ratio,
         )
         if loss_weight < 0:
             raise ValueError(f"loss_weight must not be negative, got {loss_weight}")

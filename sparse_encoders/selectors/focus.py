@@ -52,6 +52,7 @@ class FocusTokenSelector(Selector):
         first_stage: set by the detector: True where it lends its projection,
             False gives the selector a projection of its own.
         test_count: the same as ``count`` at test time, see :class:`Selector`.
+        train_keep_ratio: see :class:`Selector`.
 
     Raises:
         ValueError: an unknown switch, or intervals or strides that do not match
@@ -76,9 +77,18 @@ class FocusTokenSelector(Selector):
         first_stage: bool = True,
         test_count: str = "image",
         modulation_place: str = "before_norm",
+        train_keep_ratio: Sequence[float] | None = None,
     ) -> None:
         super().__init__(
-            num_layers, num_levels, embed_dims, keep_ratio, cascade, count, first_stage, test_count
+            num_layers,
+            num_levels,
+            embed_dims,
+            keep_ratio,
+            cascade,
+            count,
+            first_stage,
+            test_count,
+            train_keep_ratio,
         )
         if modulation not in MODULATIONS:
             raise ValueError(f"modulation must be one of {MODULATIONS}, got {modulation!r}")

@@ -9,20 +9,19 @@ from torch import Tensor, nn
 
 from sparse_encoders.contracts import DetectorParts, Targets
 from sparse_encoders.registry import MODELS
-from sparse_encoders.selectors.base import Selector
-from sparse_encoders.selectors.level_ranking import rank_by_level
+from sparse_encoders.selectors.by_level import LevelSelector
 from sparse_encoders.selectors.modulation import check_modulation_place, modulated_scores
 from sparse_encoders.selectors.projection import TokenProjection, project_tokens
 from sparse_encoders.selectors.quotas import LevelQuotas
 from sparse_encoders.selectors.score_mlp import ScoreMLP
-from sparse_encoders.selectors.selection import GroupSelection, LayerSelection, Selection
+from sparse_encoders.selectors.selection import Selection
 from sparse_encoders.supervision.foreground import Intervals
 from sparse_encoders.supervision.salience import SalienceLabels, salience_loss
 from sparse_encoders.tokens import TokenGrid
 
 
 @MODELS.register_module()
-class SalienceTokenSelector(Selector):
+class SalienceTokenSelector(LevelSelector):
     """Soft salience scores, modulated top-down; every level has a quota of its own.
 
     Args:
@@ -32,6 +31,7 @@ class SalienceTokenSelector(Selector):
         cascade: False: every layer takes all that the levels keep.
         count, test_count: see :class:`Selector`. 'batch', the released way: a level gives
             the share of the batch's largest image from every image.
+        train_keep_ratio: see :class:`Selector`.
         level_ratios: share that each level keeps, finest first; None: 0.4, 0.8, 1, 1.
         layer_ratios: share of those that each layer takes; None: 1, 0.8, 0.6, 0.6, 0.4, 0.2.
         intervals: see :class:`SalienceLabels`; None: targets of every level alike, as the
@@ -61,13 +61,21 @@ class SalienceTokenSelector(Selector):
         modulation_place: str = "before_norm",
         first_stage: bool = True,
         test_count: str = "image",
+        train_keep_ratio: Sequence[float] | None = None,
     ) -> None:
-        # the base's constructor makes the schedule of them
         self.quotas = LevelQuotas.of_config(
             level_ratios, layer_ratios, num_levels, num_layers, cascade is not False
         )
         super().__init__(
-            num_layers, num_levels, embed_dims, keep_ratio, cascade, count, first_stage, test_count
+            num_layers,
+            num_levels,
+            embed_dims,
+            keep_ratio,
+            cascade,
+            count,
+            first_stage,
+            test_count,
+            train_keep_ratio,
         )
         check_modulation_place(modulation_place, num_levels > 1)
         if loss_weight < 0:
@@ -80,32 +88,11 @@ class SalienceTokenSelector(Selector):
         # of each level that a coarser one modulates, the finest first
         self.alpha = nn.Parameter(torch.empty(num_levels - 1).uniform_(-0.3, 0.3))
 
-    def make_schedule(self, keep_ratio: float | Sequence[float] | None) -> LevelQuotas:
-        """The quotas, scaled to a keep ratio."""
-        return self.quotas if keep_ratio is None else self.quotas.at(keep_ratio)
-
     def score(self, tokens: TokenGrid, detector: DetectorParts) -> Tensor:
         """(B, N) salience logits, from the coarsest level to the finest."""
         z = project_tokens(tokens, self.projection, detector.projection, type(self).__name__)
         levels, steps = tokens.all_levels[::-1], self.alpha.flip(0)
         return modulated_scores(z, tokens, self.score_mlp, levels, steps, self.modulation_place)
-
-    def top_k(self, scores: Tensor, tokens: TokenGrid, levels: range) -> GroupSelection:
-        """Keep the best of each level, then rank what is kept of all of them together.
-
-        Counted over the batch, padding stands among a level's tokens at the batch's lowest
-        score, as released: a layer may carry it along, but never keeps it.
-        """
-        quotas, mask = self.active_schedule, tokens.padding_mask
-        assert isinstance(quotas, LevelQuotas)
-        sizes, own = quotas.capacities(tokens, levels), quotas.level_counts(tokens, levels)
-        limits = own.amax(0).expand_as(own) if self.counts_over_batch else own
-        ranked = rank_by_level(scores, tokens, levels, sizes, limits, self.counts_over_batch)
-        max_foreground, foreground = sum(sizes), own.sum(1)
-        by_layer = quotas.layer_counts(max_foreground), quotas.layer_counts(limits.sum(1))
-        allowed = None if mask is None else ~mask.gather(1, ranked)
-        layers = LayerSelection.from_ranking(ranked, *by_layer, foreground, mask is None, allowed)
-        return GroupSelection(levels, layers, foreground, max_foreground)
 
     def loss(self, selection: Selection, tokens: TokenGrid, targets: Targets) -> dict[str, Tensor]:
         """``loss_salience``, a scalar."""

@@ -56,6 +56,10 @@ PRUNING: dict[str, dict[str, Any]] = {
 }
 ENCODERS: dict[str, dict[str, Any]] = {
     "dense": dict(type="DenseEncoder"),
+    "sparse + RandomSelector by level": dict(
+        type="SparseDETREncoder",
+        selector=dict(type="RandomSelector", by_level=True, keep_ratio=[0.6, 0.3]),
+    ),
     "hybrid": dict(type="HybridEncoder", feedforward_channels=64),
     "none": dict(type="NoEncoder"),
     "lite alone": dict(type="LiteDETREncoder", blocks=1),

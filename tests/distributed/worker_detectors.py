@@ -38,7 +38,7 @@ CASES = {name: (name, LITE_FOCUS) for name in DETECTORS} | {
         dict(
             type="DualAttentionEncoder",
             background_embedding="released",
-            selector=dict(type="SalienceTokenSelector"),
+            selector=dict(type="SalienceTokenSelector", train_keep_ratio=(0.1, 0.9)),
         ),
     ),
     "hybrid": ("DeformableDETR", dict(type="HybridEncoder")),
@@ -54,16 +54,21 @@ def train(case: str, rank: int) -> tuple[float, float]:
     wrapped = MMDistributedDataParallel(module=model, find_unused_parameters=False)
     optimiser = torch.optim.SGD(model.parameters(), lr=1e-3)
     torch.manual_seed(rank)
+    ratios = []
     for step in range(2):
+        if model.encoder.selector is not None:
+            ratios.append(model.encoder.selector.active_schedule.average)
         batch = samples([SIZE], SIZE, boxes=(3 * (rank == step % 2),), seed=step)
         loss = total(wrapped(torch.randn(1, 3, *SIZE), batch, mode="loss"))
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
     weights = torch.nn.utils.parameters_to_vector(model.parameters()).detach()
+    weights = torch.cat([weights, torch.tensor(ratios)])  # drawn alike, where they are drawn
     both = [torch.empty_like(weights) for _ in range(dist.get_world_size())]
     dist.all_gather(both, weights)
-    return float((both[0] - both[1]).abs().max()), float((weights - start).abs().max())
+    moved = (weights[: len(start)] - start).abs().max()
+    return float((both[0] - both[1]).abs().max()), float(moved)
 
 
 def main(out: str) -> None:

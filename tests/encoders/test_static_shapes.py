@@ -95,6 +95,11 @@ CASES = {
             keep_ratio=0.3,
         ),
     ),
+    "random by level": dict(
+        encoder=SparseDETREncoder,
+        num_classes=7,
+        selector=dict(type="RandomSelector", by_level=True),
+    ),
     "hybrid": dict(encoder=HybridEncoder, feedforward_channels=48),
     "none": dict(encoder=NoEncoder),
     "lite": dict(encoder=LiteDETREncoder, blocks=1, small_low_level_ffn=True),
@@ -144,6 +149,19 @@ def test_the_whole_encoder_exports(case):
         exported = torch.export.export(model, inputs, strict=False)
         others = (torch.randn_like(inputs[0]), *inputs[1:])
         assert torch.allclose(exported.module()(*others), model(*others), atol=1e-5)
+
+
+def test_a_drawn_keep_ratio_reads_no_device_value():
+    model, inputs = whole(selector=dict(type="FocusTokenSelector", train_keep_ratio=(0.1, 0.9)))
+    model.train()
+    sizes = set()
+    with ForbidSyncs(), torch.no_grad():
+        for _ in range(4):
+            assert model(*inputs).shape == inputs[0].shape
+            schedule = model.encoder.selector.active_schedule
+            sizes.add(schedule.foreground_counts(inputs[0].shape[1]))
+            model.encoder.selector.note_training()
+    assert len(sizes) == 4
 
 
 def test_what_the_decoder_teaches_reads_no_device_value():

@@ -24,7 +24,7 @@ from tiny_detectors import detector_config
 
 SIZE = (64, 96)
 EPOCHS = 2
-RATIO = 0.3
+RATIO, DRAWN = 0.3, (0.2, 0.9)
 
 
 class Pictures(Dataset):
@@ -145,13 +145,17 @@ ENCODERS = {
     "Focus-DETR, loaded by a worker": dict(
         type="DualAttentionEncoder", selector=dict(type="FocusTokenSelector", keep_ratio=RATIO)
     ),
+    "keep ratios drawn": dict(
+        type="DualAttentionEncoder",
+        selector=dict(type="SalienceTokenSelector", train_keep_ratio=DRAWN),
+    ),
 }
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ENCODERS)
 def test_a_resumed_run_is_the_uninterrupted_one(name: str, tmp_path: Path) -> None:
-    encoder, workers = ENCODERS[name], int("worker" in name)
+    encoder, workers, drawn = ENCODERS[name], int("worker" in name), "drawn" in name
     through, before, after = Losses(), Losses(), Losses()
     runner_of(tmp_path / "whole", encoder, [through, SeedByStepHook()], workers).train()
     parts = tmp_path / "parts"
@@ -172,10 +176,16 @@ def test_a_resumed_run_is_the_uninterrupted_one(name: str, tmp_path: Path) -> No
     weights, averaged = first["ema_state_dict"], first["state_dict"]  # they stand exchanged
     name = "encoder.layers.0.norms.0.weight"
     assert not torch.equal(weights[f"module.{name}"], averaged[name])
+    selector = resumed.model.encoder.selector
     for saved in (first, last):
-        ratios = saved["state_dict"]._metadata["encoder.selector"]["keep_ratio"]
+        metadata = saved["state_dict"]._metadata["encoder.selector"]
+        if drawn:
+            assert metadata["drawn_keep_ratio"] == [*DRAWN, 2 * EPOCHS]
+            continue
+        ratios = metadata["keep_ratio"]
         assert sum(ratios) / len(ratios) == pytest.approx(RATIO)
-    assert resumed.model.encoder.selector.trained_keep_ratio == tuple(ratios)
+        assert selector.trained_keep_ratio == tuple(ratios)
+    assert selector.trained_keep_range == (DRAWN if drawn else None)
 
 
 @pytest.mark.parametrize("workers", [0, pytest.param(1, marks=pytest.mark.slow)])

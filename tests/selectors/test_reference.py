@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from grids import make_grid
 from sparse_encoders.contracts import DetectorParts, Targets
-from sparse_encoders.selectors import OracleSelector, RandomSelector
+from sparse_encoders.selectors import OracleSelector, RandomSelector, SalienceTokenSelector
+from sparse_encoders.selectors.projection import TokenProjection
 
 SHAPES = ((8, 10), (4, 5), (2, 3), (1, 2))  # of a 64 x 80 image
 
@@ -63,6 +66,34 @@ def test_oracle_on_images_with_and_without_boxes():
 def test_oracle_without_annotations():
     with pytest.raises(ValueError, match="for evaluation only"):
         OracleSelector(num_layers=1).score(make_grid(SHAPES), DetectorParts())
+
+
+@pytest.mark.parametrize("kind", [RandomSelector, OracleSelector])
+@pytest.mark.parametrize("ratio", [None, 0.2, [0.5, 0.3]])
+def test_controls_keep_as_many_of_each_level_as_a_selector_with_quotas(kind, ratio):
+    grid = make_grid(SHAPES, [(1.0, 1.0), (0.5, 0.75)], channels=32)
+    boxes = lend([[8.0, 8.0, 60.0, 50.0]], [[0.0, 0.0, 30.0, 30.0]])
+    lent = replace(boxes, projection=TokenProjection(32))
+    settings = dict(num_layers=2, embed_dims=32, keep_ratio=ratio)
+    kept = []
+    for selector in (SalienceTokenSelector(**settings), kind(by_level=True, **settings)):
+        (group,) = selector.eval().select(grid, lent).groups
+        masks = [layer.mask(grid.num_tokens) for layer in group.layers]
+        levels = [[int(m[:, part].sum()) for part in grid.level_slices] for m in masks]
+        kept.append((levels[0], [sum(counts) for counts in levels]))
+    assert kept[0] == kept[1]
+    plain = kind(**{**settings, "keep_ratio": 0.3}).eval().select(grid, lent).groups[0].layers[0]
+    levels = [int(plain.mask(grid.num_tokens)[:, part].sum()) for part in grid.level_slices]
+    assert levels != kept[0][0]
+
+
+@pytest.mark.parametrize("kind", [RandomSelector, OracleSelector])
+def test_quotas_are_asked_for(kind):
+    with pytest.raises(ValueError, match=r"selector\.level_ratios needs selector\.by_level=True"):
+        kind(level_ratios=(0.4, 0.8, 1, 1))
+    with pytest.raises(ValueError, match=r"keep_ratio of .* got None"):
+        kind(keep_ratio=None)
+    assert kind(by_level=True, level_ratios=(0.2, 0.4, 1, 1)).quotas.shares == (0.2, 0.4, 1.0, 1.0)
 
 
 @pytest.mark.parametrize("seed", [-1, 1.5, True])

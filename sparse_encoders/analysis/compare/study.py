@@ -149,10 +149,7 @@ class Study:
             seed=seed,
             settings=self.settings[name],
             data=self.plan.data.as_record(),
-            weights={
-                **self._facts(name, seed, weights),
-                "trained_keep_ratio": trained_ratio(model),
-            },
+            weights={**self._facts(name, seed, weights), **trained_at(model)},
             machine=self.machine,
             made=f"{datetime.now(timezone.utc):%Y-%m-%d %H:%M} UTC",
         )
@@ -234,8 +231,16 @@ def _anywhere(value: Any) -> Any:
     return [_anywhere(v) for v in value] if isinstance(value, (list, tuple)) else value
 
 
-def trained_ratio(model: Any) -> float | None:
-    """Average keep ratio that a detector was trained at; None where it has none or does not say."""
+def trained_at(model: Any) -> dict[str, Any]:
+    """At which keep ratio a detector was trained, as far as it says so.
+
+    Returns:
+        ``trained_keep_ratio``, the average over layers, and ``trained_keep_range``, (low, high)
+        where each step drew one; None where there is none.
+    """
     selector = getattr(model.encoder, "selector", None)
     ratios = None if selector is None else selector.trained_keep_ratio
-    return None if ratios is None else sum(ratios) / len(ratios)
+    return {
+        "trained_keep_ratio": None if ratios is None else sum(ratios) / len(ratios),
+        "trained_keep_range": None if selector is None else selector.trained_keep_range,
+    }

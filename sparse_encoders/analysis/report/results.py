@@ -27,7 +27,7 @@ class Row:
         control: whether it asks if pruning pays, such as tokens at random.
         error: what went wrong.
         weights: where they are from: source, epochs, iterations, batch, schedule, seconds, losses,
-            finite, trained_keep_ratio, as far as known.
+            finite, trained_keep_ratio, trained_keep_range, as far as known.
         complexity: record of :class:`sparse_encoders.analysis.complexity.Complexity`.
         memory_mib: peak memory of a pass beyond weights and image.
         rounds: seconds of each stage, round by round.

@@ -24,7 +24,7 @@ class Run:
         settings: all that its accuracy depends on but the seed: data, model, training, testing.
         data: what accuracy is measured on: name, classes, counts.
         weights: source, epochs, iterations, batch, schedule, seconds, losses, finite,
-            trained_keep_ratio.
+            trained_keep_ratio, trained_keep_range.
         accuracy: keep ratio ('' where nothing is pruned) to ``metrics``, ``resamples``, ``images``.
         machine: that trained, with versions.
         made: when, as a text.

@@ -166,9 +166,12 @@ def _training(weights: dict[str, Any]) -> dict[str, Any]:
     if source == "trained":
         source = f"trained {weights['epochs']} epoch{'s' if weights['epochs'] > 1 else ''}"
     first, last = weights.get("losses") or (None, None)
+    drawn = weights.get("trained_keep_range")
     return {
         "weights": source or None,
-        "trained_keep_ratio": weights.get("trained_keep_ratio"),
+        "trained_keep_ratio": "{:g} to {:g}".format(*drawn)
+        if drawn
+        else weights.get("trained_keep_ratio"),
         "training_seconds": weights.get("seconds"),
         "loss_first": first,
         "loss_last": last,

@@ -99,6 +99,14 @@ def test_a_dense_encoder_that_costs_the_same(tmp_path):
     assert make_plan(Comparison(FOCUS, tmp_path, ("dense", "focus"))).match is None
 
 
+def test_a_drawn_keep_ratio_goes_to_every_selector_until_one_is_asked_for():
+    base = dict(selector=dict(type="FocusTokenSelector", train_keep_ratio=(0.2, 0.6)))
+    for name in ("focus", "sparse", "salience", "random"):
+        assert encoder_config(name, base)["selector"]["train_keep_ratio"] == (0.2, 0.6)
+        selector = encoder_config(name, base, 0.3)["selector"]
+        assert selector["keep_ratio"] == 0.3 and "train_keep_ratio" not in selector
+
+
 def test_fewer_layers_than_the_config_has():
     with pytest.raises(ValueError, match=r"'dense-3' has 3 dense layers, .* 2 .*: take dense or"):
         encoder_config("dense-3", dict(num_layers=2))

@@ -317,3 +317,13 @@ def test_tables_sort(page):
     assert column(1)[0] == "0.10" and column(1)[-2:] == ["-", "-"]  # nothing last
     assert table.locator("tbody tr:has(td.front)").count() == 6
     assert table.locator("td.baseline").count() == 1
+
+
+def test_a_drawn_keep_ratio_and_what_was_matched_are_said():
+    rows = [row("dense", None, 0.55, 0.06, 2.0), row("focus", 0.3, 0.54, 0.03, 1.0)]
+    made = report(rows)
+    made.rows[1].weights.update(trained_keep_ratio=None, trained_keep_range=(0.2, 0.9))
+    made.matched = "dense-matched has 2 of 6 dense layers"
+    text = as_markdown(made)
+    assert "0.2 to 0.9" in text and "dense-matched has 2 of 6 dense layers" in text
+    assert "dense-matched" not in as_markdown(report(rows))
