@@ -33,16 +33,19 @@ def detector_with(
     seed: int = 0,
     layers: int = 6,
     ffn: int = 2048,
+    max_boxes: int | None = None,
 ) -> nn.Module:
     """Full-size DINO (ResNet-50 widths, 6 + 6 layers) with the named encoder, untrained.
 
-    ``layers`` and the FFN's width ``ffn`` are the encoder's.
+    ``layers`` and the FFN's width ``ffn`` are the encoder's; ``max_boxes`` of an image are
+    denoised in training (None: all).
     """
     model = _dino()
     model.attention_backend = backend
     model.encoder.num_layers = layers
     model.encoder.layer_cfg.ffn_cfg.feedforward_channels = ffn
     model.encoder = encoder_config(name, model.encoder, keep_ratio)
+    model.dn_cfg.max_boxes = max_boxes
     torch.manual_seed(seed)
     with quiet():
         built = MODELS.build(model)

@@ -17,7 +17,11 @@ BOXES = 8  # objects of a random image
 
 
 def random_batch(
-    size: tuple[int, int], device: torch.device | str, batch: int = 1, classes: int = 1
+    size: tuple[int, int],
+    device: torch.device | str,
+    batch: int = 1,
+    classes: int = 1,
+    boxes: int = BOXES,
 ) -> tuple[Tensor, list[DetDataSample]]:
     """Random pixels, (batch, 3, height, width), with random boxes of random classes.
 
@@ -26,6 +30,7 @@ def random_batch(
         device: where they are put.
         batch: images.
         classes: how many there are.
+        boxes: of each image.
     """
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(batch, 3, *size, generator=generator).to(device)
@@ -34,12 +39,12 @@ def random_batch(
     )
     samples, sides = [], torch.tensor([size[1], size[0]], dtype=torch.float32)
     for _ in range(batch):
-        corner = torch.rand(BOXES, 2, generator=generator) * sides * 0.6
-        far = corner + torch.rand(BOXES, 2, generator=generator) * sides * 0.3 + 4
-        labels = torch.randint(classes, (BOXES,), generator=generator)
+        corner = torch.rand(boxes, 2, generator=generator) * sides * 0.6
+        far = corner + torch.rand(boxes, 2, generator=generator) * sides * 0.3 + 4
+        labels = torch.randint(classes, (boxes,), generator=generator)
         sample = DetDataSample(metainfo=about)
-        boxes = torch.cat([corner, far], 1)
-        sample.gt_instances = InstanceData(bboxes=boxes.to(device), labels=labels.to(device))
+        found = torch.cat([corner, far], 1)
+        sample.gt_instances = InstanceData(bboxes=found.to(device), labels=labels.to(device))
         samples.append(sample)
     return images, samples
 
@@ -67,10 +72,14 @@ def image_call(
 
 
 def training_call(
-    model: Any, size: tuple[int, int], device: torch.device | str, batch: int = 1
+    model: Any,
+    size: tuple[int, int],
+    device: torch.device | str,
+    batch: int = 1,
+    boxes: int = BOXES,
 ) -> Callable[[], object]:
     """A call that runs a training step, forward and backward, on a :func:`random_batch`."""
-    images, samples = random_batch(size, device, batch, model.bbox_head.num_classes)
+    images, samples = random_batch(size, device, batch, model.bbox_head.num_classes, boxes)
 
     def call() -> object:
         model.zero_grad(set_to_none=False)

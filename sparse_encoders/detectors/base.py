@@ -144,7 +144,8 @@ class EncoderDetector(DetectorSteps):
         Raises:
             ValueError: encoder and head name the same loss.
         """
-        samples, targets = batch_data_samples, batches.targets_of(batch_data_samples)
+        samples = self.training_samples(batch_data_samples)
+        targets = batches.targets_of(samples)
         read = targets if self.encoder.needs_boxes else None
         encoded = self.encode(self.extract_feat(batch_inputs), *batches.sizes_of(samples), read)
         queries = self.prepare_queries(encoded, samples)
@@ -158,6 +159,10 @@ class EncoderDetector(DetectorSteps):
         if clash:
             raise ValueError(f"encoder and head both name a loss {sorted(clash)}")
         return {**losses, **extra}
+
+    def training_samples(self, samples: SampleList) -> SampleList:
+        """The batch's data samples as the training step takes them."""
+        return samples
 
     def _losses(
         self,

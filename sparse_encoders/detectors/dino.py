@@ -13,6 +13,12 @@ from torch import nn
 from sparse_encoders.detectors.base import EncoderDetector
 from sparse_encoders.detectors.batches import with_enough_tokens
 from sparse_encoders.detectors.decoders import DINODecoder
+from sparse_encoders.detectors.denoising_limit import (
+    first_boxes,
+    in_drawn_order,
+    limited_head,
+    split_limit,
+)
 from sparse_encoders.detectors.records import Decoded, Queries
 from sparse_encoders.encoders.base import EncoderOutput
 from sparse_encoders.registry import DETECTORS
@@ -26,7 +32,28 @@ class DINO(EncoderDetector, MMDetDINO):
     default) it is MMDetection's DINO bit for bit, and loads its checkpoints; also
     on MMDetection's fork, whose own DINO differs in the decoder (see
     :class:`PublishedPositionHead`).
+
+    Args:
+        dn_cfg: as MMDetection's, and ``max_boxes``: so many boxes of an image are denoised,
+            drawn anew in each step (None: all of them).
+        bbox_head: config of the head.
+        **kwargs: as MMDetection's ``DINO`` and :class:`EncoderDetector`.
+
+    Raises:
+        ValueError: ``dn_cfg.max_boxes`` below 1.
     """
+
+    def __init__(
+        self,
+        *args: Any,
+        dn_cfg: dict[str, Any] | None = None,
+        bbox_head: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        dn_cfg, most = split_limit(dn_cfg)
+        bbox_head = limited_head(bbox_head, most)
+        super().__init__(*args, dn_cfg=dn_cfg, bbox_head=bbox_head, **kwargs)
+        self.max_denoised_boxes = most
 
     def _init_layers(self) -> None:
         self.positional_encoding = SinePositionalEncoding(**self.positional_encoding)
@@ -42,7 +69,15 @@ class DINO(EncoderDetector, MMDetDINO):
     def prepare_queries(self, encoded: EncoderOutput, samples: SampleList | None = None) -> Queries:
         """The best proposals, behind denoising queries in training (DINO, section 3.3)."""
         memory, mask, shapes = with_enough_tokens(encoded, self.num_queries)
-        return Queries.from_mmdet(*self.pre_decoder(memory, mask, shapes, samples))
+        denoised = samples if samples is None else first_boxes(samples, self.max_denoised_boxes)
+        decoder_inputs, head_inputs = self.pre_decoder(memory, mask, shapes, denoised)
+        if self.max_denoised_boxes is not None and "dn_meta" in head_inputs:
+            head_inputs["dn_meta"]["max_boxes"] = self.max_denoised_boxes
+        return Queries.from_mmdet(decoder_inputs, head_inputs)
+
+    def training_samples(self, samples: SampleList) -> SampleList:
+        """The batch's samples, the boxes to be denoised first."""
+        return in_drawn_order(samples, self.max_denoised_boxes)
 
     def decoder_inputs(self, queries: Queries) -> dict[str, Any]:
         """What ``forward_decoder`` takes of the queries."""

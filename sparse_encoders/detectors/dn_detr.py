@@ -15,6 +15,12 @@ from torch import nn
 from sparse_encoders.detectors.base import EncoderDetector
 from sparse_encoders.detectors.decoders import AnchorDecoder, refine_boxes
 from sparse_encoders.detectors.denoising import DNDETRHead, DNQueryGenerator
+from sparse_encoders.detectors.denoising_limit import (
+    first_boxes,
+    in_drawn_order,
+    limited_head,
+    split_limit,
+)
 from sparse_encoders.detectors.records import Decoded, Queries
 from sparse_encoders.encoders.base import EncoderOutput
 from sparse_encoders.registry import DETECTORS, MODELS
@@ -33,7 +39,7 @@ class DNDETR(EncoderDetector, MMDetDeformableDETR):
     Args:
         bbox_head: config of the head, see above.
         dn_cfg: settings of :class:`DNQueryGenerator`: ``label_noise_scale``,
-            ``box_noise_scale``, ``group_cfg``.
+            ``box_noise_scale``, ``group_cfg``; and ``max_boxes``, see :class:`DINO`.
         with_box_refine: True; each layer refines the anchors.
         as_two_stage: False; the anchors are learned.
         **kwargs: as MMDetection's ``DeformableDETR`` and :class:`EncoderDetector`.
@@ -59,6 +65,8 @@ class DNDETR(EncoderDetector, MMDetDeformableDETR):
         kind = (bbox_head or {}).get("type")
         if kind is DINOHead or (isinstance(kind, str) and MODELS.get(kind) is DINOHead):
             bbox_head = {**(bbox_head or {}), "type": DNDETRHead}
+        dn_cfg, most = split_limit(dn_cfg)
+        bbox_head = limited_head(bbox_head, most)
         super().__init__(
             *args, bbox_head=bbox_head, with_box_refine=True, as_two_stage=False, **kwargs
         )
@@ -73,6 +81,7 @@ class DNDETR(EncoderDetector, MMDetDeformableDETR):
             num_matching_queries=self.num_queries,
             **(dn_cfg or {}),
         )
+        self.max_denoised_boxes = most
 
     def _init_layers(self) -> None:
         self.positional_encoding = SinePositionalEncoding(**self.positional_encoding)
@@ -106,13 +115,20 @@ class DNDETR(EncoderDetector, MMDetDeformableDETR):
         anchors = self.anchor_embedding.weight.expand(batch, -1, -1)
         if not self.training:
             return Queries(content, anchors.sigmoid())
-        noised, boxes, mask, meta = self.dn_query_generator(samples)
+        denoised = first_boxes(samples or [], self.max_denoised_boxes)
+        noised, boxes, mask, meta = self.dn_query_generator(denoised)
+        if self.max_denoised_boxes is not None:
+            meta["max_boxes"] = self.max_denoised_boxes
         return Queries(
             content=torch.cat([noised, content], 1),
             reference_points=torch.cat([boxes, anchors], 1).sigmoid(),
             attention_mask=mask,
             denoising=meta,
         )
+
+    def training_samples(self, samples: SampleList) -> SampleList:
+        """The batch's samples, the boxes to be denoised first."""
+        return in_drawn_order(samples, self.max_denoised_boxes)
 
     def run_decoder(self, queries: Queries, encoded: EncoderOutput) -> Decoded:
         """Boxes refined by every layer, see :class:`RefiningDecoder`."""

@@ -1,0 +1,100 @@
+"""A bound on denoising queries, whose number otherwise grows with the boxes of an image.
+
+DINO puts two queries for each box into at least one group, DN-DETR one into each of its groups,
+so that an image of 500 boxes has 1000 and 2500 of them; attention between queries grows with the
+square. With ``dn_cfg.max_boxes`` so many boxes of an image are denoised, drawn anew in each step.
+All boxes are matched and learned as ever.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from mmdet.models.dense_heads import DINOHead
+from mmdet.structures import DetDataSample, SampleList
+from mmengine.structures import InstanceData
+from torch import Tensor
+
+from sparse_encoders.registry import MODELS
+
+
+def split_limit(dn_cfg: Mapping[str, Any] | None) -> tuple[dict[str, Any] | None, int | None]:
+    """``dn_cfg`` without ``max_boxes``, and ``max_boxes``.
+
+    Raises:
+        ValueError: it is below 1.
+    """
+    if dn_cfg is None:
+        return None, None
+    rest = dict(dn_cfg)
+    most = rest.pop("max_boxes", None)
+    if most is not None and (not isinstance(most, int) or most < 1):
+        raise ValueError(
+            f"model.dn_cfg.max_boxes must be a whole number of at least 1, or None, got {most!r}"
+        )
+    return rest, most
+
+
+def limited_head(bbox_head: Mapping[str, Any] | None, most: int | None) -> dict[str, Any] | None:
+    """The config of a head that knows of the limit; as it is where there is none.
+
+    Raises:
+        TypeError: a head without denoising queries.
+    """
+    if bbox_head is None or most is None:
+        return None if bbox_head is None else dict(bbox_head)
+    kind = bbox_head["type"]
+    found = MODELS.get(kind) if isinstance(kind, str) else kind
+    if found is None or not issubclass(found, DINOHead):
+        raise TypeError(
+            f"model.dn_cfg.max_boxes needs a bbox_head with denoising queries, got {kind!r}"
+        )
+    return {**bbox_head, "type": type(found.__name__, (DenoisesSomeBoxes, found), {})}
+
+
+class DenoisesSomeBoxes:
+    """A head whose denoising targets are the first boxes of an image.
+
+    ``dn_meta['max_boxes']`` says how many.
+    """
+
+    def _get_dn_targets_single(
+        self, gt_instances: InstanceData, img_meta: dict[str, Any], dn_meta: dict[str, int]
+    ) -> tuple[Tensor, ...]:
+        """Targets of an image's denoising queries."""
+        first = gt_instances[: dn_meta["max_boxes"]]
+        found: tuple[Tensor, ...] = super()._get_dn_targets_single(  # type: ignore[misc]
+            first, img_meta, dn_meta
+        )
+        return found
+
+
+def in_drawn_order(samples: SampleList, most: int | None) -> SampleList:
+    """The samples; boxes of images that have more than ``most`` in an order drawn anew."""
+    if most is None:
+        return samples
+    return [
+        sample if len(sample.gt_instances) <= most else _with_boxes(sample, _drawn(sample))
+        for sample in samples
+    ]
+
+
+def first_boxes(samples: SampleList, most: int | None) -> SampleList:
+    """The samples with at most ``most`` boxes each: what is denoised."""
+    if most is None:
+        return samples
+    return [_with_boxes(sample, sample.gt_instances[:most]) for sample in samples]
+
+
+def _drawn(sample: DetDataSample) -> InstanceData:
+    labels = sample.gt_instances.labels
+    return sample.gt_instances[torch.randperm(len(labels), device=labels.device)]
+
+
+def _with_boxes(sample: DetDataSample, instances: InstanceData) -> DetDataSample:
+    """A sample of the same image with other ground truth."""
+    new = sample.new()
+    new.gt_instances = instances
+    return new
