@@ -1,4 +1,4 @@
-"""Six strategies in three detectors: each learns a few pictures and is measured by a test run."""
+"""Strategies in three detectors: each learns a few pictures and is measured by a test run."""
 
 from __future__ import annotations
 
@@ -31,6 +31,13 @@ ENCODERS = {
         selector=dict(type="OracleSelector", keep_ratio=0.3, intervals=INTERVALS),
     ),
 }
+ENCODERS["salience"] = dict(
+    type="DualAttentionEncoder",
+    background_embedding="released",
+    selector=dict(type="SalienceTokenSelector", intervals=INTERVALS, train_keep_ratio=(0.2, 0.6)),
+)
+ENCODERS["hybrid"] = dict(type="HybridEncoder", norm_cfg=dict(type="GN", num_groups=32))
+ENCODERS["none"] = dict(type="NoEncoder")
 DETECTORS = ("DeformableDETR", "two-stage DeformableDETR", "DINO")
 STEPS = 6
 
@@ -111,6 +118,7 @@ def test_learns_and_is_measured(detector, encoder, shapes, tmp_path):
     assert losses[-3:].mean() < losses[:3].mean()
     learned = {name.removeprefix("train/") for name in run.message_hub.log_scalars}
     assert ("loss_foreground" in learned) == (encoder == "focus")
+    assert ("loss_salience" in learned) == (encoder == "salience")
     assert ("loss_decoder_attention" in learned) == encoder.startswith("sparse")
     auxiliary = ENCODERS[encoder]["type"] == "SparseDETREncoder"
     assert ("enc0.loss_cls" in learned) == auxiliary
@@ -119,7 +127,9 @@ def test_learns_and_is_measured(detector, encoder, shapes, tmp_path):
     assert "coco/bbox_mAP" in found
     corr, recall = found["tokens/corr_all"], found["tokens/recall"]
     assert 0 <= corr <= 1 + 1e-4 and 0 <= recall <= 1
-    if encoder == "dense":
+    if encoder == "none":
+        assert corr == recall == 0 and "tokens/corr_top10" not in found
+    elif encoder in ("dense", "hybrid"):
         assert recall == 1 and math.isclose(corr, 1, abs_tol=1e-4)
         assert "tokens/corr_top10" not in found
     else:

@@ -199,6 +199,16 @@ def sample(size=(64, 90)):
         (dict(type="SparseDETREncoder", selector=dict(type="RandomSelector")), ("kept", "scores")),
         (dict(type="DualAttentionEncoder", num_object_tokens=7), ("kept", "scores", "objects")),
         (dict(type="DualAttentionEncoder", dual_attention=False), ("kept", "scores")),
+        (
+            dict(
+                type="DualAttentionEncoder",
+                background_embedding="released",
+                selector=dict(type="SalienceTokenSelector"),
+            ),
+            ("kept", "scores", "objects"),
+        ),
+        (dict(type="HybridEncoder"), ("kept",)),
+        (dict(type="NoEncoder"), ("kept",)),
     ],
 )
 @pytest.mark.parametrize("detector", slow_but(["DINO"], ["DeformableDETR", "DINO"]))
@@ -210,6 +220,11 @@ def test_every_encoder_one_stage_and_two_stage(detector, encoder, pictures):
     assert all(picture_array(PICTURES[name](found), dpi=15).std() > 5 for name in pictures)
     if encoder["type"] == "DenseEncoder":
         assert found.kept.all() and found.share() == 1
+    elif encoder["type"] == "HybridEncoder":
+        steps = [[found.share(step, level) for level in range(4)] for step in range(3)]
+        assert steps == [[0, 0, 0, 1], [1, 1, 1, 1], [0, 1, 1, 1]]
+    elif encoder["type"] == "NoEncoder":
+        assert found.share() == 0
     elif encoder.get("high_levels"):
         assert found.share(0, 0) == 0 == found.share(0, 1) and found.share(0, 2) == 1
         assert found.share(1) == 1
