@@ -84,7 +84,7 @@ DETECTORS: dict[str, Detector] = {
         "dino",
         "8xb2",
         {
-            12: (*_SHORT, "lite-focus", "salience"),
+            12: (*_SHORT, "lite-focus", "salience", "salience-drawn", "hybrid", "none"),
             24: ("dense", "focus", "salience"),
             36: FULL_SET,
         },

@@ -16,7 +16,9 @@ from quick import slow_but
 from sparse_encoders.encoders import (
     DenseEncoder,
     DualAttentionEncoder,
+    HybridEncoder,
     LiteDETREncoder,
+    NoEncoder,
     SparseDETREncoder,
 )
 from sparse_encoders.selectors.keep import cascade_of_average
@@ -30,7 +32,9 @@ ENCODERS = {
     "dense": DenseEncoder,
     "dual": DualAttentionEncoder,
     "focus": DualAttentionEncoder,
+    "hybrid": HybridEncoder,
     "lite": LiteDETREncoder,
+    "none": NoEncoder,
     "salience": DualAttentionEncoder,
     "sparse": SparseDETREncoder,
 }
@@ -118,11 +122,12 @@ def test_a_config_is_what_its_name_says(path):
     ratio = next((int(w[1:]) / 100 for w in named if w[0] == "k" and w[1:].isdigit()), 0.3)
     selector = model.encoder.get("selector")
     assert (selector is None) == (
-        named[0] == "dense" or (named[0] == "lite" and "focus" not in named)
+        named[0] in ("dense", "hybrid", "none") or (named[0] == "lite" and "focus" not in named)
     )
     if "salience" in named:  # the released quotas
         assert (selector.type, selector.keep_ratio) == ("SalienceTokenSelector", None)
         assert model.encoder.background_embedding == "released"
+        assert ("drawn" in named) == ("train_keep_ratio" in selector)
     elif selector is not None:
         assert selector.keep_ratio == ratio
         kinds = {True: "FocusTokenSelector", False: "DecoderAttentionSelector"}
@@ -161,8 +166,10 @@ def test_the_real_size_builds(path):
     model.backbone = dict(type="ResNet", depth=18, base_channels=8, init_cfg=None)
     with torch.device("meta"):
         built = MODELS.build(model)
-    assert len(built.encoder.layers) == len(built.decoder.layers) == 6
-    assert built.encoder.layers[0].ffn.embed_dims == 256
+    assert len(built.decoder.layers) == 6 and built.encoder.embed_dims == 256
+    if model.encoder.type not in ("HybridEncoder", "NoEncoder"):
+        assert len(built.encoder.layers) == 6
+        assert built.encoder.layers[0].ffn.embed_dims == 256
     if selector := model.encoder.get("selector"):
         found = built.encoder.selector.schedule.per_layer
         ratio = selector.keep_ratio

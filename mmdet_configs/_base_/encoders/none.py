@@ -1,0 +1,2 @@
+# No encoder: the control that says what any of the others is worth.
+encoder = dict(type="NoEncoder")

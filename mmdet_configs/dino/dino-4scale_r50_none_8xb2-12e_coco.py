@@ -1,0 +1,3 @@
+_base_ = ["../_base_/detectors/dino-4scale_12e.py", "../_base_/encoders/none.py"]
+
+model = dict(encoder=_base_.encoder)
