@@ -70,6 +70,7 @@ def shrunken(path: Path) -> Config:
     for part in ("encoder", "decoder"):
         model[part].num_layers = 2
         model[part].layer_cfg.ffn_cfg.feedforward_channels = 32
+    model.encoder.num_cp = min(model.encoder.get("num_cp", 0), 2)
     if model.encoder.type == "LiteDETREncoder":
         high, _ = lite_schedule(words(path))
         model.encoder.update(schedule=None, blocks=1, high_levels=high)
