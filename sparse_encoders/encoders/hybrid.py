@@ -19,6 +19,7 @@ from sparse_encoders.encoders.none import with_positions_gradient
 from sparse_encoders.registry import MODELS
 from sparse_encoders.tokens import TokenGrid
 
+STEPS = 3  # attention, down, up
 BLOCKS = 3  # of a fusion block, times depth_mult
 
 
@@ -42,7 +43,8 @@ class HybridEncoder(Encoder):
         position: 'rows', or 'released', which trained weights expect: see :func:`sine_embedding`.
         norm_cfg: of the convolutions, MMCV's; batch norm by default, as released. Batches of few
             images want ``dict(type='GN', num_groups=32)``, or 'SyncBN'.
-        num_cp: see :class:`Encoder`; the three steps are its layers.
+        num_cp: see :class:`Encoder`; the three steps are its layers, and more than three means all,
+            as a config may say of another encoder's layers.
 
     Raises:
         ValueError: an unknown ``position``, channels that are no multiple of 4, an ``expansion`` or
@@ -62,7 +64,8 @@ class HybridEncoder(Encoder):
         num_cp: int = 0,
         init_cfg: dict[str, Any] | None = None,
     ) -> None:
-        super().__init__(3, num_levels, layer_cfg, num_cp=num_cp, init_cfg=init_cfg)
+        num_cp = min(num_cp, STEPS) if type(num_cp) is int else num_cp
+        super().__init__(STEPS, num_levels, layer_cfg, num_cp=num_cp, init_cfg=init_cfg)
         channels, norm = self.embed_dims, dict(norm_cfg or dict(type="BN"))
         hidden, depth = int(channels * expansion), round(BLOCKS * depth_mult)
         for name, given, count in (

@@ -166,13 +166,17 @@ def test_the_levels_of_each_step():
         (dict(expansion=0.01), r"encoder\.expansion leaves nothing to compute with, got 0\.01"),
         (dict(depth_mult=0.1), r"encoder\.depth_mult leaves nothing to compute with, got 0\.1"),
         (dict(norm_cfg=dict(type="GN", num_groups=5)), r"num_groups must divide the 32 .*got 5"),
-        (dict(num_cp=4), r"num_cp must be .* at most encoder\.num_layers=3, got 4"),
+        (dict(num_cp="all"), r"num_cp must be .* at most encoder\.num_layers=3, got 'all'"),
         (dict(layer_cfg=dict(self_attn_cfg=dict(embed_dims=30))), "multiple of 4, got 30"),
     ],
 )
 def test_refused_settings(settings, message):
     with pytest.raises(ValueError, match=message):
         HybridEncoder(**{"layer_cfg": LAYER, **settings})
+
+
+def test_checkpointing_that_was_set_for_another_encoder():
+    assert HybridEncoder(layer_cfg=LAYER, num_cp=6).num_cp == 3
 
 
 def test_refused_tokens():
