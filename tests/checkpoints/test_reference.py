@@ -51,6 +51,8 @@ def test_fixtures_agree(path):
         ("salience_detr_encoder.npz", "num_foreground", lambda x: x + 1),
         ("salience_detr_labels.npz", "released.label", lambda x: x + 2e-5),
         ("salience_detr_labels.npz", "released.loss", lambda x: x * 1.0001),
+        ("hybrid_encoder.npz", "memory", lambda x: x * 1.001),
+        ("hybrid_encoder.npz", "position_of_coarsest", lambda x: x[::-1]),
         ("dn_loss.npz", "loss_cls", lambda x: x * 1.001),
         ("dn_loss.npz", "loss_bbox", lambda x: x[::-1]),
         ("dn_loss.npz", "loss_iou", lambda x: x * 0.999),
