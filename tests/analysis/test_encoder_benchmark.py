@@ -101,6 +101,7 @@ def test_the_whole_detector_on_two_backends():
         benchmark_encoders(["dense"], (64, 64), part="neck")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_tiny")
 def test_as_many_dense_layers_as_cost_the_same(monkeypatch):
     monkeypatch.setattr(encoder_benchmark, "_dino", lambda: detector_config("DINO"))

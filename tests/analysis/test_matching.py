@@ -17,7 +17,14 @@ def cost(model):
     return count_complexity(build(model), SIZE).group("encoder").madds
 
 
-@pytest.mark.parametrize(("ratio", "layers"), [(0.05, 2), (0.5, 3), (1.0, 4)])
+@pytest.mark.parametrize(
+    ("ratio", "layers"),
+    [
+        (0.5, 3),
+        pytest.param(0.05, 2, marks=pytest.mark.slow),
+        pytest.param(1.0, 4, marks=pytest.mark.slow),
+    ],
+)
 def test_no_other_number_of_layers_comes_closer(ratio, layers):
     model = detector_config("DINO", dict(num_layers=4))
     own = encoder_config("sparse", model.encoder, ratio)
