@@ -7,9 +7,33 @@ checkout as links to ``mmdet_configs``.
 from __future__ import annotations
 
 import difflib
+import re
+from dataclasses import dataclass
 from pathlib import Path
 
 SCOPE = "sparse_encoders"
+_COCO_NAME = re.compile(
+    r"(?P<detector>[^_]+)_(?P<backbone>[^_]+)_(?P<encoder>[^_]+)_\d+xb\d+-(?P<epochs>\d+)e_coco"
+)
+
+
+@dataclass(frozen=True)
+class CocoConfig:
+    """A config for COCO, by its name: dino-4scale_r50_focus-k10_8xb2-36e_coco.
+
+    Attributes:
+        path: below the folder of the configs.
+        detector: first word, such as 'dino-4scale'.
+        backbone: second word, such as 'r50'.
+        encoder: third word, such as 'focus-k10'.
+        epochs: length of its schedule.
+    """
+
+    path: Path
+    detector: str
+    backbone: str
+    encoder: str
+    epochs: int
 
 
 def configs_folder() -> Path:
@@ -47,6 +71,17 @@ def config_path(name: str) -> str:
             + "; MMDetection's are named mmdet::dino/..."
         )
     return str(found)
+
+
+def coco_configs() -> list[CocoConfig]:
+    """All configs for COCO, sorted by path."""
+    found = []
+    for path in sorted(configs_folder().glob("*/*_coco.py")):
+        if match := _COCO_NAME.fullmatch(path.stem):
+            below = path.relative_to(configs_folder())
+            words = match["detector"], match["backbone"], match["encoder"]
+            found.append(CocoConfig(below, *words, int(match["epochs"])))
+    return found
 
 
 def register_config_scope() -> None:

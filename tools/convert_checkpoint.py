@@ -3,7 +3,7 @@
     python tools/convert_checkpoint.py IN.pth OUT.pth --family focus_dino
 
 Prints the settings that were found, what became of every tensor, and the config that goes
-with OUT; where the zoo's config differs from the file, writes a ready one beside OUT.
+with OUT; where the package's config differs from the file, writes a ready one beside OUT.
 """
 
 from __future__ import annotations

@@ -83,34 +83,36 @@ class Comparison:
 
 # Deformable DETR's and Sparse DETR's code bases have an output for each of COCO's 91 ids
 _COCO_IDS: dict[str, Any] = {"model.bbox_head.num_classes": 91}
-# Lite-DINO's key-aware attention has offsets of its own for each level, in the decoder, too
-_KEY_AWARE: dict[str, Any] = {
-    "model.encoder.attention": "key_aware",
-    "model.encoder.key_aware": {"same_locations_on_every_level": False},
-    "model.decoder_attention": "key_aware",
-    "model.decoder_key_aware": {"same_locations_on_every_level": False},
+_PLAIN: dict[str, Any] = {
+    "model.encoder.attention": "plain",
+    "model.encoder.key_aware": None,
+    "model.decoder_attention": "plain",
+    "model.decoder_key_aware": None,
 }
 
 
-def _deformable(name: str, config: str, figures: Figures) -> Published:
+def _deformable(name: str, config: str, figures: Figures, **overrides: Any) -> Published:
     file = f"deformable_detr/{config}_16xb2-50e_coco.py"
-    return Published(name, file, *figures, overrides=_COCO_IDS)
+    return Published(name, file, *figures, overrides={**_COCO_IDS, **overrides})
 
 
 def _sparse(keep_ratio: float, figures: Figures) -> Published:
     overrides = {**_COCO_IDS, "model.encoder.selector.keep_ratio": keep_ratio}
-    file = "deformable_detr/sparse-detr_r50_16xb2-50e_coco.py"
+    file = "sparse_detr/sparse-detr_r50_sparse_16xb2-50e_coco.py"
     return Published(f"Sparse DETR {keep_ratio}", file, *figures, overrides=overrides)
 
 
 def _dino(name: str, encoder: str, figures: Figures, **overrides: Any) -> Published:
-    file = f"dino/dino-4scale_r50_{encoder}_8xb2-12e_coco.py"
+    file = f"dino/dino-4scale_r50_{encoder}_8xb2-36e_coco.py"
     return Published(name, file, *figures, overrides=overrides)
 
 
 PUBLISHED: tuple[Published, ...] = (
     _deformable(
-        "Deformable DETR, one-stage", "deformable-detr_r50_dense", (172.9, 86.0, 9.3, "173")
+        "Deformable DETR, one-stage",
+        "deformable-detr-refine_r50_dense",
+        (172.9, 86.0, 9.3, "173"),
+        **{"model.with_box_refine": False},
     ),
     _deformable(
         "Deformable DETR, two-stage",
@@ -129,25 +131,23 @@ PUBLISHED: tuple[Published, ...] = (
     ),
     _dino(
         "Lite-DINO H3L1-(2+1)x3, key-aware",
-        *("lite", (158.5, 58.7, 20.7, "151 to 159")),
-        **_KEY_AWARE,
+        *("lite-key-aware", (158.5, 58.7, 20.7, "151 to 159")),
     ),
     _dino(
         "Lite-DINO H3L1-(3+1)x2, key-aware",
-        *("lite-3p1x2", (153.3, 53.5, 20.7, "-")),
-        **_KEY_AWARE,
+        "lite-key-aware",
+        (153.3, 53.5, 20.7, "-"),
+        **{"model.encoder.schedule": "H3L1-(3+1)x2"},
     ),
     _dino(
         "Lite-DINO H3L1-(6+1)x1, key-aware",
-        *("lite-6p1x1", (148.2, 48.3, 20.7, "141 to 149")),
-        **_KEY_AWARE,
+        *("lite-key-aware-6p1x1", (148.2, 48.3, 20.7, "141 to 149")),
     ),
     _dino(
         "Lite-DINO H2L2-(2+1)x3, key-aware",
-        *("lite-h2l2", (135.2, 35.4, 20.7, "130")),
-        **_KEY_AWARE,
+        *("lite-key-aware-h2l2", (135.2, 35.4, 20.7, "130")),
     ),
-    _dino("Lite-DINO H3L1-(2+1)x3, plain", "lite", (154.2, 54.7, 20.4, "-")),
+    _dino("Lite-DINO H3L1-(2+1)x3, plain", "lite-key-aware", (154.2, 54.7, 20.4, "-"), **_PLAIN),
 )
 
 

@@ -3,4 +3,8 @@ _base_ = [
     "../_base_/encoders/lite_key_aware_3p1x2.py",
 ]
 
-model = dict(decoder_attention="key_aware", encoder=_base_.encoder)
+model = dict(
+    encoder=_base_.encoder,
+    decoder_attention="key_aware",
+    decoder_key_aware=_base_.encoder.key_aware,
+)

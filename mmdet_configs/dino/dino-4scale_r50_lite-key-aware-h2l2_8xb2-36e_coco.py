@@ -1,3 +1,7 @@
 _base_ = ["../_base_/detectors/dino-4scale_36e.py", "../_base_/encoders/lite_key_aware_h2l2.py"]
 
-model = dict(decoder_attention="key_aware", encoder=_base_.encoder)
+model = dict(
+    encoder=_base_.encoder,
+    decoder_attention="key_aware",
+    decoder_key_aware=_base_.encoder.key_aware,
+)

@@ -5,8 +5,9 @@ _base_ = [
 ]
 
 model = dict(
-    decoder_attention="key_aware",
     encoder=_base_.encoder,
+    decoder_attention="key_aware",
+    decoder_key_aware=_base_.encoder.key_aware,
     backbone=_base_.backbone,
     neck=_base_.neck,
 )

@@ -40,7 +40,7 @@ class Converted:
         settings: the model's settings, and where each comes from.
         model: its config.
         conversion: its tensors.
-        config: name of the zoo's config, as in ``sparse_encoders::NAME``.
+        config: name of the nearest config, as in ``sparse_encoders::NAME``.
         differing: settings in which the model differs from that config, to its value
             and the config's.
     """
@@ -158,9 +158,9 @@ def convert_file(
     # counters of frozen norms, which releases leave out, are the model's own
     own = built.state_dict()
     conversion.state.update({n: v for n, v in own.items() if n.endswith(COUNTERS)})
-    zoo = matching_config(family, model, file.args)
+    nearest = matching_config(family, model, file.args).path.as_posix()
     with SkipInit():  # its settings are asked for, not its weights
-        named = MODELS.build(read_config(f"sparse_encoders::{zoo.path}").model)
+        named = MODELS.build(read_config(f"sparse_encoders::{nearest}").model)
     return Converted(
         source=Path(path),
         family=family,
@@ -169,13 +169,13 @@ def convert_file(
         settings=settings,
         model=model,
         conversion=conversion,
-        config=zoo.path,
+        config=nearest,
         differing=differences(facts(built), facts(named)),
     )
 
 
 def write_converted(converted: Converted, path: str | Path) -> Path | None:
-    """Write the checkpoint and, where the zoo's config differs, a config beside it.
+    """Write the checkpoint and, where the package's config differs, a config beside it.
 
     Args:
         converted: see :func:`convert_file`.
@@ -183,7 +183,7 @@ def write_converted(converted: Converted, path: str | Path) -> Path | None:
 
     Returns:
         The written config, ready for ``mim test`` and ``mim train``: everything is in it,
-        and it loads the checkpoint. None where the zoo's own does.
+        and it loads the checkpoint. None where the package's own does.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -201,7 +201,7 @@ def write_converted(converted: Converted, path: str | Path) -> Path | None:
 
 
 def ready_config(converted: Converted) -> Config:
-    """The zoo's config with the released model's settings put in."""
+    """The nearest config with the released model's settings put in."""
     config = read_config(f"sparse_encoders::{converted.config}")
     model: dict[str, Any] = config.model.to_dict()
     released = copy.deepcopy(converted.model)

@@ -1,13 +1,13 @@
-"""The config of the zoo that a released model is, and what differs from it."""
+"""The config of this package that a released model is, and what differs from it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
+from sparse_encoders.configs import CocoConfig, coco_configs
 from sparse_encoders.encoders.dual_attention import DualAttentionEncoder
 from sparse_encoders.encoders.interleaved import LiteDETREncoder
-from sparse_encoders.zoo.names import ZooConfig, zoo
 
 _WINDOWS = {7: "224", 12: "384"}
 _SCHEDULES = {(3, 3): "", (2, 3): "-3p1x2", (1, 3): "-6p1x1", (3, 2): "-h2l2"}
@@ -15,8 +15,8 @@ _SCHEDULES = {(3, 3): "", (2, 3): "-3p1x2", (1, 3): "-6p1x1", (3, 2): "-h2l2"}
 
 def matching_config(
     family: str, model: Mapping[str, Any], args: Mapping[str, Any] | None = None
-) -> ZooConfig:
-    """The zoo's config that is nearest to a released model.
+) -> CocoConfig:
+    """The config that is nearest to a released model.
 
     Of several schedules it is the one that the file's ``args`` name, else the longest.
 
@@ -27,17 +27,14 @@ def matching_config(
     """
     detector = _detector_word(family, model)
     backbone, encoder = _backbone_word(model["backbone"]), _encoder_word(model)
-    known = [c for c in zoo() if c.detector == detector]
-    for wanted in (
-        (backbone, encoder),
-        ("r50", encoder),
-        (backbone, encoder.split("-k")[0]),
-        ("r50", "dense"),
-    ):
+    known = [c for c in coco_configs() if c.detector == detector]
+    method = "lite-key-aware" if encoder.startswith("lite") else encoder.split("-")[0]
+    words = dict.fromkeys((encoder, method, "dense"))
+    for wanted in ((kind, word) for word in words for kind in (backbone, "r50")):
         found = {c.epochs: c for c in known if (c.backbone, c.encoder) == wanted}
         if found:
             return found.get((args or {}).get("epochs", 0), found[max(found)])
-    raise ValueError(f"the zoo has no config of {detector}")
+    raise ValueError(f"there is no config of {detector}")
 
 
 def _detector_word(family: str, model: Mapping[str, Any]) -> str:

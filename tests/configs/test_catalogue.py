@@ -1,18 +1,27 @@
-"""The zoo's names, its written files, and its published figures."""
+"""The configs' names, the files written from them, and the papers' figures."""
 
+import re
 from pathlib import Path
 
 import pytest
 import yaml
 
-from sparse_encoders.zoo import DETECTORS, ZooConfig, zoo
-from sparse_encoders.zoo.catalogue import out_of_date, read_published, write, written_files
+from config_zoo import (
+    BACKBONES,
+    DETECTORS,
+    out_of_date,
+    read_printed,
+    read_trained,
+    write,
+    written_files,
+)
+from sparse_encoders.configs import coco_configs, configs_folder
 
 ROOT = Path(__file__).parents[2] / "mmdet_configs"
 
 
-def test_what_is_committed_is_what_the_zoo_says():
-    assert [path.name for path in out_of_date(ROOT)] == []
+def test_what_is_committed_is_what_follows_from_the_configs():
+    assert [path.name for path in out_of_date()] == []
 
 
 def test_a_difference_is_found_and_written(tmp_path):
@@ -20,52 +29,65 @@ def test_a_difference_is_found_and_written(tmp_path):
     configs.mkdir()
     for name in ("published.yml", "page_header.md"):
         (configs / name).write_text((ROOT / name).read_text())
-    (tmp_path / "docs").mkdir()
     assert set(write(configs)) == set(written_files(configs))
-    changed = configs / next(zoo()).path
-    changed.write_text("model = dict()\n")
+    changed = configs / "dino" / "metafile.yml"
+    changed.write_text("Models: []\n")
     assert out_of_date(configs) == [changed]
     assert write(configs) == [changed] and out_of_date(configs) == []
 
 
-@pytest.mark.parametrize(
-    ("name", "message"),
-    [
-        ("dino", "must be named <detector>_<backbone>_<encoder>"),
-        ("dyno_r50_focus_8xb2-36e_coco", "detector of config .* must be one of .*dino-4scale"),
-        ("dino-4scale_r18_focus_8xb2-36e_coco", "backbone of config .* got 'r18'"),
-        ("dino-4scale_r50_focus_16xb2-36e_coco", "must be named 'dino-4scale_r50_focus_8xb2-36e"),
-    ],
-)
-def test_other_names_are_refused(name, message):
-    with pytest.raises(ValueError, match=message):
-        ZooConfig.of_name(name)
-
-
-def test_names_and_configs_belong_together():
-    configs = list(zoo())
-    assert len({config.path for config in configs}) == len(configs) > 150
-    assert all(ZooConfig.of_name(config.name) == config for config in configs)
+def test_every_config_has_a_name_of_known_words():
+    configs = coco_configs()
+    assert {c.path for c in configs} == {
+        path.relative_to(configs_folder()) for path in configs_folder().glob("[!_]*/*_coco.py")
+    }
     assert {config.detector for config in configs} == set(DETECTORS)
+    assert {config.backbone for config in configs} == set(BACKBONES)
+    for config in configs:
+        bases = re.findall(r"_base_/(\w+)/([\w-]+)\.py", (ROOT / config.path).read_text())
+        words = dict(bases)
+        assert words["encoders"] == config.encoder.replace("-", "_"), config.path
+        assert words.get("backbones", "r50") == config.backbone, config.path
+        detector = words.get("models") or words["detectors"]
+        assert detector in (f"{config.detector}_r50", f"{config.detector}_{config.epochs}e")
 
 
-def test_a_published_figure_names_its_config(tmp_path):
+def test_there_are_few():
+    leaves = [path for path in ROOT.glob("[!_]*/*.py")]
+    assert len(leaves) <= 80
+
+
+@pytest.mark.parametrize("encoder", ["dense", "focus", "sparse", "lite-key-aware"])
+def test_each_detector_has_each_encoder(encoder):
+    """Sparse DETR's two-stage detector and the plain one stand for each other."""
+    named = {config.detector for config in coco_configs() if config.encoder == encoder}
+    two_stage = {"sparse-detr", "deformable-detr-refine-twostage"}
+    assert {"dn-deformable-detr", "dino-4scale", "ddq-detr-4scale", "h-deformable-detr"} <= named
+    assert named & two_stage
+
+
+def test_figures_name_what_is_there(tmp_path):
     content = yaml.safe_load((ROOT / "published.yml").read_text())
     content["figures"]["lite-detr"]["poster"] = [{"config": "dino", "AP": 50.0}]
-    (tmp_path / "published.yml").write_text(yaml.safe_dump(content))
-    with pytest.raises(ValueError, match="poster must name a config of the zoo"):
-        read_published(tmp_path / "published.yml")
+    content["trained"][0]["log"] = "docs/none.md"
+    file = tmp_path / "published.yml"
+    file.write_text(yaml.safe_dump(content))
+    with pytest.raises(ValueError, match="poster must name a config that is there"):
+        read_printed(file)
+    with pytest.raises(ValueError, match=r"none\.md, which is not there"):
+        read_trained(file)
 
 
-def test_metafiles_say_whose_figures_they_are():
+def test_results_are_what_was_trained_here():
     index = yaml.safe_load((ROOT.parent / "model-index.yml").read_text())
-    models = []
+    models = {}
     for file in index["Import"]:
         text = (ROOT.parent / file.replace("configs/", "mmdet_configs/")).read_text()
-        assert "not measured with this code" in text.splitlines()[0]
-        models += yaml.safe_load(text)["Models"]
-    assert {m["Config"] for m in models} == {f"configs/{config.path}" for config in zoo()}
-    focus = next(m for m in models if m["Name"] == "dino-4scale_r50_focus_8xb2-36e_coco")
-    assert focus["Results"][0]["Metrics"]["box AP"] == 50.4
-    assert focus["Published"][0]["Measured here"] is False
-    assert focus["Published"][0]["gflops"] == 154
+        models.update({model["Name"]: model for model in yaml.safe_load(text)["Models"]})
+    trained = {Path(run.path).stem for run in read_trained(ROOT / "published.yml")}
+    assert models.keys() == {config.path.stem for config in coco_configs()} | trained
+    assert {name for name, model in models.items() if "Results" in model} == trained
+    focus = models["dino-4scale_r50_focus_8xb2-36e_coco"]["Printed in the paper"]
+    assert (focus[0]["AP"], focus[0]["gflops"]) == (50.4, 154)
+    cells = models["dino_lite0_lite_coco-folder"]["Results"]
+    assert [run["Metrics"]["box AP"] for run in cells] == [53.8]

@@ -60,7 +60,7 @@ def test_a_wheel_has_every_module_and_every_config(checkout, installed):
         p.relative_to(checkout / "mmdet_configs") for p in checkout.glob("mmdet_configs/**/*.py")
     }
     there = {p.relative_to(package / ".mim/configs") for p in package.glob(".mim/configs/**/*.py")}
-    assert there == configs and len(there) > 200
+    assert there == configs and len(there) > 100
     assert (package / ".mim/model-index.yml").is_file()
     assert (package / ".mim/configs/dino/metafile.yml").is_file()
     record = next(installed.glob("*.dist-info/RECORD")).read_text()
@@ -70,7 +70,7 @@ def test_a_wheel_has_every_module_and_every_config(checkout, installed):
 @pytest.mark.slow
 def test_a_wheel_works_from_an_empty_folder(installed, tmp_path):
     (tmp_path / "mine.py").write_text(
-        '_base_ = "sparse_encoders::dino/dino-4scale_r50_lite_8xb2-36e_coco.py"\n'
+        '_base_ = "sparse_encoders::dino/dino-4scale_r50_lite-key-aware_8xb2-36e_coco.py"\n'
     )
     code = (
         "import sparse_encoders, sparse_encoders.ops as ops\n"

@@ -114,7 +114,8 @@ def test_fewer_layers_than_the_config_has():
 
 
 def test_an_encoders_own_settings_are_kept_and_its_schedule_is_its_name():
-    base = read_config(str(ROOT / "mmdet_configs/dino/dino_lite0_lite-focus_shapes.py"))
+    base = read_config(FOCUS)
+    base.model.encoder.update(read_config("_base_/encoders/lite_focus_small.py").encoder)
     base.model.encoder.small_low_level_ffn = False
     config = encoder_config("lite-focus", base.model.encoder)
     assert config == base.model.encoder.to_dict() | {

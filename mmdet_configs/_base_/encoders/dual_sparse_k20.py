@@ -1,3 +1,0 @@
-_base_ = "./dual_sparse.py"
-
-encoder = dict(selector=dict(keep_ratio=0.2))

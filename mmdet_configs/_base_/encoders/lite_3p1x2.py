@@ -1,4 +1,0 @@
-_base_ = "./lite.py"
-
-# Two blocks of three layers.
-encoder = dict(schedule="H3L1-(3+1)x2")

@@ -1,0 +1,7 @@
+_base_ = ["../_base_/models/ddq-detr-4scale_r50.py", "../_base_/encoders/lite_key_aware.py"]
+
+model = dict(
+    encoder=_base_.encoder,
+    decoder_attention="key_aware",
+    decoder_key_aware=_base_.encoder.key_aware,
+)

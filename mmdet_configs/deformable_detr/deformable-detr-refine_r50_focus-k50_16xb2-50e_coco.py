@@ -1,3 +1,0 @@
-_base_ = ["../_base_/detectors/deformable-detr-refine_50e.py", "../_base_/encoders/focus_k50.py"]
-
-model = dict(encoder=_base_.encoder)

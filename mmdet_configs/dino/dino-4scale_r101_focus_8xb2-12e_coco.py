@@ -1,7 +1,0 @@
-_base_ = [
-    "../_base_/detectors/dino-4scale_12e.py",
-    "../_base_/encoders/focus.py",
-    "../_base_/backbones/r101.py",
-]
-
-model = dict(encoder=_base_.encoder, backbone=_base_.backbone, neck=_base_.neck)

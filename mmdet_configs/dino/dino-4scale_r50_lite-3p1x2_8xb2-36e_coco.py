@@ -1,3 +1,0 @@
-_base_ = ["../_base_/detectors/dino-4scale_36e.py", "../_base_/encoders/lite_3p1x2.py"]
-
-model = dict(encoder=_base_.encoder)

@@ -1,9 +1,0 @@
-_base_ = [
-    "../_base_/models/dino_lite0_shapes.py",
-    "../_base_/encoders/lite_small.py",
-    "../_base_/datasets/shapes.py",
-    "../_base_/schedules/shapes.py",
-]
-
-# The detector of dino_lite0_focus_shapes.py with another encoder.
-model = dict(encoder=_base_.encoder)

@@ -1,6 +1,0 @@
-_base_ = [
-    "../_base_/detectors/dn-deformable-detr_50e.py",
-    "../_base_/encoders/lite_key_aware_h2l2.py",
-]
-
-model = dict(decoder_attention="key_aware", encoder=_base_.encoder)

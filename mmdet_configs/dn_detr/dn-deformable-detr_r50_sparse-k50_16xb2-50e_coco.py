@@ -1,3 +1,0 @@
-_base_ = ["../_base_/detectors/dn-deformable-detr_50e.py", "../_base_/encoders/sparse_k50.py"]
-
-model = dict(encoder=_base_.encoder)

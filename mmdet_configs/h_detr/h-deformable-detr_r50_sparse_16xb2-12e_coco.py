@@ -1,3 +1,0 @@
-_base_ = ["../_base_/detectors/h-deformable-detr_12e.py", "../_base_/encoders/sparse.py"]
-
-model = dict(encoder=_base_.encoder)

@@ -1,7 +1,0 @@
-_base_ = [
-    "../_base_/detectors/h-deformable-detr_36e.py",
-    "../_base_/encoders/dense.py",
-    "../_base_/backbones/swin-t.py",
-]
-
-model = dict(encoder=_base_.encoder, backbone=_base_.backbone, neck=_base_.neck)

@@ -1,3 +1,0 @@
-_base_ = ["../_base_/detectors/sparse-detr_50e.py", "../_base_/encoders/dual_sparse_k20.py"]
-
-model = dict(encoder=_base_.encoder)
