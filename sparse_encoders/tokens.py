@@ -10,11 +10,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from math import floor
+from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+T = TypeVar("T")
 LevelShapes = tuple[tuple[int, int], ...]
 
 # A proposal is usable when centre and size lie strictly inside these bounds
@@ -24,19 +26,19 @@ PROPOSAL_BOUNDS = (0.01, 0.99)
 PROPOSAL_SIDE = 0.05
 
 
-class _once:
+class _once(Generic[T]):
     """A property that is computed when it is first read.
 
     ``functools.cached_property`` takes a lock before Python 3.12, which stops
     ``torch.compile``.
     """
 
-    def __init__(self, compute: Callable[[TokenGrid], Tensor]) -> None:
+    def __init__(self, compute: Callable[[TokenGrid], T]) -> None:
         self.compute = compute
         self.name = compute.__name__
         self.__doc__ = compute.__doc__
 
-    def __get__(self, grid: TokenGrid, owner: type[TokenGrid] | None = None) -> Tensor:
+    def __get__(self, grid: TokenGrid, owner: type[TokenGrid] | None = None) -> T:
         value = self.compute(grid)
         # found before this descriptor from now on
         object.__setattr__(grid, self.name, value)
@@ -125,12 +127,12 @@ class TokenGrid:
         """L, feature levels."""
         return len(self.shapes)
 
-    @property
+    @_once
     def level_sizes(self) -> tuple[int, ...]:
         """Tokens of each level."""
         return tuple(h * w for h, w in self.shapes)
 
-    @property
+    @_once
     def level_slices(self) -> tuple[slice, ...]:
         """Where each level lies in the token axis."""
         ends = [sum(self.level_sizes[: i + 1]) for i in range(self.num_levels)]

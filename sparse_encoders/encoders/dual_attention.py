@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from mmcv.cnn.bricks.transformer import MultiheadAttention
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from sparse_encoders.autocast import without_gradient
 from sparse_encoders.contracts import CategoryHead
@@ -16,6 +17,7 @@ from sparse_encoders.encoders.kept_tokens import KeptTokensLayer
 from sparse_encoders.encoders.memory import Rows
 from sparse_encoders.encoders.pruning import Batch, PruningEncoder, Refined
 from sparse_encoders.registry import MODELS
+from sparse_encoders.selectors.rows import gather_rows, scatter_rows
 from sparse_encoders.selectors.selection import LayerSelection
 from sparse_encoders.tokens import TokenGrid
 
@@ -44,31 +46,53 @@ class ObjectAttention(nn.Module):
         self.norm = nn.LayerNorm(embed_dims)
 
     def forward(
-        self, kept: Tensor, positions: Tensor, scores: Tensor, eligible: Tensor
+        self, kept: Tensor, pos_embed: Tensor, scores: Tensor, eligible: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         """Enhance the object tokens among the kept ones.
 
         Args:
             kept: (B, K, C) kept tokens.
-            positions: (B, K, C) their position embedding.
+            pos_embed: (B, K, C) their position embedding.
             scores: (B, K) object scores.
-            eligible: (B, K) bool; the others neither attend nor are attended to.
+            eligible: (B, K) bool; the others neither attend nor are attended to. None: all.
 
         Returns:
             (B, K, C) kept tokens with the objects among them replaced, and
             (B, k) where the objects stand in K, best first.
         """
         count = min(self.num_tokens, kept.shape[1])
-        index = scores.masked_fill(~eligible, -torch.inf).topk(count, dim=1).indices
-        wide = index.unsqueeze(-1).expand(-1, -1, kept.shape[-1])
-        objects, usable = kept.gather(1, wide), eligible.gather(1, index)
+        if eligible is not None:
+            scores = scores.masked_fill(~eligible, -torch.inf)
+        index = scores.topk(count, dim=1).indices
+        objects = gather_rows(kept, index)
         # an image always keeps a token, so no row of the attention is masked whole
-        position = positions.gather(1, wide)
-        enhanced = self.attention(
-            objects, query_pos=position, key_pos=position, key_padding_mask=~usable
+        usable = None if eligible is None else eligible.gather(1, index)
+        enhanced = self.norm(self._attend(objects, gather_rows(pos_embed, index), usable))
+        if usable is not None:
+            enhanced = torch.where(usable.unsqueeze(-1), enhanced, objects)
+        return scatter_rows(kept, index, enhanced.to(kept.dtype)), index
+
+    def _attend(self, objects: Tensor, pos_embed: Tensor, usable: Tensor | None) -> Tensor:
+        """(B, k, C), MMCV's module by ``scaled_dot_product_attention``."""
+        module, inner = self.attention, self.attention.attn
+        # query and key are projected from the same tokens
+        split = 2 * inner.embed_dim
+        weight, bias = inner.in_proj_weight, inner.in_proj_bias
+        query, key = F.linear(objects + pos_embed, weight[:split], bias[:split]).chunk(2, -1)
+        value = F.linear(objects, weight[split:], bias[split:])
+        query, key, value = (
+            x.unflatten(-1, (inner.num_heads, -1)).transpose(1, 2) for x in (query, key, value)
         )
-        enhanced = torch.where(usable.unsqueeze(-1), self.norm(enhanced), objects)
-        return kept.scatter(1, wide, enhanced.to(kept.dtype)), index
+        attended = F.scaled_dot_product_attention(
+            query,
+            key,
+            value,
+            attn_mask=None if usable is None else usable[:, None, None],
+            dropout_p=inner.dropout if self.training else 0.0,
+        )
+        attended = inner.out_proj(attended.transpose(1, 2).flatten(2))
+        out: Tensor = objects + module.dropout_layer(module.proj_drop(attended))
+        return out
 
 
 class DualAttentionLayer(KeptTokensLayer):
@@ -167,8 +191,9 @@ class DualAttentionEncoder(PruningEncoder):
         if self.dual_attention:
             attention = self.layers[index].object_attention
             scores = self._object_scores(index, rows, batch)
+            eligible = None if rows.chosen.all_kept else rows.chosen.taken
             query, objects = self.run_layer(
-                index, attention, query, rows.pos_embed, scores, rows.chosen.taken
+                index, attention, query, rows.pos_embed, scores, eligible
             )
         return Refined(self.call_layer(index, rows, query, value, batch.tokens), objects)
 

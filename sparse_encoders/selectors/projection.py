@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
 from torch import Tensor, nn
 
 from sparse_encoders.tokens import TokenGrid
@@ -50,5 +51,5 @@ def project_tokens(
             "first-stage projection; build it with first_stage=False"
         )
     x = tokens.features + tokens.pos_embed
-    # a fresh sum, filled in place; NaN features would reach every token by the score MLP's mean
-    return projection(x.masked_fill_(tokens.unusable | tokens.broken, 0.0))
+    # NaN features would reach every token by the score MLP's mean
+    return projection(torch.where(tokens.unusable | tokens.broken, x.new_zeros(()), x))

@@ -42,13 +42,17 @@ class ScoreMLP(nn.Module):
             tokens: (B, n, C).
             factor: (B, n, 1) what the normalised tokens are multiplied with.
         """
-        normed = self.embed[0](tokens)
-        embedded: Tensor = self.embed[1:](normed if factor is None else normed * factor)
+        norm, linear, activation = self.embed.children()
+        normed = norm(tokens)
+        embedded = activation(linear(normed if factor is None else normed * factor))
         local, shared = embedded.chunk(2, dim=-1)
         # Linear(cat(local, mean)) = Linear_l(local) + Linear_m(mean): the mean is one
         # row, so its half of the first layer need not run on every token
-        first: nn.Linear = self.head[0]  # type: ignore[assignment]
+        first, *others = self.head.children()
+        assert isinstance(first, nn.Linear)
         by_token, by_mean = first.weight.chunk(2, dim=1)
         offset = F.linear(shared.mean(1, keepdim=True), by_mean, first.bias)
-        logits: Tensor = self.head[1:](F.linear(local, by_token) + offset)
+        logits = F.linear(local, by_token) + offset
+        for module in others:
+            logits = module(logits)
         return logits.squeeze(-1)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from sparse_encoders.selectors.rows import gather_rows, scatter_rows
 from sparse_encoders.tokens import TokenGrid
 
 
@@ -87,11 +88,11 @@ class LayerSelection:
         """(B, K, C) rows of (B, N, C), or (B, K) entries of (B, N)."""
         if tokens.dim() == 2:
             return tokens.gather(1, self.indices)
-        return tokens.gather(1, self.indices.unsqueeze(-1).expand(-1, -1, tokens.shape[-1]))
+        return gather_rows(tokens, self.indices)
 
     def scatter(self, tokens: Tensor, rows: Tensor) -> Tensor:
         """(B, N, C) ``tokens`` with the K tokens replaced by (B, K, C) ``rows``."""
-        return tokens.scatter(1, self.indices.unsqueeze(-1).expand_as(rows), rows)
+        return scatter_rows(tokens, self.indices, rows)
 
     def scatter_kept(self, tokens: Tensor, new: Tensor) -> Tensor:
         """(B, N, C) ``tokens`` with the kept ones replaced by (B, K, C) ``new``."""

@@ -97,6 +97,19 @@ def test_only_object_tokens_change_in_the_self_attention():
 
 
 @torch.no_grad()
+def test_objects_attend_as_in_mmcvs_module():
+    attention = ObjectAttention(DIMS, 4, num_tokens=5).eval()
+    kept, position = torch.randn(2, 5, DIMS), torch.randn(2, 5, DIMS)
+    usable = torch.tensor([[True] * 5, [True] * 3 + [False] * 2])
+    out, _ = attention(kept, position, torch.arange(5.0, 0, -1).expand(2, -1), usable)
+    theirs = attention.attention(
+        kept, query_pos=position, key_pos=position, key_padding_mask=~usable
+    )
+    expected = torch.where(usable.unsqueeze(-1), attention.norm(theirs), kept)
+    torch.testing.assert_close(out, expected)
+
+
+@torch.no_grad()
 def test_absent_tokens_neither_attend_nor_are_attended_to():
     attention = ObjectAttention(DIMS, 4, num_tokens=300).eval()
     kept, position = torch.randn(1, 5, DIMS), torch.randn(1, 5, DIMS)
