@@ -64,11 +64,17 @@ class Encoder(BaseModule):
         num_cp: gradient checkpointing: the first so many layers keep only their
             inputs in training and compute the rest again in the backward pass.
             As in MMDetection's encoders, 0 and -1 mean none.
+        ffn_slice: inference on a CPU computes the FFN for so many tokens at a time
+            (:class:`SlicedFFN`); 0: all at once. None: 0 in :class:`DenseEncoder`, whose
+            results are MMDetection's bit for bit, 1024 in encoders that prune.
 
     Raises:
         ValueError: fewer than one layer, a ``layer_cfg`` whose levels are not the
-            detector's, or a ``num_cp`` that is no number of layers.
+            detector's, a ``num_cp`` that is no number of layers, or an ``ffn_slice`` that is
+            no number of tokens.
     """
+
+    default_ffn_slice = 0
 
     def __init__(
         self,
@@ -79,6 +85,7 @@ class Encoder(BaseModule):
         first_stage: bool = True,
         num_classes: int | None = None,
         num_cp: int = 0,
+        ffn_slice: int | None = None,
         init_cfg: dict[str, Any] | None = None,
     ) -> None:
         super().__init__(init_cfg=init_cfg)
@@ -89,6 +96,13 @@ class Encoder(BaseModule):
                 "encoder.num_cp must be how many layers are checkpointed, a whole number of at "
                 f"most encoder.num_layers={num_layers}, got {num_cp!r}"
             )
+        if ffn_slice is None:
+            ffn_slice = self.default_ffn_slice
+        if type(ffn_slice) is not int or ffn_slice < 0:
+            raise ValueError(
+                "encoder.ffn_slice must be a number of tokens, 0 for all at once or None for the "
+                f"encoder's default, got {ffn_slice!r}"
+            )
         self.num_layers = num_layers
         self.num_cp = num_cp
         self.num_levels = num_levels
@@ -96,6 +110,7 @@ class Encoder(BaseModule):
         self.num_classes = num_classes
         self.attention_backend = attention_backend
         self.layer_cfg = complete_layer_cfg(layer_cfg, num_levels)
+        self.layer_cfg["ffn_cfg"]["slice_tokens"] = ffn_slice
         self.embed_dims: int = self.layer_cfg["self_attn_cfg"]["embed_dims"]
         self.layers = ModuleList()
         self.selector: Selector | None = None

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from mmcv.cnn.bricks.transformer import FFN
 from torch import Tensor, nn
 
+from sparse_encoders.encoders.ffn import SlicedFFN
 from sparse_encoders.encoders.kept_tokens import KeptTokensLayer
 from sparse_encoders.encoders.memory import Rows
 from sparse_encoders.encoders.pruning import Batch, PruningEncoder, Refined
@@ -32,7 +32,7 @@ class InterleavedLayer(KeptTokensLayer):
         self.low_level_norm: nn.Module | None = None
         if small_low_level_ffn:
             settings = {**self.ffn_cfg, "feedforward_channels": self.embed_dims}
-            self.low_level_ffn = FFN(**settings)
+            self.low_level_ffn = SlicedFFN(**settings)
             self.low_level_norm = nn.LayerNorm(self.embed_dims)
 
     def forward(

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from mmcv.cnn import build_norm_layer
-from mmcv.cnn.bricks.transformer import FFN
 from mmdet.models.layers import DeformableDetrTransformerEncoderLayer
 from mmengine.model import ModuleList
 
+from sparse_encoders.encoders.ffn import SlicedFFN
 from sparse_encoders.registry import MODELS
 
 
@@ -17,13 +17,14 @@ class EncoderLayer(DeformableDetrTransformerEncoderLayer):
 
     Args:
         self_attn_cfg: with its ``type``, see :func:`sparse_encoders.attention.attention_config`.
-        ffn_cfg, norm_cfg: as MMDetection's.
+        ffn_cfg: as MMDetection's, and ``slice_tokens``, see :class:`SlicedFFN`.
+        norm_cfg: as MMDetection's.
     """
 
     def _init_layers(self) -> None:
         self.self_attn = MODELS.build(self.self_attn_cfg)
         self.embed_dims = self.self_attn.embed_dims
-        self.ffn = FFN(**self.ffn_cfg)
+        self.ffn = SlicedFFN(**self.ffn_cfg)
         self.norms = ModuleList(
             build_norm_layer(self.norm_cfg, self.embed_dims)[1] for _ in range(2)
         )

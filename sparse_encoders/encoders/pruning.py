@@ -55,6 +55,7 @@ class PruningEncoder(Encoder):
     """
 
     values = "updated"
+    default_ffn_slice = 1024
 
     @property
     def returns_refined(self) -> bool:

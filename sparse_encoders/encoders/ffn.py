@@ -1,0 +1,54 @@
+"""MMCV's FFN in slices of tokens: the same numbers, less memory traffic on a CPU."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from mmcv.cnn.bricks.transformer import FFN
+from torch import Tensor
+
+from sparse_encoders.compat import is_compiling
+
+
+class SlicedFFN(FFN):
+    """An FFN whose hidden features stay in the processor's caches.
+
+    Only inference on a CPU is cut: a gradient needs all hidden features anyway, and a graph that
+    is compiled or exported is left whole. Rows do not depend on each other, so the result is
+    the same up to the rounding of another order of summation inside the matrix product.
+
+    Args:
+        *args: see MMCV's FFN, which also names and initialises the parameters.
+        slice_tokens: tokens of a slice; 0: all at once.
+        **kwargs: see ``*args``.
+    """
+
+    def __init__(self, *args: Any, slice_tokens: int = 0, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.slice_tokens = slice_tokens
+
+    def forward(self, x: Tensor, identity: Tensor | None = None) -> Tensor:
+        """(B, N, C) tokens with what the FFN makes of them added, see MMCV's FFN."""
+        tokens = x.shape[:-1].numel()
+        if identity is not None or not 0 < self.slice_tokens < tokens or not _may_cut(x):
+            whole: Tensor = super().forward(x, identity)
+            return whole
+        out: Tensor | None = None
+        for start in range(0, tokens, self.slice_tokens):
+            rows = slice(start, start + self.slice_tokens)
+            part = super().forward(x.flatten(0, -2)[rows])
+            if out is None:  # its dtype is the FFN's: autocast's, or that of x
+                out = part.new_empty(tokens, part.shape[-1])
+            out[rows] = part
+        assert out is not None
+        return out.unflatten(0, x.shape[:-1])
+
+
+def _may_cut(x: Tensor) -> bool:
+    return (
+        x.device.type == "cpu"
+        and not torch.is_grad_enabled()
+        and not torch.jit.is_tracing()
+        and not is_compiling()
+    )
