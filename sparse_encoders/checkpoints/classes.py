@@ -1,9 +1,12 @@
-"""COCO's 91 category numbers and the 80 of them that are categories."""
+"""The rows of a converted model that belong to classes: COCO's 80 of 91, or another data set's."""
 
 from __future__ import annotations
 
+import difflib
+import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -17,40 +20,161 @@ CATEGORY_NUMBERS = tuple(n for n in range(91) if n not in UNUSED_NUMBERS)
 """The 80 categories' numbers, in MMDetection's order of classes."""
 
 _BY_CLASS = re.compile(
-    r"(bbox_head\.cls_branches|encoder\.auxiliary\.cls_branches)\.\d+\.(weight|bias)$"
+    r"(?P<head>(bbox_head\.cls_branches|encoder\.auxiliary\.cls_branches)\.\d+)\.(weight|bias)$"
     r"|dn_query_generator\.label_embedding\.weight$"
 )
+_NOT_A_CLASS = "N/A"
+_PRIOR = 0.01  # score of every class before training, as MMDetection's heads start
 
 
-def coco_classes_only(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+@dataclass(frozen=True)
+class ClassRows:
+    """Which of a file's rows the classes of another data set start from.
+
+    Attributes:
+        rows: one for each class; None starts anew.
+        names: the classes, where they have names.
+        sources: the file's names of the rows, None of new ones.
+    """
+
+    rows: tuple[int | None, ...]
+    names: tuple[str, ...] | None = None
+    sources: tuple[str | None, ...] = ()
+
+    def __str__(self) -> str:
+        kept = [row for row in self.rows if row is not None]
+        new = len(self.rows) - len(kept)
+        if self.names is None:
+            return f"{len(self.rows)} classes, all new"
+        origin = [
+            name if source == name else f"{name} ({f'from {source}' if source else 'new'})"
+            for name, source in zip(self.names, self.sources, strict=True)
+        ]
+        return f"{len(self.rows)} classes, {len(kept)} of the file's and {new} new: " + ", ".join(
+            origin
+        )
+
+
+def class_rows(classes: int | Sequence[str], released: int) -> ClassRows:
+    """Rows for a data set of other classes than the released model's.
+
+    Args:
+        classes: how many, all new; or their names in the order of the data set's categories.
+            A name that COCO has, too, starts from COCO's row; ``'wolf=dog'`` calls a class
+            wolf and starts it from COCO's dog; any other starts anew.
+        released: classes of the file's heads.
+
+    Raises:
+        ValueError: no class, one twice, or a row to start from that the file does not have.
+    """
+    if isinstance(classes, int):
+        if classes < 1:
+            raise ValueError(f"classes must be at least 1, got {classes}")
+        return ClassRows((None,) * classes)
+    known = {name: row for row, name in enumerate(class_names(released)) if name != _NOT_A_CLASS}
+    split = [word.partition("=") for word in classes]
+    names = tuple(name for name, _, _ in split)
+    if not names or not all(names) or len(set(names)) != len(names):
+        raise ValueError(f"classes must be names, each once, got {list(classes)}")
+    sources = []
+    for name, given, source in split:
+        if given and source not in known:
+            near = difflib.get_close_matches(source, known, 3)
+            has = f"such as {', '.join(near)}" if near else f"{len(known)} classes with names"
+            raise ValueError(f"classes: {name}={source}, but the file has no {source!r} ({has})")
+        sources.append(source if given else name if name in known else None)
+    rows = tuple(None if source is None else known[source] for source in sources)
+    return ClassRows(rows, names, tuple(sources))
+
+
+def with_classes(
+    state: Mapping[str, Tensor],
+    rows: Iterable[int | None],
+    first_stage: str | None = None,
+    seed: int = 0,
+) -> dict[str, Tensor]:
+    """A converted state dict with other rows of classes: heads, auxiliary heads, label embedding.
+
+    New rows are drawn as MMDetection draws those of a new model: uniform weights, a bias that
+    gives each class a score of 0.01, normal embeddings.
+
+    Args:
+        state: this package's names to tensors.
+        rows: for each class the row of ``state`` that it gets, None for a new one.
+        first_stage: the head (its name without ``.weight``) whose row 0 says 'an object', whatever
+            its class, and stays row 0. None where the first stage tells classes, or there is none.
+        seed: of the new rows.
+    """
+    wanted = list(rows)
+    generator = torch.Generator().manual_seed(seed)
+    changed = dict(state)
+    for name, value in sorted(state.items()):
+        match = _BY_CLASS.match(name)
+        if not match:
+            continue
+        new = _new_rows(name, value, len(wanted), generator)
+        agnostic = first_stage is not None and match["head"] == first_stage
+        for place, row in enumerate([0, *wanted[1:]] if agnostic else wanted):
+            if row is not None:
+                new[place] = value[row]
+        changed[name] = new
+    return changed
+
+
+def _new_rows(name: str, value: Tensor, count: int, generator: torch.Generator) -> Tensor:
+    """Rows of a new model in the place of ``value``'s."""
+    if name.endswith(".bias"):
+        return torch.full((count,), -math.log((1 - _PRIOR) / _PRIOR), dtype=value.dtype)
+    shape = (count, *value.shape[1:])
+    if "label_embedding" in name:
+        return torch.randn(shape, generator=generator).to(value.dtype)
+    drawn = (torch.rand(shape, generator=generator) * 2 - 1) / math.sqrt(value.shape[1])
+    return drawn.to(value.dtype)
+
+
+def coco_classes_only(
+    state: Mapping[str, Tensor], first_stage: str | None = None
+) -> dict[str, Tensor]:
     """A converted state dict of 91 classes with the rows of COCO's 80 categories.
 
     Releases of Deformable DETR's kind number classes as COCO does; MMDetection counts
     them from 0. The other rows are of numbers that no box ever had.
 
+    Args:
+        state: this package's names to tensors.
+        first_stage: see :func:`with_classes`.
+
     Raises:
         ValueError: heads of another number of classes.
     """
-    rows = torch.tensor(CATEGORY_NUMBERS)
-    cut = dict(state)
     for name, value in state.items():
-        if not _BY_CLASS.match(name):
-            continue
-        if value.shape[0] != 91:
+        if _BY_CLASS.match(name) and value.shape[0] != 91:
             raise ValueError(
                 f"only heads of COCO's 91 category numbers can be cut to its 80 categories, "
                 f"{name} has {value.shape[0]} rows"
             )
-        cut[name] = value[rows]
-    return cut
+    return with_classes(state, CATEGORY_NUMBERS, first_stage)
 
 
-def dataset_meta(num_classes: int) -> dict[str, Any]:
-    """MMDetection's ``dataset_meta`` of a released model; empty for classes unknown here."""
-    names = CocoDataset.METAINFO["classes"]
+def class_agnostic_first_stage(model: Mapping[str, Any]) -> str | None:
+    """The head of a first stage that ranks proposals by its row 0 alone, see :func:`with_classes`.
+
+    Args:
+        model: config of the released model.
+    """
+    if not model["as_two_stage"] or model.get("class_specific_first_stage", False):
+        return None
+    if model["type"].rpartition(".")[2] not in ("DeformableDETR", "HDETR"):
+        return None
+    return f"bbox_head.cls_branches.{model['decoder']['num_layers']}"
+
+
+def class_names(num_classes: int) -> tuple[str, ...]:
+    """Names by row of a released model's classes, as MMDetection has them; empty where unknown."""
+    names = tuple(CocoDataset.METAINFO["classes"])
     if num_classes == len(names):
-        return {"classes": tuple(names)}
+        return names
     if num_classes != 91:
-        return {}
+        return ()
     by_number = dict(zip(CATEGORY_NUMBERS, names, strict=True))
-    return {"classes": tuple(by_number.get(n, "N/A") for n in range(91))}
+    return tuple(by_number.get(n, _NOT_A_CLASS) for n in range(91))

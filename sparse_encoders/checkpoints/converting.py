@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,14 @@ from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
 import sparse_encoders
-from sparse_encoders.checkpoints.classes import coco_classes_only, dataset_meta
+from sparse_encoders.checkpoints.classes import (
+    ClassRows,
+    class_agnostic_first_stage,
+    class_names,
+    class_rows,
+    coco_classes_only,
+    with_classes,
+)
 from sparse_encoders.checkpoints.conversion import Conversion, convert, load_converted
 from sparse_encoders.checkpoints.families import check_family
 from sparse_encoders.checkpoints.matching import differences, facts, matching_config
@@ -43,6 +50,7 @@ class Converted:
         config: name of the nearest config, as in ``sparse_encoders::NAME``.
         differing: settings in which the model differs from that config, to its value
             and the config's.
+        classes: where other classes start from that were asked for.
     """
 
     source: Path
@@ -54,6 +62,7 @@ class Converted:
     conversion: Conversion
     config: str
     differing: dict[str, tuple[Any, Any]]
+    classes: ClassRows | None = None
 
     @property
     def checkpoint(self) -> dict[str, Any]:
@@ -69,8 +78,9 @@ class Converted:
             "left_out": dict(self.conversion.left_out),
             "shortened": dict(self.conversion.shortened),
         }
-        if names := dataset_meta(classes):
-            meta["dataset_meta"] = names
+        own = class_names(classes) if self.classes is None else self.classes.names
+        if own:
+            meta["dataset_meta"] = {"classes": own}
         return {"meta": meta, "state_dict": self.conversion.state}
 
     def report(self, all_names: bool = False) -> Iterator[str]:
@@ -96,6 +106,8 @@ class Converted:
         )
         for name, reason in self.conversion.shortened.items():
             yield f"  {name}, in part: {reason}"
+        if self.classes is not None:
+            yield str(self.classes)
         for name in self.file.not_tensors:
             yield f"  {name}: no tensor"
         yield f"config: sparse_encoders::{self.config}"
@@ -114,6 +126,7 @@ def convert_file(
     *,
     num_classes: int | None = None,
     coco80: bool = False,
+    classes: int | Sequence[str] | None = None,
     averaged: bool = False,
     **options: Any,
 ) -> Converted:
@@ -124,6 +137,7 @@ def convert_file(
         family: one of :data:`sparse_encoders.checkpoints.families.FAMILIES`.
         num_classes: what the file must have; None takes any number.
         coco80: cut 91 classes to COCO's 80 categories.
+        classes: for training on other classes, see :func:`class_rows`.
         averaged: take the averaged weights (EMA) of a file that has both.
         **options: settings that the tensors do not tell, see :func:`release_settings`.
 
@@ -131,6 +145,8 @@ def convert_file(
         ValueError: a file that cannot be read, another family's, another class count, or
             tensors that are too few, too many or of another shape.
     """
+    if coco80 and classes is not None:
+        raise ValueError("classes and coco80 exclude each other: classes knows COCO's 91 numbers")
     init_default_scope("mmdet")
     file = read_checkpoint(path, averaged)
     convention = check_family(file.state, family)
@@ -147,13 +163,17 @@ def convert_file(
             f"{path} is a {family} model by its names, but lacks {error}: it is incomplete"
         ) from error
     conversion = convert(file.state, family, model)
+    mapped = None if classes is None else class_rows(classes, found)
+    first_stage = class_agnostic_first_stage(model)
     if coco80:
-        conversion.state.update(coco_classes_only(conversion.state))
+        conversion.state.update(coco_classes_only(conversion.state, first_stage))
         model["bbox_head"]["num_classes"] = 80
-        unused = "11 rows of 91: numbers that no category of COCO has"
-        heads = {n: unused for n in file.state if "class_embed" in n or "label_enc" in n}
-        left = conversion.left_out.keys()
-        conversion.shortened.update({n: why for n, why in heads.items() if n not in left})
+        _shorten(conversion, file, "11 rows of 91: numbers that no category of COCO has")
+    elif mapped is not None:
+        conversion.state.update(with_classes(conversion.state, mapped.rows, first_stage))
+        model["bbox_head"]["num_classes"] = len(mapped.rows)
+        kept = len({row for row in mapped.rows if row is not None})
+        _shorten(conversion, file, f"{found - kept} rows of {found}: other classes were asked for")
     built = load_converted(model, conversion.state)
     # counters of frozen norms, which releases leave out, are the model's own
     own = built.state_dict()
@@ -171,7 +191,15 @@ def convert_file(
         conversion=conversion,
         config=nearest,
         differing=differences(facts(built), facts(named)),
+        classes=mapped,
     )
+
+
+def _shorten(conversion: Conversion, file: Checkpoint, why: str) -> None:
+    """Note which of the file's tensors lost rows of classes."""
+    for name in file.state:
+        if ("class_embed" in name or "label_enc" in name) and name not in conversion.left_out:
+            conversion.shortened[name] = why
 
 
 def write_converted(converted: Converted, path: str | Path) -> Path | None:

@@ -24,6 +24,8 @@ ASKED = {
     "\"ms_deform_attn_forward_cuda\" not implemented for 'Half'": "faq_training.html",
     "BFloat16": "faq_training.html",
     "Not implemented on the CPU": "faq_training.html",
+    "Fine-tuning": "faq_training.html",
+    "size mismatch for class_embed": "faq_training.html",
     "few GPUs": "one_gpu.html",
     "one GPU": "one_gpu.html",
     "learning rate by batch": "one_gpu.html",
