@@ -23,10 +23,11 @@ import signal
 import sys
 from pathlib import Path
 
+import yaml
 from mmengine.config import DictAction
 
-from sparse_encoders.analysis.compare import Comparison, compare
-from sparse_encoders.analysis.variants import NAMES
+from sparse_encoders.analysis.compare import Comparison, Derived, compare
+from sparse_encoders.analysis.variants import CONTROLS, NAMES
 from sparse_encoders.datasets import ShapesSettings
 
 
@@ -39,6 +40,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("config", metavar="CONFIG", help="config file, or a name: sparse_encoders::..., mmdet::...")
     add("--out", type=Path, required=True, help="folder of the report and of what is kept")
     add("--encoders", nargs="+", default=Comparison.encoders, help=", ".join(NAMES))
+    add("--variant", nargs="+", action="append", default=[], metavar="NAME=ENCODER KEY=VALUE ...")
+    add("--no-controls", action="store_true", help=f"do not train {', '.join(CONTROLS)} as well")
     add("--keep-ratios", nargs="+", type=float, default=Comparison.keep_ratios, metavar="R")
     add("--checkpoints", nargs="+", default=[], metavar="NAME=FILE", help="trained weights")
     add("--data", help="'shapes' draws a set, 'config' takes the config's, or a COCO-format folder")
@@ -70,6 +73,18 @@ def checkpoints(given: list[str]) -> dict[str, Path]:
     return {name: Path(path) for name, _, path in pairs}
 
 
+def variants(given: list[list[str]]) -> dict[str, Derived]:
+    """NAME=ENCODER KEY=VALUE ... as a mapping; a value is YAML, such as 0.3, [0.1, 0.5] or text."""
+    found = {}
+    for words in given:
+        pairs = [word.partition("=") for word in words]
+        if not all(name and value for name, _, value in pairs):
+            raise ValueError(f"--variant takes NAME=ENCODER KEY=VALUE ..., got {' '.join(words)}")
+        (name, _, encoder), *options = pairs
+        found[name] = Derived(encoder, {key: yaml.safe_load(value) for key, _, value in options})
+    return found
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run the command; 0 where all went well, 1 where a variant failed, 2 for bad input."""
     args = parse_args(argv)
@@ -82,6 +97,8 @@ def main(argv: list[str] | None = None) -> int:
                 config=args.config,
                 out=args.out,
                 encoders=tuple(args.encoders),
+                derived=variants(args.variant),
+                controls=not args.no_controls,
                 keep_ratios=tuple(args.keep_ratios),
                 checkpoints=checkpoints(args.checkpoints),
                 data=args.data,

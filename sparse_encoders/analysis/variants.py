@@ -41,6 +41,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "lite-h2l2": dict(_LITE, schedule="H2L2-(2+1)x3"),
     "lite-key-aware": dict(_LITE, attention="key_aware"),
 }
+#: what every comparison of accuracy has beside what it is asked for
+CONTROLS = ("none", "dense-1", "random")
 #: the ceiling: it reads the annotations, so no one can use it
 ORACLE = "oracle"
 #: a dense encoder of fewer layers, as many as cost what another encoder does: see ``matching``

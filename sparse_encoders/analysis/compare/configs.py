@@ -44,13 +44,19 @@ def use_our_detector(config: Config, name: str) -> str:
     return str(kind)
 
 
-def with_encoder(config: Config, name: str, keep_ratio: float | None) -> Config:
+def with_encoder(
+    config: Config,
+    name: str,
+    keep_ratio: float | None,
+    options: Mapping[str, object] | None = None,
+) -> Config:
     """A copy with another encoder, all else as it is.
 
     Args:
         config: with one of our detectors.
         name: of the encoder.
         keep_ratio: in training; None: the config's, or 0.3.
+        options: further settings of the encoder, KEY to value.
 
     Raises:
         ValueError: the encoder does not fit the config's number of layers.
@@ -60,6 +66,7 @@ def with_encoder(config: Config, name: str, keep_ratio: float | None) -> Config:
     if prunes(name):
         encoder["selector"].setdefault("keep_ratio", TRAIN_RATIO)
     config.model.encoder = ConfigDict(encoder)
+    config.merge_from_dict({f"model.encoder.{key}": v for key, v in (options or {}).items()})
     return config
 
 

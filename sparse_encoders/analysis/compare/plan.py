@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -99,16 +100,15 @@ def make_plan(settings: Comparison) -> Plan:
         base.merge_from_dict(dict(settings.options))
     share_intervals(base)
     learned = {
-        name: check_checkpoint(base, name, path, settings.train_ratio)
-        for name, path in settings.checkpoints.items()
+        name: check_checkpoint(base, settings, name)
+        for name in settings.checkpoints
         if name != MATCHED  # its layers are counted when the data are known
     }
     data = fill_in_data(base, settings)
     size = settings.size or input_size(base)
     match = _match(base, settings, size)
     if match is not None and MATCHED in settings.checkpoints:
-        path = settings.checkpoints[MATCHED]
-        learned[MATCHED] = check_checkpoint(base, match.variant, path, settings.train_ratio)
+        learned[MATCHED] = check_checkpoint(base, settings, MATCHED, match.variant)
     for name, classes in learned.items():
         if data is not None and classes is not None and classes != data.classes:
             raise ValueError(
@@ -117,33 +117,53 @@ def make_plan(settings: Comparison) -> Plan:
                 "data set that it was trained on"
             )
     configs, unfit = {}, {}
-    for name in settings.encoders:
+    for name in settings.names:
         try:
             found = match.variant if match is not None and name == MATCHED else name
-            configs[name] = with_encoder(base, found, settings.train_ratio)
+            configs[name] = _config(base, settings, found)
         except ValueError as error:
-            unfit[name] = str(error)
+            if name in settings.encoders:  # a control that does not fit is left out
+                unfit[name] = str(error)
+    for name in settings.derived:
+        try:
+            MODELS.build(copy.deepcopy(configs[name].model))
+        except Exception as error:  # whatever a setting makes the encoder say
+            raise ValueError(f"--variant {name}: {error}") from error
     return Plan(settings, detector, base, configs, unfit, size, data, match)
 
 
 def _match(base: Config, settings: Comparison, size: tuple[int, int]) -> Match | None:
     """What 'dense-matched' is: matched to an encoder as that is trained."""
-    if MATCHED not in settings.encoders:
+    if MATCHED not in settings.names:
         return None
-    name = to_be_matched(settings.encoders)
-    encoder = with_encoder(base, name, settings.train_ratio).model.encoder
+    name = to_be_matched(settings.names)
+    encoder = _config(base, settings, name).model.encoder
     return match_dense(base.model, name, encoder, size)
 
 
+def _config(base: Config, settings: Comparison, name: str) -> Config:
+    """The config with one of the encoders that are compared."""
+    derived = settings.derived.get(name)
+    options = None if derived is None else derived.options
+    return with_encoder(base, settings.base_of(name), settings.train_ratio, options)
+
+
 def check_checkpoint(
-    base: Config, name: str, path: Path, ratio: float | None
+    base: Config, settings: Comparison, name: str, variant: str | None = None
 ) -> tuple[str, ...] | None:
     """The classes that a checkpoint was trained on, where it says so.
+
+    Args:
+        base: the config, with whatever encoder.
+        settings: the comparison; the checkpoint is its ``name``'s.
+        name: of the encoder.
+        variant: what the name stands for, where that had to be found out.
 
     Raises:
         ValueError: there is no such file, or it belongs to another model; says to
             which encoder, where one of ours fits.
     """
+    path = settings.checkpoints[name]
     where = f"--checkpoints {name}={path}"
     if not path.is_file():
         raise ValueError(f"{where}: there is no such file; train it with --train EPOCHS")
@@ -153,7 +173,7 @@ def check_checkpoint(
 
     def problem(encoder: str) -> str | None:
         try:
-            config = with_encoder(base, encoder, ratio)
+            config = _config(base, settings, encoder)
             if classes is not None:
                 config.model.bbox_head.num_classes = len(classes)
             with quiet():
@@ -162,7 +182,7 @@ def check_checkpoint(
             return str(error)
         return None
 
-    found = problem(name)
+    found = problem(variant or name)
     if found is None:
         return classes
     others = [n for n in VARIANTS if n != name and problem(n) is None]

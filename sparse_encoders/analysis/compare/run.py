@@ -77,7 +77,9 @@ class _Run:
         self.machine = describe_machine(self.settings.device)
         self.study = Study(plan, self.machine, say)
         self.rows = [
-            Row(v.encoder, v.keep_ratio, is_control(v.encoder)) for v in self.settings.variants()
+            Row(v.encoder, v.keep_ratio, is_control(self.settings.base_of(v.encoder)))
+            for v in self.settings.variants()
+            if v.encoder in (*plan.configs, *plan.unfit)
         ]
         self.models: dict[str, Any] = {}
         self.pictures: list[dict[str, str]] = []
@@ -99,7 +101,7 @@ class _Run:
         """All that does not depend on what was learned, the quick failures first."""
         if self.plan.match is not None:
             self.say(str(self.plan.match))
-        for name in self.settings.encoders:
+        for name in (*self.plan.configs, *self.plan.unfit):
             try:
                 if name in self.plan.unfit:
                     raise ValueError(self.plan.unfit[name])

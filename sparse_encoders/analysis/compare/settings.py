@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from sparse_encoders.analysis.matching import to_be_matched
-from sparse_encoders.analysis.variants import MATCHED, NAMES, label, prunes
+from sparse_encoders.analysis.variants import CONTROLS, MATCHED, NAMES, VARIANTS, label, prunes
 from sparse_encoders.datasets.shapes import ShapesSettings
 
 #: values of ``data`` that are no folder
@@ -27,6 +27,19 @@ class Variant:
     def label(self) -> str:
         """Such as 'dense' or 'focus 0.3'."""
         return label(self.encoder, self.keep_ratio)
+
+
+@dataclass(frozen=True)
+class Derived:
+    """A known encoder with other settings.
+
+    Attributes:
+        encoder: one of :data:`~sparse_encoders.analysis.variants.NAMES`.
+        options: settings of its config, such as ``{'selector.modulation_place': 'after_norm'}``.
+    """
+
+    encoder: str
+    options: Mapping[str, object] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -59,6 +72,8 @@ class Comparison:
         shapes: settings of the shapes set.
         options: further settings of the config, KEY to value.
         command: what the report says it was made by.
+        derived: name to an encoder with other settings, compared after ``encoders``.
+        controls: where encoders are trained, compare :data:`CONTROLS`, too.
 
     Raises:
         ValueError: an unknown name, a number out of its range, settings that do
@@ -86,6 +101,8 @@ class Comparison:
     shapes: ShapesSettings = field(default_factory=ShapesSettings)
     options: Mapping[str, object] = field(default_factory=dict)
     command: str = ""
+    derived: Mapping[str, Derived] = field(default_factory=dict)
+    controls: bool = True
 
     def __post_init__(self) -> None:
         problem = self._wrong_names() or self._wrong_numbers() or _wrong_device(self.device)
@@ -96,29 +113,50 @@ class Comparison:
         if problem:
             raise ValueError(problem)
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of all encoders: those named, derived ones, and controls that belong to any report."""
+        controls = CONTROLS if self.controls and self.epochs is not None else ()
+        return tuple(dict.fromkeys([*self.encoders, *self.derived, *controls]))
+
+    def base_of(self, name: str) -> str:
+        """The encoder that a name stands for, or is derived from."""
+        return self.derived[name].encoder if name in self.derived else name
+
     def _wrong_names(self) -> str | None:
-        unknown, named = sorted(set(self.encoders) - set(NAMES)), " ".join(self.encoders)
+        known, named = [*NAMES, *self.derived], " ".join(self.encoders)
+        unknown = sorted(set(self.encoders) - set(known))
         if unknown or not self.encoders:
             got = " ".join(unknown) or "none"
-            return f"--encoders must be some of {', '.join(NAMES)}, got {got}"
+            return f"--encoders must be some of {', '.join(known)}, got {got}"
         if len(set(self.encoders)) < len(self.encoders):
             return f"--encoders names one twice: {named}"
-        if MATCHED in self.encoders:
+        for name, derived in self.derived.items():
+            if name in NAMES or derived.encoder not in VARIANTS:
+                return (
+                    f"--variant must be NEW=ENCODER, a name of its own and one of "
+                    f"{', '.join(VARIANTS)}; got {name}={derived.encoder}"
+                )
+        if MATCHED in self.names:
             try:
-                to_be_matched(self.encoders)
+                to_be_matched(self.names)
             except ValueError as error:
                 return f"--encoders: {error}"
-        stray = sorted(self.checkpoints.keys() - set(self.encoders))
+        stray = sorted(self.checkpoints.keys() - set(self.names))
         if stray:
             return f"--checkpoints names {', '.join(stray)}, not among --encoders {named}"
-        if self.baseline is not None and self.baseline not in self.encoders:
+        if self.baseline is not None and self.baseline not in self.names:
             return f"--baseline must be one of --encoders {named}, got {self.baseline}"
         return None
+
+    def prunes(self, name: str) -> bool:
+        """Whether an encoder has a keep ratio."""
+        return prunes(self.base_of(name))
 
     def _wrong_numbers(self) -> str | None:
         ratios = [*self.keep_ratios, *([] if self.train_ratio is None else [self.train_ratio])]
         wrong = " ".join(str(ratio) for ratio in ratios if not 0 < ratio <= 1)
-        if wrong or (not self.keep_ratios and any(map(prunes, self.encoders))):
+        if wrong or (not self.keep_ratios and any(map(self.prunes, self.names))):
             names = "keep ratios (--keep-ratios, --train-ratio)"
             return f"{names} must lie in (0, 1], got {wrong or 'none'}"
         for name, got, low in (
@@ -138,7 +176,7 @@ class Comparison:
     def variants(self) -> list[Variant]:
         """The rows, in the order of the encoders and of falling keep ratio."""
         ratios = sorted(set(self.keep_ratios), reverse=True)
-        return [Variant(n, r) for n in self.encoders for r in (ratios if prunes(n) else [None])]
+        return [Variant(n, r) for n in self.names for r in (ratios if self.prunes(n) else [None])]
 
     @property
     def reference(self) -> Variant:

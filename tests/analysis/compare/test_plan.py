@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
 import compare as tool
-from sparse_encoders.analysis.compare import Comparison
+from sparse_encoders.analysis.compare import Comparison, Derived
 from sparse_encoders.analysis.compare.configs import for_training, input_size
 from sparse_encoders.analysis.compare.plan import make_plan
 from sparse_encoders.analysis.variants import VARIANTS, encoder_config
@@ -52,6 +53,10 @@ def copied(shapes, tmp_path):
         (dict(checkpoints={"focsu": Path("a")}), "--checkpoints names focsu, not among"),
         (dict(encoders=("dense", "dense-matched")), "dense-matched takes .*such as focus"),
         (dict(baseline="random"), "--baseline must be one of --encoders"),
+        (dict(derived={"focus": Derived("focus")}), "--variant must be NEW=ENCODER, a name of its"),
+        (dict(derived={"mine": Derived("fokus")}), "got mine=fokus"),
+        (dict(seeds=2), "--seeds and --join are of trainings: they need --train"),
+        (dict(seeds=0), "--seeds must be at least 1, got 0"),
         (dict(device="gpu"), "--device must be 'cpu' or such as 'cuda:0', got 'gpu'"),
     ],
 )
@@ -146,12 +151,45 @@ def test_an_encoder_that_does_not_fit_is_a_row_not_an_end(tmp_path, shapes):
     assert "annotations" not in plan.data.as_record()
 
 
+def test_controls_belong_to_every_comparison_of_accuracy(tmp_path, shapes):
+    settings = Comparison(FOCUS, tmp_path, ("dense", "focus"), (0.3,), data=str(shapes), epochs=1)
+    assert settings.names == ("dense", "focus", "none", "dense-1", "random")
+    assert list(make_plan(settings).configs) == list(settings.names)
+    assert replace(settings, controls=False).names == ("dense", "focus")
+    assert replace(settings, epochs=None).names == ("dense", "focus")
+    one_layer = replace(settings, options={"model.encoder.num_layers": 1})
+    plan = make_plan(one_layer)  # which cannot have fewer
+    assert list(plan.configs) == ["dense", "focus", "none", "random"] and not plan.unfit
+
+
+def test_a_variant_is_an_encoder_with_other_settings(tmp_path):
+    words = ["mine=focus", "values=updated", "selector.modulation_place=after_norm"]
+    derived = tool.variants([words, ["half=focus", "selector.keep_ratio=0.5"]])
+    assert derived["half"].options == {"selector.keep_ratio": 0.5}
+    settings = Comparison(FOCUS, tmp_path, ("dense", "focus"), (0.3,), derived=derived)
+    labels = [variant.label for variant in settings.variants()]
+    assert labels == ["dense", "focus 0.3", "mine 0.3", "half 0.3"]
+    configs = make_plan(settings).configs
+    mine, focus = configs["mine"].model.encoder, configs["focus"].model.encoder
+    assert (mine["values"], mine.selector.modulation_place) == ("updated", "after_norm")
+    mine["values"] = focus["values"]
+    mine.selector.pop("modulation_place")
+    assert mine == focus and configs["half"].model.encoder.selector.keep_ratio == 0.5
+    wrong = tool.variants([["mine=focus", "values=upgraded"]])
+    with pytest.raises(ValueError, match=r"--variant mine: .*values must be one of"):
+        make_plan(replace(settings, derived=wrong))
+    with pytest.raises(ValueError, match="--variant takes NAME=ENCODER KEY=VALUE"):
+        tool.variants([["focus", "values=updated"]])
+
+
 def test_the_schedule_is_stretched():
     config = read_config(str(ROOT / "mmdet_configs/dino/dino-4scale_r50_focus_8xb2-12e_coco.py"))
     trained = for_training(config, 6, 3)
     (scheduler,) = trained.param_scheduler
     assert (scheduler.end, scheduler.milestones) == (6, [6])
     assert trained.train_cfg.max_epochs == 6 and trained.train_cfg.val_begin == 7
+    assert trained.custom_hooks[-1].type == "SeedByStepHook"
+    assert not trained.train_dataloader.persistent_workers
     assert trained.randomness.seed == 3 and config.train_cfg.max_epochs == 12
     config.train_cfg = dict(type="IterBasedTrainLoop", max_iters=10)
     with pytest.raises(ValueError, match=r"CONFIG has no train_cfg\.max_epochs"):

@@ -50,7 +50,15 @@ def test_the_whole_way_and_again(tmp_path, dense, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     command = [FOCUS, "--encoders", "dense", "focus", "lite-3+1x2", "--keep-ratios", "0.2", "0.5"]
     command += ["--data", "shapes", "--shapes", "4", "3", "--train", "1", "--out", "out"]
-    command += ["--checkpoints", f"dense={dense}", "--repeats", "2", "--pictures", "1"]
+    command += [
+        "--checkpoints",
+        f"dense={dense}",
+        "--repeats",
+        "2",
+        "--pictures",
+        "1",
+        "--no-controls",
+    ]
     command += ["--cfg-options", *(f"{k}={v}" for k, v in SMALL.items())]
     assert tool.main(command) == 1  # one variant fails, the rest is there
     said = capsys.readouterr()

@@ -48,7 +48,18 @@ def shapes(tmp_path_factory):
 
 
 def command(out, shapes, *more):
-    small = ["--size", "64", "64", "--repeats", "1", "--warmup", "0", "--pictures", "0"]
+    small = [
+        "--size",
+        "64",
+        "64",
+        "--repeats",
+        "1",
+        "--warmup",
+        "0",
+        "--pictures",
+        "0",
+        "--no-controls",
+    ]
     words = [FOCUS, "--out", out, "--data", shapes, *small, *more, "--cfg-options", *SMALL]
     return [str(word) for word in words]
 
