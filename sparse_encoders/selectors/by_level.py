@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from torch import Tensor
 
@@ -17,18 +18,54 @@ from sparse_encoders.tokens import TokenGrid
 class LevelSelector(Selector):
     """Keeps the best of each level, where it has quotas, and of all levels together, where not.
 
-    A subclass sets :attr:`quotas` before it calls this constructor, which makes the schedule of
-    them; the arguments are :class:`Selector`'s. With quotas, a ``keep_ratio`` of None leaves them
-    as they are, and a number or one for each layer scales them (:meth:`LevelQuotas.at`).
+    With quotas, a ``keep_ratio`` of None leaves them as they are, and a number or one for each
+    layer scales them (:meth:`LevelQuotas.at`).
+
+    Args:
+        *args, **kwargs: see :class:`Selector`. With quotas, ``cascade=False`` lets every layer
+            take all that the levels keep.
+        by_level: whether levels have quotas; None: as the class does by default.
+        level_ratios: share that each level keeps, finest first; None: 0.4, 0.8, 1, 1.
+        layer_ratios: share of those that each layer takes; None: 1, 0.8, 0.6, 0.6, 0.4, 0.2.
+
+    Raises:
+        ValueError: ratios of levels or layers without quotas, or what :class:`LevelQuotas` and
+            :class:`Selector` refuse.
     """
 
-    quotas: LevelQuotas | None = None
+    default_by_level = False
+
+    def __init__(
+        self,
+        *args: Any,
+        by_level: bool | None = None,
+        level_ratios: Sequence[float] | None = None,
+        layer_ratios: Sequence[float] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        self.by_level = self.default_by_level if by_level is None else by_level
+        for name, ratios in (("level_ratios", level_ratios), ("layer_ratios", layer_ratios)):
+            if ratios is not None and not self.by_level:
+                raise ValueError(f"selector.{name} needs selector.by_level=True, got {ratios}")
+        self._quota_settings = level_ratios, layer_ratios, kwargs.get("cascade") is not False
+        super().__init__(*args, **kwargs)
+
+    @property
+    def quotas(self) -> LevelQuotas | None:
+        """What each level and layer keeps before any keep ratio; None without quotas."""
+        if not self.by_level:
+            return None
+        level_ratios, layer_ratios, cascade = self._quota_settings
+        return LevelQuotas.of_config(
+            level_ratios, layer_ratios, self.num_levels, self.num_layers, cascade
+        )
 
     def make_schedule(self, keep_ratio: float | Sequence[float] | None) -> KeepSchedule:
         """The quotas, scaled to a keep ratio."""
-        if self.quotas is None:
+        quotas = self.quotas
+        if quotas is None:
             return super().make_schedule(keep_ratio)
-        return self.quotas if keep_ratio is None else self.quotas.at(keep_ratio)
+        return quotas if keep_ratio is None else quotas.at(keep_ratio)
 
     def top_k(self, scores: Tensor, tokens: TokenGrid, levels: range) -> GroupSelection:
         """Keep the best of each level, then rank what is kept of all of them together.
@@ -47,26 +84,3 @@ class LevelSelector(Selector):
         allowed = None if mask is None else ~mask.gather(1, ranked)
         layers = LayerSelection.from_ranking(ranked, *by_layer, foreground, mask is None, allowed)
         return GroupSelection(levels, layers, foreground, max_foreground)
-
-
-def optional_quotas(
-    by_level: bool,
-    level_ratios: Sequence[float] | None,
-    layer_ratios: Sequence[float] | None,
-    num_levels: int,
-    num_layers: int,
-    cascade: bool | None,
-) -> LevelQuotas | None:
-    """The quotas of a selector that has them with ``by_level`` only, see :class:`LevelQuotas`.
-
-    Raises:
-        ValueError: ratios of levels or layers without ``by_level``.
-    """
-    if by_level:
-        return LevelQuotas.of_config(
-            level_ratios, layer_ratios, num_levels, num_layers, cascade is not False
-        )
-    for name, given in (("level_ratios", level_ratios), ("layer_ratios", layer_ratios)):
-        if given is not None:
-            raise ValueError(f"selector.{name} needs selector.by_level=True, got {given}")
-    return None

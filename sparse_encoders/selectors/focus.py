@@ -10,10 +10,8 @@ from torch import Tensor, nn
 
 from sparse_encoders.contracts import DetectorParts, Targets
 from sparse_encoders.registry import MODELS
-from sparse_encoders.selectors.base import Selector
+from sparse_encoders.selectors.learned import LearnedSelector
 from sparse_encoders.selectors.modulation import check_modulation_place, modulated_scores
-from sparse_encoders.selectors.projection import TokenProjection, project_tokens
-from sparse_encoders.selectors.score_mlp import ScoreMLP
 from sparse_encoders.selectors.selection import Selection
 from sparse_encoders.supervision.foreground import (
     ForegroundLabels,
@@ -26,20 +24,16 @@ MODULATIONS = ("top_down", "bottom_up", None)
 
 
 @MODELS.register_module()
-class FocusTokenSelector(Selector):
+class FocusTokenSelector(LearnedSelector):
     """Foreground scores, supervised by boxes and modulated from level to level.
 
-    z = LN(Linear(x + p)) is the detector's own first-stage projection where it
-    has one; the score MLP gives a logit for each token, level by level, and each
-    level's logit map modulates the next one (equation 2):
-    ``z_l <- z_l * (1 + alpha_l * UP(S_{l+1}))``.
+    The score MLP gives a logit for each token, level by level, and each level's logit map
+    modulates the next one (equation 2): ``z_l <- z_l * (1 + alpha_l * UP(S_{l+1}))``.
 
     Args:
-        num_layers, num_levels, embed_dims: set by the encoder.
-        keep_ratio: average keep ratio (Table 1 of the supplement gives the
-            cascade of 0.1, 0.2, 0.3, 0.4, 0.5), or one ratio for each layer.
-        cascade: False keeps the same share in every layer (Table 4's ablation).
-        count: in training, 'batch' (released) or 'image' (paper), see :class:`Selector`.
+        *args, **kwargs: see :class:`LearnedSelector`. A number as ``keep_ratio`` is an average
+            (Table 1 of the supplement has the cascades of 0.1 to 0.5); ``cascade=False`` keeps
+            the same share in every layer (Table 4's ablation).
         modulation: 'top_down' (paper), 'bottom_up' or None (Table 5).
         modulation_place: where the factor of equation 2 acts: 'before_norm' (released),
             on tokens that the score MLP normalises at once, which divides the factor out
@@ -49,10 +43,6 @@ class FocusTokenSelector(Selector):
             best, supplement's Table 2), or a (low, high) pair for each level.
         strides: pixels between the tokens of each level.
         loss_weight: weight of the foreground loss (1.5 in section 4.1).
-        first_stage: set by the detector: True where it lends its projection,
-            False gives the selector a projection of its own.
-        test_count: the same as ``count`` at test time, see :class:`Selector`.
-        train_keep_ratio: see :class:`Selector`.
 
     Raises:
         ValueError: an unknown switch, or intervals or strides that do not match
@@ -63,52 +53,30 @@ class FocusTokenSelector(Selector):
 
     def __init__(
         self,
-        num_layers: int = 6,
-        num_levels: int = 4,
-        embed_dims: int = 256,
-        keep_ratio: float | Sequence[float] = 0.3,
-        cascade: bool | None = None,
-        count: str = "batch",
+        *args: Any,
         modulation: str | None = "top_down",
+        modulation_place: str = "before_norm",
         supervised: bool = True,
         intervals: str | Intervals = "non_overlapping",
         strides: Sequence[int] | None = None,
         loss_weight: float = 1.5,
-        first_stage: bool = True,
-        test_count: str = "image",
-        modulation_place: str = "before_norm",
-        train_keep_ratio: Sequence[float] | None = None,
+        **kwargs: Any,
     ) -> None:
-        super().__init__(
-            num_layers,
-            num_levels,
-            embed_dims,
-            keep_ratio,
-            cascade,
-            count,
-            first_stage,
-            test_count,
-            train_keep_ratio,
-        )
+        super().__init__(*args, loss_weight=loss_weight, **kwargs)
         if modulation not in MODULATIONS:
             raise ValueError(f"modulation must be one of {MODULATIONS}, got {modulation!r}")
-        if loss_weight < 0:
-            raise ValueError(f"loss_weight must not be negative, got {loss_weight}")
-        check_modulation_place(modulation_place, modulation is not None and num_levels > 1)
+        check_modulation_place(modulation_place, modulation is not None and self.num_levels > 1)
         self.modulation = modulation
         self.modulation_place = modulation_place
         self.supervised = supervised
-        self.loss_weight = loss_weight
-        self.labels = ForegroundLabels(num_levels, intervals, strides)
-        self.score_mlp = ScoreMLP(embed_dims)
-        self.projection = None if first_stage else TokenProjection(embed_dims)
+        self.labels = ForegroundLabels(self.num_levels, intervals, strides)
         if modulation is not None:
             # one coefficient for each step between levels (section 3.2)
-            self.alpha = nn.Parameter(torch.empty(num_levels - 1).uniform_(-0.3, 0.3))
+            self.alpha = nn.Parameter(torch.empty(self.num_levels - 1).uniform_(-0.3, 0.3))
 
     def score(self, tokens: TokenGrid, detector: DetectorParts) -> Tensor:
         """(B, N) foreground logits (equation 2)."""
-        z = project_tokens(tokens, self.projection, detector.projection, "FocusTokenSelector")
+        z = self.project(tokens, detector)
         levels = list(range(tokens.num_levels))
         if self.modulation != "bottom_up":
             levels.reverse()

@@ -11,7 +11,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from sparse_encoders.contracts import DetectorParts
 from sparse_encoders.registry import MODELS
-from sparse_encoders.selectors.by_level import LevelSelector, optional_quotas
+from sparse_encoders.selectors.by_level import LevelSelector
 from sparse_encoders.supervision.foreground import ForegroundLabels, Intervals
 from sparse_encoders.tokens import TokenGrid
 
@@ -21,36 +21,18 @@ class RandomSelector(LevelSelector):
     """Keeps tokens at random: what a selector is worth shows against this.
 
     Args:
-        by_level: as many tokens of each level as Salience DETR keeps, scaled to ``keep_ratio``
-            (None: as they are), so that a selector with quotas is compared to chance alone.
-        level_ratios, layer_ratios: of ``by_level``, see :class:`SalienceTokenSelector`.
+        *args, **kwargs: see :class:`LevelSelector`. With ``by_level=True`` it takes as many
+            tokens of each level as Salience DETR, which is then compared to chance alone.
         seed: at test time every call draws from this seed, once for all images of
             the batch: an image's tokens depend on its (padded) size alone. Training
             draws anew each time, and for each image.
-        **kwargs: see :class:`Selector`.
 
     Raises:
-        ValueError: a seed that is not a whole number of at least 0, quotas without ``by_level``.
+        ValueError: a seed that is not a whole number of at least 0.
     """
 
-    def __init__(
-        self,
-        num_layers: int = 6,
-        num_levels: int = 4,
-        embed_dims: int = 256,
-        keep_ratio: float | Sequence[float] | None = 0.3,
-        cascade: bool | None = None,
-        *,
-        seed: int = 0,
-        by_level: bool = False,
-        level_ratios: Sequence[float] | None = None,
-        layer_ratios: Sequence[float] | None = None,
-        **kwargs: Any,
-    ) -> None:
-        self.quotas = optional_quotas(
-            by_level, level_ratios, layer_ratios, num_levels, num_layers, cascade
-        )
-        super().__init__(num_layers, num_levels, embed_dims, keep_ratio, cascade, **kwargs)
+    def __init__(self, *args: Any, seed: int = 0, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
         if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
             raise ValueError(f"seed must be a whole number of at least 0, got {seed!r}")
         self.seed = seed
@@ -75,37 +57,24 @@ class OracleSelector(LevelSelector):
     first; within each group, the deeper inside its box a token lies the better.
 
     Args:
+        *args, **kwargs: see :class:`LevelSelector`.
         intervals, strides: see :class:`ForegroundLabels`.
-        by_level, level_ratios, layer_ratios: see :class:`RandomSelector`.
-        **kwargs: see :class:`Selector`.
 
     Raises:
-        ValueError: what :class:`ForegroundLabels` refuses, quotas without ``by_level``; when
-            called, boxes that are missing.
+        ValueError: what :class:`ForegroundLabels` refuses; when called, boxes that are missing.
     """
 
     needs_boxes = True
 
     def __init__(
         self,
-        num_layers: int = 6,
-        num_levels: int = 4,
-        embed_dims: int = 256,
-        keep_ratio: float | Sequence[float] | None = 0.3,
-        cascade: bool | None = None,
-        *,
+        *args: Any,
         intervals: str | Intervals = "non_overlapping",
         strides: Sequence[int] | None = None,
-        by_level: bool = False,
-        level_ratios: Sequence[float] | None = None,
-        layer_ratios: Sequence[float] | None = None,
         **kwargs: Any,
     ) -> None:
-        self.quotas = optional_quotas(
-            by_level, level_ratios, layer_ratios, num_levels, num_layers, cascade
-        )
-        super().__init__(num_layers, num_levels, embed_dims, keep_ratio, cascade, **kwargs)
-        self.labels = ForegroundLabels(num_levels, intervals, strides)
+        super().__init__(*args, **kwargs)
+        self.labels = ForegroundLabels(self.num_levels, intervals, strides)
 
     @torch.no_grad()
     def score(self, tokens: TokenGrid, detector: DetectorParts) -> Tensor:
