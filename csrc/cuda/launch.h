@@ -1,19 +1,15 @@
 // The kernels as the rest of the library sees them: plain functions over raw pointers.
 //
 // Nothing here includes torch, so the kernels compile with `nvcc` alone and can be run by tests
-// on a machine without a GPU (host_emulation.h). glue.cpp puts torch on top.
+// on a machine without a GPU (tests/cuda/emulation). glue.cpp puts torch on top.
 //
 // Letters: B images, N tokens, M heads, D channels of a head, Q queries, L levels, P points.
 // Every tensor is contiguous in the order given, unless strides are named beside it.
 #pragma once
 
-#include <cstdint>
-
-#if defined(__CUDACC__) || !defined(SPARSE_ENCODERS_HOST_EMULATION)
 #include <cuda_runtime_api.h>
-#else
-#include "host_emulation.h"
-#endif
+
+#include <cstdint>
 
 namespace sparse_encoders::cuda {
 

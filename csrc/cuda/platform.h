@@ -17,17 +17,8 @@
 #define SE_LAUNCH(kernel, blocks, threads, bytes, stream, ...) \
   kernel<<<blocks, threads, bytes, stream>>>(__VA_ARGS__)
 
-#elif defined(SPARSE_ENCODERS_HOST_EMULATION)
-
-#include "host_emulation.h"
-
-#define SE_DEVICE inline
-#define SE_SHARED_MEMORY(name) uint4* name = emulation::shared_memory()
-#define SE_LAUNCH(kernel, blocks, threads, bytes, stream, ...) \
-  emulation::launch(blocks, threads, bytes, stream, [&] { kernel(__VA_ARGS__); })
-
-#else
-#error "kernels compile with nvcc, or on the host with SPARSE_ENCODERS_HOST_EMULATION defined"
+#else  // the host compiler; tests/cuda/emulation has this file
+#include "host_platform.h"
 #endif
 
 namespace sparse_encoders::cuda {
@@ -44,13 +35,7 @@ SE_DEVICE void add_four(float* to, float x, float y, float z, float w) {
                "f"(x), "f"(y), "f"(z), "f"(w)
                : "memory");
 }
-#elif defined(SPARSE_ENCODERS_HOST_EMULATION)
-constexpr bool kVectorAtomics = true;
-inline void add_four(float* to, float x, float y, float z, float w) {
-  emulation::require(reinterpret_cast<uintptr_t>(to) % 16 == 0, "vector atomics off 16 bytes");
-  to[0] += x, to[1] += y, to[2] += z, to[3] += w;
-}
-#else
+#elif defined(__CUDACC__)
 constexpr bool kVectorAtomics = false;
 SE_DEVICE void add_four(float*, float, float, float, float) {}
 #endif

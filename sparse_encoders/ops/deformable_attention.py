@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 from sparse_encoders.ops import reference
-from sparse_encoders.ops.checks import check_devices, check_dim, check_levels, check_shape
-from sparse_encoders.ops.extension import choose_backend, register
+from sparse_encoders.ops.extension import choose_backend, flatten, register
 
 
 def deformable_attention(
@@ -48,31 +47,21 @@ def deformable_attention(
     Raises:
         TypeError: an argument is not a floating-point tensor.
         ValueError: shapes or devices that do not fit each other, a level without tokens, or a
-            backend that is unknown or cannot take these tensors.
+            backend that is unknown or cannot take these tensors. The compiled operators check
+            (csrc/common/checks.h); for the others :func:`.reference.check_fit` does.
     """
-    check_dim("value", value, "(B, N, M, D)")
-    batch, tokens, heads, _ = value.shape
-    flat_shapes = check_levels(shapes, tokens)
-    levels = len(shapes)
-    check_dim("offsets", offsets, "(B, Q, M, L, P, 2)")
-    queries, points = offsets.shape[1], offsets.shape[4]
-    check_shape(
-        "offsets", offsets, "(B, Q, M, L, P, 2)", (batch, queries, heads, levels, points, 2)
-    )
-    check_shape("logits", logits, "(B, Q, M, L, P)", (batch, queries, heads, levels, points))
-    check_dim("reference_points", reference_points, "(B, Q, L, 2 or 4)")
-    size = reference_points.shape[-1]
-    if size not in (2, 4):
-        raise ValueError(f"reference_points must have 2 or 4 numbers last, got {size}")
-    wanted = (batch, queries, levels, size)
-    check_shape("reference_points", reference_points, "(B, Q, L, 2 or 4)", wanted)
-    check_devices(value=value, reference_points=reference_points, offsets=offsets, logits=logits)
-
     chosen = choose_backend("deformable_attention", backend, value)
     if chosen == "fused":
         operator = torch.ops.sparse_encoders.deformable_attention
-        result: Tensor = operator(value, flat_shapes, reference_points, offsets, logits)
+        result: Tensor = operator(value, flatten(shapes), reference_points, offsets, logits)
         return result
+    reference.check_fit(
+        shapes,
+        value,
+        offsets=(offsets, "BQMLP2"),
+        logits=(logits, "BQMLP"),
+        reference_points=(reference_points, f"BQL{2 if reference_points.shape[-1] == 2 else 4}"),
+    )
     if chosen == "mmcv":
         return _mmcv(value, shapes, reference_points, offsets, logits)
     return reference.deformable_attention(value, shapes, reference_points, offsets, logits)

@@ -8,7 +8,7 @@ with ``torch.ops.load_library`` and holds no Python module.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +111,11 @@ def choose_backend(operator: str, backend: str, value: Tensor) -> str:
         return "mmcv"
     _warn_once(f"{operator} runs in plain PyTorch, which is several times slower: {reason}")
     return "torch"
+
+
+def flatten(shapes: Sequence[tuple[int, int]]) -> list[int]:
+    """(h, w) of each level as the operators take them: h0, w0, h1, w1, ..."""
+    return [side for height, width in shapes for side in (height, width)]
 
 
 def mmcv_has_cuda() -> bool:

@@ -10,8 +10,7 @@ from torch import Tensor
 
 from sparse_encoders.compat import is_autocast_enabled
 from sparse_encoders.ops import reference
-from sparse_encoders.ops.checks import check_devices, check_dim, check_levels, check_shape
-from sparse_encoders.ops.extension import choose_backend, register
+from sparse_encoders.ops.extension import choose_backend, flatten, register
 
 
 def key_aware_attention(
@@ -48,28 +47,26 @@ def key_aware_attention(
         TypeError: an argument is not a floating-point tensor, or query, key and value differ in
             dtype.
         ValueError: shapes or devices that do not fit each other, a level without tokens, or a
-            backend that is unknown or cannot take these tensors.
+            backend that is unknown or cannot take these tensors; checked as in
+            :func:`.deformable_attention`.
     """
-    check_dim("value", value, "(B, N, M, D)")
-    batch, tokens, heads, depth = value.shape
-    flat_shapes = check_levels(shapes, tokens)
-    check_shape("key", key, "(B, N, M, D)", (batch, tokens, heads, depth))
-    check_dim("locations", locations, "(B, Q, M, L, P, 2)")
-    queries, points = locations.shape[1], locations.shape[4]
-    wanted = (batch, queries, heads, len(shapes), points, 2)
-    check_shape("locations", locations, "(B, Q, M, L, P, 2)", wanted)
-    check_shape("query", query, "(B, Q, M, D)", (batch, queries, heads, depth))
-    check_devices(value=value, query=query, key=key, locations=locations)
-    if not is_autocast_enabled(value.device.type) and not (query.dtype == key.dtype == value.dtype):
+    if choose_backend("key_aware_attention", backend, value) == "fused":
+        operator = torch.ops.sparse_encoders.key_aware_attention
+        result: Tensor = operator(query, key, value, flatten(shapes), locations)
+        return result
+    reference.check_fit(
+        shapes,
+        value,
+        key=(key, "BNMD"),
+        locations=(locations, "BQMLP2"),
+        query=(query, "BQMD"),
+    )
+    mixed = not query.dtype == key.dtype == value.dtype
+    if mixed and not is_autocast_enabled(value.device.type):
         raise TypeError(
             "query, key and value must have one dtype, got "
             f"{query.dtype}, {key.dtype} and {value.dtype}"
         )
-
-    if choose_backend("key_aware_attention", backend, value) == "fused":
-        operator = torch.ops.sparse_encoders.key_aware_attention
-        result: Tensor = operator(query, key, value, flat_shapes, locations)
-        return result
     return reference.key_aware_attention(query, key, value, shapes, locations)
 
 

@@ -19,6 +19,34 @@ from torch import Tensor
 Shapes = Sequence[tuple[int, int]]
 
 
+def check_fit(shapes: Shapes, value: Tensor, **others: tuple[Tensor, str]) -> None:
+    """Refuse tensors that do not fit each other, before plain PyTorch stumbles over them.
+
+    Args:
+        shapes: (h, w) per level.
+        value: (B, N, M, D).
+        others: by an argument's name, the tensor and its layout, a letter or number a dimension.
+
+    Raises:
+        TypeError: a tensor that is not of floating point.
+        ValueError: the argument that does not fit, its layout, and the sizes.
+    """
+    if not shapes or any(height < 1 or width < 1 for height, width in shapes):
+        raise ValueError(f"every level in shapes must be at least 1 x 1, got {tuple(shapes)}")
+    tokens = sum(height * width for height, width in shapes)
+    sizes = {"N": tokens, "L": len(shapes), "2": 2, "4": 4}
+    for name, (tensor, layout) in {"value": (value, "BNMD"), **others}.items():
+        pairs = zip(layout, tensor.shape, strict=False)
+        wanted = [sizes.setdefault(letter, size) for letter, size in pairs]
+        text = f"{name} must be ({', '.join(layout)})"
+        if not tensor.is_floating_point():
+            raise TypeError(f"{text} of floating point, got {tensor.dtype}")
+        if list(tensor.shape) != wanted or len(wanted) != len(layout):
+            raise ValueError(f"{text} = {tuple(wanted)}, got {tuple(tensor.shape)}; {shapes=}")
+        if tensor.device != value.device:
+            raise ValueError(f"{name} must be on {value.device} as value, got {tensor.device}")
+
+
 def sampling_locations(shapes: Shapes, reference_points: Tensor, offsets: Tensor) -> Tensor:
     """Where each query samples (Zhu et al., Deformable DETR, ICLR 2021, section 4.1).
 

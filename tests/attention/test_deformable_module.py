@@ -99,7 +99,7 @@ def test_bad_arguments_are_refused():
     query = torch.randn(2, TOKENS, 32)
     with pytest.raises(TypeError, match="needs reference_points and spatial_shapes"):
         ours(query)
-    with pytest.raises(ValueError, match="hold 110 tokens, value holds 106"):
+    with pytest.raises(ValueError, match=r"110.*106"):
         ours(query, reference_points=torch.rand(2, TOKENS, 2, 2), spatial_shapes=((10, 11),))
     with pytest.raises(ValueError, match="backend must be one of auto, fused, mmcv, torch"):
         DeformableAttention(backend="cuda")

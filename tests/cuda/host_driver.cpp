@@ -1,7 +1,7 @@
 // The CUDA kernels as a shared library for the CPU: the very .cu files, compiled by the host
-// compiler over csrc/cuda/host_emulation.h, with C entry points for ctypes.
+// compiler over emulation/host_emulation.h, with C entry points for ctypes.
 //
-// Build: g++ -std=c++17 -shared -fPIC -DSPARSE_ENCODERS_HOST_EMULATION -I csrc/cuda host_driver.cpp
+// Build: g++ -std=c++17 -shared -fPIC -I emulation -I csrc/cuda host_driver.cpp
 #include <random>
 
 #include "deformable_attention.cu"

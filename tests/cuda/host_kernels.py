@@ -30,7 +30,7 @@ def compile_for_host(source: str, output: Path, *options: str) -> Path:
     compiler = find_compiler()
     assert compiler is not None
     command = [compiler, "-std=c++17", "-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas"]
-    command += ["-DSPARSE_ENCODERS_HOST_EMULATION", f"-I{CUDA_SOURCES}", *options]
+    command += [f"-I{HERE / 'emulation'}", f"-I{CUDA_SOURCES}", *options]
     done = subprocess.run(
         [*command, "-o", str(output), str(HERE / source)], capture_output=True, text=True
     )

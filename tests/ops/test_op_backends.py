@@ -59,32 +59,40 @@ def test_what_the_cpu_kernels_do_not_take_runs_in_pytorch():
 
 
 BAD = [
-    ("deformable", 0, lambda x: [1], TypeError, "value must be a tensor"),
-    ("deformable", 0, lambda x: x.long(), TypeError, "value must be a floating-point tensor"),
-    ("deformable", 0, lambda x: x[0], ValueError, "value must be .B, N, M, D., got shape"),
-    ("deformable", 0, lambda x: x[:, 1:], ValueError, "hold 90 tokens, value holds 89"),
-    ("deformable", 1, lambda x: (), ValueError, "at least one level"),
-    ("deformable", 1, lambda x: (7, 9), TypeError, "shapes must be .h, w. pairs"),
-    ("deformable", 1, lambda x: ((0, 5), *x), ValueError, "at least 1 x 1"),
-    ("deformable", 2, lambda x: x[..., :1], ValueError, "2 or 4 numbers last, got 1"),
-    ("deformable", 2, lambda x: x[:, 1:], ValueError, "reference_points must be .B, Q, L"),
-    ("deformable", 3, lambda x: x[:, :, 1:], ValueError, "offsets must be .B, Q, M, L, P, 2. = "),
-    ("deformable", 4, lambda x: x[:1], ValueError, "logits must be .B, Q, M, L, P. = "),
-    ("deformable", 4, lambda x: x.to("meta"), ValueError, "logits must be on value's device cpu"),
-    ("key_aware", 0, lambda x: x[..., 1:], ValueError, "query must be .B, Q, M, D. = "),
-    ("key_aware", 0, lambda x: x.float(), TypeError, "must have one dtype"),
-    ("key_aware", 1, lambda x: x[:, 1:], ValueError, "key must be .B, N, M, D. = "),
-    ("key_aware", 4, lambda x: x[0], ValueError, "locations must be .B, Q, M, L, P, 2."),
+    ("deformable", 0, lambda x: x.long(), "value must be"),
+    ("deformable", 0, lambda x: x[0], "value must be"),
+    ("deformable", 0, lambda x: x[:, 1:], "90.*89"),
+    ("deformable", 1, lambda x: (), "shapes"),
+    ("deformable", 1, lambda x: ((0, 5), *x), "at least 1 x 1"),
+    ("deformable", 2, lambda x: x[..., :1], "reference_points must be"),
+    ("deformable", 2, lambda x: x[:, 1:], "reference_points must be"),
+    ("deformable", 3, lambda x: x[:, :, 1:], "offsets must be"),
+    ("deformable", 3, lambda x: x[..., 0], "offsets must be"),
+    ("deformable", 4, lambda x: x[:1], "logits must be"),
+    ("key_aware", 0, lambda x: x[..., 1:], "query must be"),
+    ("key_aware", 0, lambda x: x.float(), "must have one dtype"),
+    ("key_aware", 1, lambda x: x[:, 1:], "key must be"),
+    ("key_aware", 4, lambda x: x[0], "locations must be"),
 ]
 
 
-@pytest.mark.parametrize(("name", "index", "change", "error", "text"), BAD)
-def test_bad_arguments_are_refused(name, index, change, error, text):
+@pytest.mark.parametrize("backend", ["auto", "torch"])
+@pytest.mark.parametrize(("name", "index", "change", "text"), BAD)
+def test_bad_arguments_are_refused(name, index, change, text, backend):
+    """By the compiled operator, and by what checks for plain PyTorch."""
     operator, make = OPERATORS[name]
     inputs = list(make())
     inputs[index] = change(inputs[index])
-    with pytest.raises(error, match=text):
-        operator(*inputs)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of a dtype that the compiled operator does not take
+        with pytest.raises((TypeError, ValueError), match=text):
+            operator(*inputs, backend=backend)
+
+
+def test_devices_are_checked_in_plain_pytorch():
+    *inputs, logits = deformable_inputs()
+    with pytest.raises(ValueError, match="logits must be on cpu as value, got meta"):
+        deformable_attention(*inputs, logits.to("meta"), backend="torch")
 
 
 def test_unknown_backends_are_refused():
