@@ -34,15 +34,10 @@ class SlicedFFN(FFN):
         if identity is not None or not 0 < self.slice_tokens < tokens or not _may_cut(x):
             whole: Tensor = super().forward(x, identity)
             return whole
-        out: Tensor | None = None
-        for start in range(0, tokens, self.slice_tokens):
-            rows = slice(start, start + self.slice_tokens)
-            part = super().forward(x.flatten(0, -2)[rows])
-            if out is None:  # its dtype is the FFN's: autocast's, or that of x
-                out = part.new_empty(tokens, part.shape[-1])
-            out[rows] = part
-        assert out is not None
-        return out.unflatten(0, x.shape[:-1])
+        parts = []
+        for rows in x.flatten(0, -2).split(self.slice_tokens):
+            parts.append(super().forward(rows))
+        return torch.cat(parts).unflatten(0, x.shape[:-1])
 
 
 def _may_cut(x: Tensor) -> bool:
