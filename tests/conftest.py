@@ -16,6 +16,7 @@ import torch
 from mmengine.config import Config
 from mmengine.config import config as config_module
 from mmengine.config import utils as config_utils
+from mmengine.registry import DefaultScope
 
 from skips import (  # noqa: F401 (hooks of pytest's)
     pytest_collectreport,
@@ -42,6 +43,15 @@ def pytest_collection_finish():
 @pytest.fixture(autouse=True)
 def _seed():
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _scope():
+    """A runner sets the scope in which names are looked up for all that follows: set it back."""
+    scopes = dict(DefaultScope._instance_dict)
+    yield
+    DefaultScope._instance_dict.clear()
+    DefaultScope._instance_dict.update(scopes)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -27,6 +27,7 @@ OF_THE_TORCH: Mapping[str, int] = {
     r"torch \S+: .* not implemented for 'Half'": 20,
     r"torch \S+ has no torch\.onnx\.export\(dynamo=True\)": 1,
     r"torch \S+ has no FSDP on the CPU": 2,
+    r"torch \S+ has no list of allowed types": 1,
 }
 OF_THE_MACHINE: Mapping[str, int] = {
     r".*\b(CUDA|GPU|nvcc)\b.*": 120,

@@ -24,6 +24,7 @@ from mmengine.model import BaseModel
 from mmengine.runner import CheckpointLoader, Runner
 from torch import Tensor, nn
 
+from skips import version_lacks
 from sparse_encoders import compat
 from sparse_encoders.weights_only import read_weights_only
 
@@ -70,6 +71,7 @@ def _runner(work_dir: Path, epochs: int, resume: bool = False) -> Runner:
     return Runner(
         _Line(),
         work_dir=str(work_dir),
+        default_scope="mmdet",
         train_dataloader=loader,
         val_dataloader=loader,
         val_evaluator=[_Score()],
@@ -167,7 +169,7 @@ def test_same_content_as_an_unrestricted_load(trained: Path, read: Callable[[Pat
         np.testing.assert_array_equal(buffer.data[0], other[name].data[0])
 
 
-@pytest.mark.skipif(not compat._takes_names(), reason="this torch has no list of allowed types")
+@pytest.mark.skipif(not compat._takes_names(), reason=version_lacks("list of allowed types"))
 def test_nothing_is_allowed_but_while_a_checkpoint_is_read(trained: Path) -> None:
     path = str(trained / "epoch_2.pth")
 
