@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import torch
 from mmdet.registry import MODELS
 from torch import Tensor, nn
 
-from sparse_encoders.attention.deformable import LevelShapes, check_backend, level_shapes
+from sparse_encoders.attention.base import LevelShapes, SamplingAttention, check_backend
 from sparse_encoders.ops import key_aware_attention
 
 
 @MODELS.register_module()
-class KeyAwareDeformableAttention(nn.Module):
+class KeyAwareDeformableAttention(SamplingAttention):
     """Key-aware deformable attention (Li et al., Lite DETR, CVPR 2023, section 3.4).
 
     Like :class:`DeformableAttention`, but the weights of the L * P sampled values are
@@ -86,64 +85,26 @@ class KeyAwareDeformableAttention(nn.Module):
                 nn.init.xavier_uniform_(projection.weight)
                 nn.init.zeros_(projection.bias)
 
-    def forward(
+    def attend(
         self,
         query: Tensor,
-        key: Tensor | None = None,
-        value: Tensor | None = None,
-        identity: Tensor | None = None,
-        query_pos: Tensor | None = None,
-        key_padding_mask: Tensor | None = None,
-        reference_points: Tensor | None = None,
-        spatial_shapes: Tensor | LevelShapes | None = None,
-        level_start_index: Tensor | None = None,
-        **kwargs: Any,
+        value: Tensor,
+        key_padding_mask: Tensor | None,
+        reference_points: Tensor,
+        shapes: LevelShapes,
     ) -> Tensor:
-        """Attend from ``query`` to the tokens of all levels.
-
-        Args:
-            query: (B, Q, C), or (Q, B, C) when not ``batch_first``.
-            key: ignored: keys are projected from ``value``.
-            value: (B, N, C) or (N, B, C); ``query`` if None.
-            identity: added to the output, shape of ``query``; ``query`` if None.
-            query_pos: added to ``query`` before its projections.
-            key_padding_mask: (B, N) bool, True = padding: keys and values count as zero.
-            reference_points: (B, Q, L, 2) or (B, Q, L, 4), normalised (x, y[, w, h]).
-            spatial_shapes: (h, w) per level, as a host tuple or an (L, 2) integer tensor.
-            level_start_index: ignored.
-            **kwargs: ignored.
-
-        Returns:
-            Shape of ``query``.
-
-        Raises:
-            TypeError: ``reference_points`` or ``spatial_shapes`` is missing.
-            ValueError: shapes that do not fit each other.
-        """
-        if reference_points is None or spatial_shapes is None:
-            raise TypeError("KeyAwareDeformableAttention needs reference_points and spatial_shapes")
-        value = query if value is None else value
-        identity = query if identity is None else identity
-        query = query if query_pos is None else query + query_pos
-        if not self.batch_first:
-            query, value = query.transpose(0, 1), value.transpose(0, 1)
-        shapes = level_shapes(spatial_shapes)
-        values, keys = self._project(value, key_padding_mask)
-        attended = key_aware_attention(
-            self._split_heads(self.query_proj(query)),
-            self._split_heads(keys),
-            self._split_heads(values),
+        """See :meth:`SamplingAttention.attend`: section 3.4 without the output projection."""
+        values, keys = self.project(value, key_padding_mask)
+        return key_aware_attention(
+            self.split_heads(self.query_proj(query)),
+            self.split_heads(keys),
+            self.split_heads(values),
             shapes,
-            self._locations(query, reference_points, shapes),
+            self.sampling_locations(query, reference_points, shapes),
             backend=self.backend,
         )
-        output = self.output_proj(attended)
-        if not self.batch_first:
-            output = output.transpose(0, 1)
-        result: Tensor = self.dropout(output) + identity
-        return result
 
-    def _project(self, value: Tensor, padding: Tensor | None) -> tuple[Tensor, Tensor]:
+    def project(self, value: Tensor, padding: Tensor | None) -> tuple[Tensor, Tensor]:
         """Projected values and keys, (B, N, C) each, zero on padding."""
         values = self.value_proj(value)
         keys = None if self.key_proj is None else self.key_proj(value)
@@ -152,11 +113,13 @@ class KeyAwareDeformableAttention(nn.Module):
             keys = None if keys is None else keys.masked_fill(padding[..., None], 0.0)
         return values, values if keys is None else keys
 
-    def _split_heads(self, tokens: Tensor) -> Tensor:
+    def split_heads(self, tokens: Tensor) -> Tensor:
         """(B, N, C) to (B, N, M, D)."""
         return tokens.unflatten(-1, (self.num_heads, -1))
 
-    def _locations(self, query: Tensor, reference_points: Tensor, shapes: LevelShapes) -> Tensor:
+    def sampling_locations(
+        self, query: Tensor, reference_points: Tensor, shapes: LevelShapes
+    ) -> Tensor:
         """(B, Q, M, L, P, 2) sampling locations, in the dtype of ``reference_points``."""
         batch, queries, _ = query.shape
         offsets = self.sampling_offsets(query).view(

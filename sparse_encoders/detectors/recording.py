@@ -13,7 +13,7 @@ from mmcv.ops import MultiScaleDeformableAttention
 from torch import Tensor, nn
 
 from sparse_encoders.attention import KeyAwareDeformableAttention
-from sparse_encoders.attention.deformable import level_shapes
+from sparse_encoders.attention.base import level_shapes
 from sparse_encoders.autocast import without_gradient
 from sparse_encoders.ops.reference import sample, sampling_locations
 from sparse_encoders.supervision.decoder_attention import decoder_attention_map
@@ -99,11 +99,11 @@ def _key_aware_reads(
 ) -> tuple[Tensor, Tensor]:
     """The same for key-aware attention, whose weights come from the sampled keys."""
     shapes = level_shapes(inputs["spatial_shapes"])
-    locations = module._locations(query, points, shapes).float()
+    locations = module.sampling_locations(query, points, shapes).float()
     locations = locations.expand(-1, -1, -1, len(shapes), -1, -1)
     value = inputs["value"] if module.batch_first else inputs["value"].transpose(0, 1)
-    _, keys = module._project(value, inputs.get("key_padding_mask"))
-    sampled = sample(module._split_heads(keys).float(), shapes, locations)  # (B, M, Q, L * P, D)
-    queries = module._split_heads(module.query_proj(query)).float().transpose(1, 2)
+    _, keys = module.project(value, inputs.get("key_padding_mask"))
+    sampled = sample(module.split_heads(keys).float(), shapes, locations)  # (B, M, Q, L * P, D)
+    queries = module.split_heads(module.query_proj(query)).float().transpose(1, 2)
     logits = (sampled @ queries.unsqueeze(-1)).squeeze(-1) / sqrt(queries.shape[-1])
     return locations, logits.softmax(-1).transpose(1, 2).unflatten(-1, locations.shape[3:5])
