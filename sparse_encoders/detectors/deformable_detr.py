@@ -85,7 +85,11 @@ class DeformableDETR(EncoderDetector, MMDetDeformableDETR):
         return DeformableDecoder(**self.decoder_config(self.decoder))
 
     def prepare_queries(self, encoded: EncoderOutput, samples: SampleList | None = None) -> Queries:
-        """Learned queries, or the best proposals, MMDetection's way or Sparse DETR's."""
+        """Learned queries or the best proposals; see :meth:`DetectorSteps.prepare_queries`.
+
+        With one of the two options the first stage is Sparse DETR's (section 4 and appendix), else
+        MMDetection's.
+        """
         if not (self.efficient_query_init or self.class_specific_first_stage):
             return super().prepare_queries(encoded, samples)
         stage = run_first_stage(self, encoded, self.num_queries)

@@ -31,7 +31,7 @@ class DINO(EncoderDetector, MMDetDINO):
     In a config: ``type='sparse_encoders.DINO'``. With ``DenseEncoder`` (the
     default) it is MMDetection's DINO bit for bit, and loads its checkpoints; also
     on MMDetection's fork, whose own DINO differs in the decoder (see
-    :class:`PublishedPositionHead`).
+    :class:`PositionHead`).
 
     Args:
         dn_cfg: as MMDetection's, and ``max_boxes``: so many boxes of an image are denoised,
@@ -67,7 +67,12 @@ class DINO(EncoderDetector, MMDetDINO):
         self.memory_trans_norm = nn.LayerNorm(self.embed_dims)
 
     def prepare_queries(self, encoded: EncoderOutput, samples: SampleList | None = None) -> Queries:
-        """The best proposals, behind denoising queries in training (DINO, section 3.3)."""
+        """The best proposals; see :meth:`DetectorSteps.prepare_queries`.
+
+        In DINO content is learned and reference points are the proposals' boxes (mixed query
+        selection, section 3.4); in DDQ-DETR both come from the proposals. In training contrastive
+        denoising queries stand before them (section 3.3).
+        """
         memory, mask, shapes = with_enough_tokens(encoded, self.num_queries)
         denoised = samples if samples is None else first_boxes(samples, self.max_denoised_boxes)
         decoder_inputs, head_inputs = self.pre_decoder(memory, mask, shapes, denoised)

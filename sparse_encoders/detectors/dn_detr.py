@@ -108,7 +108,10 @@ class DNDETR(EncoderDetector, MMDetDeformableDETR):
         self.init_own_weights()
 
     def prepare_queries(self, encoded: EncoderOutput, samples: SampleList | None = None) -> Queries:
-        """Learned contents and anchors, behind denoising queries in training."""
+        """Learned contents and anchor boxes; see :meth:`DetectorSteps.prepare_queries`.
+
+        In training denoising queries stand before them (DN-DETR, section 4), which needs samples.
+        """
         batch = encoded.memory.shape[0]
         content = self.query_embedding.weight
         content = torch.cat([content, torch.zeros_like(content[:, :1])], 1).expand(batch, -1, -1)

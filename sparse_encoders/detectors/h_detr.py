@@ -156,7 +156,11 @@ class HDETR(DeformableDETR):
             self.query_embedding = nn.Embedding(total, self.embed_dims)
 
     def prepare_queries(self, encoded: EncoderOutput, samples: SampleList | None = None) -> Queries:
-        """The best proposals as queries, the one-to-one group's first."""
+        """The best proposals; see :meth:`DetectorSteps.prepare_queries`.
+
+        The first ``num_queries`` are matched one to one; in training as many as
+        ``num_queries_one2many`` more follow, matched one to many (section 3.2).
+        """
         count = self.num_queries + (self.num_queries_one2many if self.training else 0)
         stage = run_first_stage(self, encoded, count)
         chosen = stage.best(count, class_specific=False)

@@ -75,14 +75,24 @@ class DetectorSteps(DetectionTransformer):
         image_sizes: Sequence[ImageSize] | None = None,
         targets: Targets | None = None,
     ) -> EncoderOutput:
-        """Feature maps to refined memory.
+        """Feature maps to refined memory: :meth:`tokenize`, then the encoder.
+
+        ``loss``, ``predict`` and ``forward_transformer`` call it with a batch of MMDetection's, a
+        deployed model with one image.
 
         Args:
             features: per level (B, C, h, w), finest first, as the neck gives them.
             image_hw: (height, width) of the batched, padded input in pixels.
             image_sizes: (height, width) of each image before padding; None: all fill
                 the input.
-            targets: boxes, for an encoder that reads them (``encoder.needs_boxes``).
+            targets: boxes in pixels of the padded input, for an encoder that reads them
+                (``encoder.needs_boxes``); None otherwise.
+
+        Returns:
+            What the encoder returned; ``memory`` is (B, N, C), N the cells of all levels.
+
+        Raises:
+            ValueError: see :meth:`Encoder.forward`.
         """
         tokens = self.tokenize(features, image_hw, image_sizes)
         output: EncoderOutput = self.encoder(tokens, self.detector_parts(targets))
@@ -108,22 +118,42 @@ class DetectorSteps(DetectionTransformer):
         return replace(tokens, max_valid=max(map(sum, counts)), level_max_valid=by_level)
 
     def prepare_queries(self, encoded: EncoderOutput, samples: SampleList | None = None) -> Queries:
-        """What the decoder starts from, MMDetection's way.
+        """The queries that the decoder starts from; here by MMDetection's ``pre_decoder``.
+
+        ``loss``, ``predict``, ``forward_transformer`` and a deployed model call it after
+        :meth:`encode`. In a one-stage detector queries are learned; in a two-stage one they are the
+        Q proposals with the highest scores (Zhu et al., Deformable DETR, ICLR 2021, section 4 and
+        appendix A.4). A memory of fewer than Q tokens is padded first.
 
         Args:
-            encoded: of :meth:`encode`.
-            samples: with ground truth, for denoising in training; None elsewhere.
+            encoded: what :meth:`encode` returned.
+            samples: MMDetection's data samples; read in training only, by detectors with denoising
+                queries, for their boxes (x1, y1, x2, y2) in pixels and labels.
+
+        Returns:
+            (B, Q, C) content and (B, Q, 2 or 4) reference points in [0, 1] of the valid image; in
+            training the first stage's proposals, and denoising queries before the others.
         """
         memory, mask, shapes = with_enough_tokens(encoded, self.num_queries)
         return Queries.from_mmdet(*self.pre_decoder(memory, mask, shapes))
 
     def decode(self, queries: Queries, encoded: EncoderOutput, record: bool = False) -> Decoded:
-        """Queries refined by every decoder layer.
+        """Refine the queries in every decoder layer.
+
+        ``loss``, ``predict``, ``forward_transformer`` and a deployed model call it after
+        :meth:`prepare_queries`. A detector with another decoder overrides :meth:`run_decoder`.
 
         Args:
-            queries: of :meth:`prepare_queries`.
-            encoded: of :meth:`encode`.
-            record: also record what the decoder looks at.
+            queries: what :meth:`prepare_queries` returned.
+            encoded: what :meth:`encode` returned; its memory holds the values.
+            record: also compute ``attention_map``, the cross-attention of the matching queries
+                summed on the tokens (Sparse DETR, section 3.3): for a loss or a metric.
+
+        Returns:
+            (layers, B, Q, C) states and the boxes that each layer's box branch corrects.
+
+        Raises:
+            ValueError: ``record`` for a decoder without deformable cross-attention.
         """
         if not record:
             return self.run_decoder(queries, encoded)

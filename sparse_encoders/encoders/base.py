@@ -143,9 +143,22 @@ class Encoder(BaseModule):
         return build_swappable(selector, Selector, "encoder.selector", settings)
 
     def run_layer(self, index: int, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        """What ``call``, a part of layer ``index``, gives; checkpointed if that layer is.
+        """``call(*args, **kwargs)``, with gradient checkpointing if layer ``index`` asks for it.
 
-        Layers run through this. Without a gradient to compute there is nothing to keep.
+        An encoder's :meth:`forward` runs every layer (or part of one) through this method, so that
+        ``num_cp`` holds for all encoders. Layers before ``num_cp`` are checkpointed (Chen et al.,
+        Training Deep Nets with Sublinear Memory Cost, 2016) while gradients are enabled: their
+        inputs are kept, and ``call`` runs a second time, on the same random state, in the backward
+        pass. The returned values are the same with and without checkpointing.
+
+        Args:
+            index: encoder layer, from 0.
+            call: a module or function whose result depends on its arguments and parameters only.
+            *args: of ``call``; gradients pass through the tensors among them.
+            **kwargs: of ``call``.
+
+        Returns:
+            What ``call`` returns.
         """
         if index < self.num_cp and torch.is_grad_enabled():
             return checkpoint(call, *args, use_reentrant=False, **kwargs)
@@ -159,7 +172,27 @@ class Encoder(BaseModule):
         """
 
     def forward(self, tokens: TokenGrid, detector: DetectorParts) -> EncoderOutput:
-        """Refine the tokens of a batch."""
+        """Refine the tokens of a batch; the method that a new encoder implements.
+
+        :meth:`DetectorSteps.encode` calls the encoder once for each batch, in training, at test
+        time and in a deployed model. An implementation runs its layers by :meth:`run_layer`, keeps
+        no tensor on ``self``, and derives every size from ``tokens.shapes`` and other values on
+        the host, so that nothing waits for the device.
+
+        Args:
+            tokens: B images of N tokens on L levels with C channels; floating point, under
+                autocast in half precision too. Padding is masked, not removed.
+            detector: what the detector lends for this call.
+
+        Returns:
+            The record whose ``memory`` is (B, N, C), one row for each token that came in, in the
+            same order, for the first stage and the decoder. An encoder that prunes leaves the rows
+            of tokens that no layer refined as they were, except for a background embedding.
+
+        Raises:
+            ValueError: the tokens have another number of levels than the encoder was built for, or
+                the detector lends nothing that a part of the encoder needs.
+        """
         raise NotImplementedError(f"{type(self).__name__} must implement forward()")
 
     def loss(
@@ -170,10 +203,21 @@ class Encoder(BaseModule):
     ) -> dict[str, Tensor]:
         """Losses that the encoder and its selector add to the detector's.
 
+        The detector calls it once for each training step, outside of autocast and with records in
+        float32.
+
         Args:
-            output: of :meth:`forward`, in training.
-            targets: ground truth of the batch.
+            output: what :meth:`forward` returned for this batch.
+            targets: ground truth of the batch, with ``attention_map`` if
+                :attr:`learns_from_decoder`.
             detection_loss: the detector's, for encoders with heads of their own.
+
+        Returns:
+            Scalars by name. MMEngine sums those whose name contains 'loss'; a name must not be one
+            of the detector's head. Empty for an encoder without a selector.
+
+        Raises:
+            ValueError: the detector did not record or lend what a loss needs.
         """
         if self.selector is None or output.selection is None:
             return {}

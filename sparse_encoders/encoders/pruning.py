@@ -63,7 +63,11 @@ class PruningEncoder(Encoder):
         return False
 
     def forward(self, tokens: TokenGrid, detector: DetectorParts) -> EncoderOutput:
-        """Select once, refine layer by layer; see :meth:`Encoder.forward`."""
+        """Select tokens once, then refine them layer by layer; see :meth:`Encoder.forward`.
+
+        For layer i: gather its rows from the memory, :meth:`refine` them, and scatter the rows that
+        it keeps back. A subclass changes the steps that it calls, not this method.
+        """
         groups, selection = self.level_groups(tokens), None
         if self.selector is not None:
             selection = self.selector.select(tokens, detector, groups)
@@ -90,45 +94,80 @@ class PruningEncoder(Encoder):
         )
 
     def level_groups(self, tokens: TokenGrid) -> Sequence[range]:
-        """Groups of neighbouring levels that are ranked by themselves; one by default.
+        """Groups of neighbouring levels, each ranked and cut to the keep ratio by itself.
 
-        With one group every layer refines the head of its ranking.
+        :meth:`forward` calls it first and hands the groups to :meth:`Selector.select`. By default
+        all levels are one group; then layer i refines the first rows of what layer i - 1 refined,
+        which :class:`RankedMemory` makes use of.
+
+        Returns:
+            Ranges of levels, finest first, that hold every level once.
         """
         return (tokens.all_levels,)
 
     def choose(self, selection: Selection | None, tokens: TokenGrid) -> tuple[LayerSelection, ...]:
-        """For each layer the tokens that it refines: what the selector keeps, by default."""
+        """The tokens that each layer refines; by default what the selector keeps.
+
+        :meth:`forward` calls it once for each batch, before the first layer.
+
+        Args:
+            selection: what the selector decided; None without a selector, which only an encoder
+                that overrides this method allows.
+            tokens: the batch.
+
+        Returns:
+            One selection for each of the ``num_layers`` layers, (B, K) indices with a K of its own.
+        """
         assert selection is not None
         (group,) = selection.groups
         return group.layers
 
     def refine(self, index: int, rows: Rows, value: Tensor, batch: Batch) -> Refined:
-        """What layer ``index`` makes of its rows; by default one call of the layer.
+        """Compute layer ``index`` on its rows; by default one call of the layer.
+
+        :meth:`forward` calls it for the layers in order. An override computes by :meth:`call_layer`
+        and :meth:`run_layer`, so that gradient checkpointing holds.
 
         Args:
             index: encoder layer, from 0.
-            rows: the K tokens of each image that it refines.
-            value: (B, N, C) the tokens that they attend to.
-            batch: what all layers share.
+            rows: the K tokens of each image that the layer refines.
+            value: (B, N, C) the tokens that they attend to, see :attr:`values`.
+            batch: tokens, selection and what the detector lends, the same for all layers.
+
+        Returns:
+            (B, K, C) refined rows, in the order of ``rows``. Those that are not
+            :attr:`LayerSelection.kept` are computed, but not written back.
+
+        Raises:
+            ValueError: the detector lends nothing that the layer needs.
         """
         return Refined(self.call_layer(index, rows, rows.query, value, batch.tokens))
 
     def call_layer(
         self, index: int, rows: Rows, query: Tensor, value: Tensor, *further: Any
     ) -> Tensor:
-        """(B, K, C) ``query`` refined by layer ``index``, in the place of the rows' own.
+        """``self.layers[index]`` on the queries, with position and reference points of ``rows``.
 
         Args:
             index: encoder layer, from 0.
-            rows: where the queries are.
-            query: (B, K, C).
+            rows: the tokens that the queries belong to; ``rows.query`` itself is not read.
+            query: (B, K, C), usually ``rows.query``.
             value: (B, N, C) the tokens that they attend to.
-            *further: what the layer takes beyond its value.
+            *further: arguments of the layer's forward after ``value``.
+
+        Returns:
+            (B, K, C) refined queries.
         """
         layer, geometry = self.layers[index], (rows.pos_embed, rows.reference_points)
         refined: Tensor = self.run_layer(index, layer, query, *geometry, value, *further)
         return refined
 
     def finish(self, memory: Tensor, tokens: TokenGrid, layers: Sequence[LayerSelection]) -> Tensor:
-        """What is done to the (B, N, C) memory after the last layer; nothing by default."""
+        """The encoder's output from the (B, N, C) memory after the last layer; by default the same.
+
+        Args:
+            memory: (B, N, C) with everything that the layers wrote.
+            tokens: the batch, as it came in.
+            layers: what each layer refined.
+        """
         return memory

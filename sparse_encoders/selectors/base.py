@@ -141,11 +141,43 @@ class Selector(nn.Module):
         return (self.count if self.training else self.test_count) == "batch"
 
     def score(self, tokens: TokenGrid, detector: DetectorParts) -> Tensor:
-        """(B, N) scores; the higher, the rather a token is kept."""
+        """Score every token of a batch; the method that a new selector implements.
+
+        :meth:`select` calls it once for each batch, in training and at test time, under autocast
+        if the encoder runs under it. An implementation keeps no tensor on ``self`` and derives
+        sizes from the shape of its input alone (no ``.item()``, no boolean indexing).
+
+        Args:
+            tokens: B images of N tokens on L levels with C channels.
+            detector: what the detector lends for this call: ``projection`` if it has a first
+                stage, ``targets`` if :attr:`needs_boxes`.
+
+        Returns:
+            (B, N) scores of any floating dtype; tokens with the highest are kept. They are ranked
+            in float32 and without gradient; :meth:`loss` gets them as ``selection.logits``, with
+            their gradient. Padding is never kept, whatever its score, and NaN ranks behind every
+            other valid token.
+
+        Raises:
+            ValueError: the detector lends nothing that the selector needs.
+        """
         raise NotImplementedError(f"{type(self).__name__} must implement score()")
 
     def loss(self, selection: Selection, tokens: TokenGrid, targets: Targets) -> dict[str, Tensor]:
-        """Losses under their own names; none by default."""
+        """Losses that train the selector; none by default.
+
+        :meth:`Encoder.loss` calls it once for each training step, outside of autocast, with
+        float32 records.
+
+        Args:
+            selection: what :meth:`select` returned; ``logits`` are NaN where a token is.
+            tokens: the batch that was scored.
+            targets: boxes (x1, y1, x2, y2) in pixels of the padded input and labels of each image;
+                ``attention_map`` if :attr:`learns_from_decoder`.
+
+        Returns:
+            Scalars by name, each name with 'loss' in it, so that MMEngine sums them.
+        """
         return {}
 
     def select(
@@ -154,13 +186,23 @@ class Selector(nn.Module):
         detector: DetectorParts,
         groups: Sequence[range] | None = None,
     ) -> Selection:
-        """Choose the tokens that each encoder layer keeps.
+        """Choose the tokens that each encoder layer keeps: score, rank, cut to the keep ratio.
+
+        :meth:`PruningEncoder.forward` calls it once for each batch. A new selector overrides
+        :meth:`score`, not this method.
 
         Args:
             tokens: B images of N tokens.
             detector: what the detector lends to its encoder.
             groups: neighbouring levels that are ranked together; in order,
                 every level once. None: all levels are one group.
+
+        Returns:
+            Token indices of each group and layer, the (B, N) scores with their gradient
+            (``logits``), and the same in float32 without one (``scores``).
+
+        Raises:
+            ValueError: see :meth:`score`.
         """
         logits = self.score(tokens, detector)
         # a token without a meaning has no score: it ranks last, and a loss shows it
@@ -175,7 +217,16 @@ class Selector(nn.Module):
         )
 
     def top_k(self, scores: Tensor, tokens: TokenGrid, levels: range) -> GroupSelection:
-        """The best-scored tokens of some levels, as many as the keep schedule says."""
+        """The tokens of some levels with the highest scores, as many as the keep schedule says.
+
+        :meth:`select` calls it for each group of levels. An image with v valid tokens there has
+        n = int(v * ratio) + 1 foreground tokens, see :mod:`sparse_encoders.selectors.keep`.
+
+        Args:
+            scores: (B, N) float32 of all levels, without gradient; NaN where a token has no score.
+            tokens: the batch.
+            levels: the levels of the group.
+        """
         part, padding = tokens.tokens_of(levels), tokens.padding_of(levels)
         schedule = self.active_schedule
         max_foreground = schedule.foreground_counts(tokens.capacity_of(levels))
