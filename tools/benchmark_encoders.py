@@ -7,6 +7,9 @@ encoder saves a tenth of the detector's time:
 
     python tools/benchmark_encoders.py --sizes 160x160 480x640 --layers 1 6 --ffn 512 2048 \
         --encoders dense focus --json OUT --plot OUT.png
+
+--join FILE... adds the rows of earlier sweeps to the table and the picture, and measures only what
+they do not have.
 """
 
 from __future__ import annotations
@@ -15,7 +18,8 @@ import argparse
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import pandas as pd
 
 from sparse_encoders.analysis import break_even
 from sparse_encoders.analysis.benchmark import records, table
@@ -24,8 +28,7 @@ from sparse_encoders.analysis.encoder_benchmark import PARTS, benchmark_encoders
 from sparse_encoders.analysis.machine import describe_machine
 from sparse_encoders.analysis.variants import NAMES
 
-if TYPE_CHECKING:
-    import pandas as pd
+NOT_SETTINGS = ("json", "plot", "join")
 
 
 def parse() -> argparse.Namespace:
@@ -46,6 +49,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--layers", nargs="+", type=at_least_one, help="of the encoders of a sweep")
     parser.add_argument("--ffn", nargs="+", type=at_least_one, help="FFN widths of a sweep")
     parser.add_argument("--plot", type=Path, metavar="OUT", help="picture of a sweep")
+    parser.add_argument(
+        "--join", nargs="+", type=Path, default=[], metavar="FILE", help="earlier sweeps (--json)"
+    )
     parser.add_argument("--json", type=Path, metavar="OUT", help="write everything here too")
     return parser.parse_args()
 
@@ -68,9 +74,13 @@ def size(text: str) -> tuple[int, int]:
 def main() -> None:
     """Measure, print the table, write JSON."""
     args = parse()
-    rows = measure_sweep(args) if args.sizes or args.layers or args.ffn else measure(args)
+    is_sweep = args.sizes or args.layers or args.ffn or args.join
+    try:
+        rows = measure_sweep(args) if is_sweep else measure(args)
+    except ValueError as error:
+        sys.exit(f"benchmark_encoders.py: {error}")
     if args.json:
-        settings = {k: v for k, v in vars(args).items() if k not in ("json", "plot")}
+        settings = {k: v for k, v in vars(args).items() if k not in NOT_SETTINGS}
         report = {
             "command": " ".join(sys.argv),
             "settings": settings,
@@ -103,9 +113,24 @@ def measure_sweep(args: argparse.Namespace) -> pd.DataFrame:
     cells = break_even.settings(
         args.sizes or [tuple(args.size)], args.layers or [6], args.ffn or [2048]
     )
-    rows = break_even.sweep(
-        args.encoders, list(cells), args.keep_ratio, args.repeats, args.device, say
+    only_joined = not (args.sizes or args.layers or args.ffn)
+    earlier = break_even.joined(
+        [json.loads(path.read_text()) for path in args.join],
+        {
+            "machine": describe_machine(args.device),
+            "settings": {"keep_ratio": args.keep_ratio},
+        },
     )
+    known = break_even.measured(earlier)
+    rows = break_even.sweep(
+        args.encoders,
+        [cell for cell in cells if cell not in known and not only_joined],
+        args.keep_ratio,
+        args.repeats,
+        args.device,
+        say,
+    )
+    rows = pd.concat([frame for frame in (earlier, rows) if len(frame)], ignore_index=True)
     print(f"smallest image from which on {break_even.WORTH:.0%} of the detector's time is saved")
     print(break_even.smallest_paying(rows).fillna("-").to_markdown(index=False))
     if args.plot:

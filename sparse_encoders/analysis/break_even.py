@@ -117,6 +117,48 @@ def sweep(
     return pd.DataFrame(rows)
 
 
+def joined(reports: Sequence[Mapping[str, Any]], alike: Mapping[str, Any]) -> pd.DataFrame:
+    """The rows of earlier sweeps as one table.
+
+    Args:
+        reports: what ``tools/benchmark_encoders.py --json`` wrote, read.
+        alike: ``machine`` and ``settings`` that theirs must equal, key by key.
+
+    Raises:
+        ValueError: a report of another machine, version or setting, whose times cannot be
+            compared; or one without the rows of a sweep.
+    """
+    import pandas as pd
+
+    for report in reports:
+        for part, wanted in alike.items():
+            for key, value in wanted.items():
+                if report.get(part, {}).get(key) != value:
+                    raise ValueError(
+                        f"--join: {part}.{key} is {report.get(part, {}).get(key)!r} there and "
+                        f"{value!r} here; times of both do not belong into one table"
+                    )
+        if not report["rows"] or "detector_share" not in report["rows"][0]:
+            raise ValueError(
+                "--join: a report without the rows of a sweep (--sizes, --layers, --ffn)"
+            )
+    rows = [row for report in reports for row in report["rows"]]
+    return pd.DataFrame(rows).drop(columns="index", errors="ignore")
+
+
+def measured(frame: pd.DataFrame) -> set[Setting]:
+    """The settings that a table of :func:`sweep` has lines for."""
+    return {
+        Setting(
+            (int(row["height"]), int(row["width"])),
+            int(row["layers"]),
+            int(row["ffn"]),
+            row["pass"] == PASSES[True],
+        )
+        for _, row in frame.iterrows()
+    }
+
+
 def smallest_paying(frame: pd.DataFrame, worth: float = WORTH) -> pd.DataFrame:
     """The smallest image from which on a strategy saves ``worth`` of the detector's time.
 

@@ -109,3 +109,48 @@ def test_bad_sizes_are_refused(
     with pytest.raises(SystemExit):
         tool.parse()
     assert "must be" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("_tiny")
+def test_earlier_sweeps_are_joined_and_not_measured_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, both = tmp_path / "first.json", tmp_path / "both.json"
+    common = [
+        "x",
+        "--encoders",
+        "dense",
+        "sparse",
+        "--layers",
+        "1",
+        "--ffn",
+        "16",
+        "--repeats",
+        "1",
+    ]
+    monkeypatch.setattr("sys.argv", [*common, "--sizes", "32x32", "--json", str(first)])
+    tool.main()
+    join = ["--join", str(first), "--json", str(both)]
+    monkeypatch.setattr("sys.argv", [*common, "--sizes", "32x32", "64x96", *join])
+    capsys.readouterr()
+    tool.main()
+    assert "32 x 32" not in capsys.readouterr().err  # progress
+    rows, earlier = (json.loads(path.read_text())["rows"] for path in (both, first))
+    assert len(rows) == 2 * len(earlier) and rows[: len(earlier)] == earlier
+    # without a size of its own it draws only
+    monkeypatch.setattr(break_even, "sweep", lambda *_: pd.DataFrame())
+    monkeypatch.setattr("sys.argv", ["x", "--join", str(both), "--json", str(first)])
+    tool.main()
+    assert json.loads(first.read_text())["rows"] == rows
+
+
+@pytest.mark.parametrize(
+    ("report", "complaint"),
+    [
+        ({"machine": {"processor": "other"}, "rows": []}, "machine.processor is 'other'"),
+        ({"machine": {"processor": "this"}, "rows": [{"seconds": 1.0}]}, "without the rows"),
+    ],
+)
+def test_times_of_other_machines_are_not_joined(report: dict[str, Any], complaint: str) -> None:
+    with pytest.raises(ValueError, match=complaint):
+        break_even.joined([report], {"machine": {"processor": "this"}})
