@@ -276,7 +276,7 @@ def padding_masks(
         return None
     pixels = features[0].new_ones(len(image_sizes), *image_hw)
     for mask, (height, width) in zip(pixels, image_sizes, strict=True):
-        mask[:height, :width] = 0
+        mask[:height, :width].zero_()
     return [F.interpolate(pixels[None], size=f.shape[-2:])[0].to(torch.bool) for f in features]
 
 

@@ -137,6 +137,28 @@ class DetectorSteps(DetectionTransformer):
         memory, mask, shapes = with_enough_tokens(encoded, self.num_queries)
         return Queries.from_mmdet(*self.pre_decoder(memory, mask, shapes))
 
+    def gen_encoder_output_proposals(
+        self, memory: Tensor, memory_mask: Tensor | None, spatial_shapes: Sequence[tuple[int, int]]
+    ) -> tuple[Tensor, Tensor]:
+        """Each token's projection and proposal (Deformable DETR, appendix A.4), as MMDetection's.
+
+        MMDetection copies the size of each level to the device, for which the host would wait.
+
+        Args:
+            memory: (B, N, C).
+            memory_mask: (B, N) bool, True where a token is padding; None where none is.
+            spatial_shapes: (h, w) of each level, on the host.
+
+        Returns:
+            (B, N, C) memory through the first stage's projection, and (B, N, 4) boxes before the
+            sigmoid; zeros and infinite where a token is padding or its box out of range.
+        """
+        shapes = tuple((int(h), int(w)) for h, w in spatial_shapes)
+        ratios = memory.new_ones(memory.shape[0], len(shapes), 2)
+        grid = TokenGrid(memory, memory, memory_mask, shapes, ratios)
+        usable = memory.masked_fill(grid.unusable, 0.0)
+        return self.memory_trans_norm(self.memory_trans_fc(usable)), grid.proposals
+
     def decode(self, queries: Queries, encoded: EncoderOutput, record: bool = False) -> Decoded:
         """Refine the queries in every decoder layer.
 
