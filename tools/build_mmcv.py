@@ -4,7 +4,8 @@ Nearly all of MMCV's compile time is reading torch's headers once for each of it
 C++ files are compiled as two units: ``pybind.cpp``, and one that includes all others. Where that
 fails (another version, another compiler), MMCV's own build is run. The wheel is kept outside the
 checkout under a name that holds what it depends on. Environment: ``MAX_JOBS``, ``CXX``,
-``FORCE_CUDA``, ``TORCH_CUDA_ARCH_LIST``, ``SPARSE_ENCODERS_CACHE`` and everything pip reads.
+``FORCE_CUDA``, ``TORCH_CUDA_ARCH_LIST``, ``SPARSE_ENCODERS_CACHE`` and everything pip reads;
+``MMCV_BUILD_FOLDER`` keeps what was compiled, so that a build that was cut off goes on.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import sysconfig
 import tempfile
 import time
 from collections import Counter
+from contextlib import nullcontext
 from pathlib import Path
 
 DEFINED = re.compile(r"^(?:(?:static|inline) )*(?:struct|void|[TS]|int|float) (\w+)\s*[({]", re.M)
@@ -110,16 +112,12 @@ def build_wheel(mmcv: str, folder: Path) -> Path:
     if not header.is_file():
         debian = f"python3.{sys.version_info[1]}-dev"
         raise SystemExit(f"no {header}: install Python's headers (Debian: {debian})")
-    with tempfile.TemporaryDirectory(prefix="mmcv-") as name:
+    kept = os.environ.get("MMCV_BUILD_FOLDER")
+    with nullcontext(kept) if kept else tempfile.TemporaryDirectory(prefix="mmcv-") as name:
         work = Path(name)
-        for module in ("cv2", "psutil"):  # asked for by setup.py, and perhaps being installed now
-            (work / f"{module}.py").write_text("raise ModuleNotFoundError")
-        if sys.version_info >= (3, 13):  # MMCV 2.1's setup.py reads what exec() leaves in locals()
-            (work / "sitecustomize.py").write_text(EXEC)
-        os.environ["PYTHONPATH"] = name
-        fetch = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "-d", name, mmcv]
-        fetch += ["--no-build-isolation", "--no-binary", mmcv.split("==")[0]]
-        subprocess.run(fetch, check=True)
+        work.mkdir(parents=True, exist_ok=True)
+        fetch_source(mmcv, work)
+        os.environ["PYTHONPATH"] = str(work / "beside")
         try:
             built = compile_mmcv(mmcv, work, folder, grouped=True)
         except (Exception, SystemExit) as error:
@@ -129,14 +127,36 @@ def build_wheel(mmcv: str, folder: Path) -> Path:
         return partial.rename(folder / built.name)
 
 
+def fetch_source(mmcv: str, folder: Path) -> None:
+    """Put MMCV's source distribution into a folder; what its setup.py needs, too.
+
+    Raises:
+        subprocess.CalledProcessError: pip does not find it.
+    """
+    beside = folder / "beside"
+    beside.mkdir(exist_ok=True)
+    for module in ("cv2", "psutil"):  # asked for by setup.py, and perhaps being installed now
+        (beside / f"{module}.py").write_text("raise ModuleNotFoundError")
+    if sys.version_info >= (3, 13):  # MMCV 2.1's setup.py reads what exec() leaves in locals()
+        (beside / "sitecustomize.py").write_text(EXEC)
+    fetch = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "-d", str(folder), mmcv]
+    fetch += ["--no-build-isolation", "--no-binary", mmcv.split("==")[0]]
+    subprocess.run(fetch, check=True, env={**os.environ, "PYTHONPATH": str(beside)})
+
+
 def compile_mmcv(mmcv: str, work: Path, folder: Path, grouped: bool) -> Path:
     """Compile MMCV's source distribution in ``work``; the wheel's place. Logs go to ``folder``."""
     place = work / ("grouped" if grouped else "plain")
-    shutil.unpack_archive(next(work.glob("*mmcv-*.tar.gz")), place)
+    if not place.exists():  # else it was cut off
+        part = place.with_suffix(".part")
+        shutil.rmtree(part, ignore_errors=True)
+        shutil.unpack_archive(next(work.glob("*mmcv-*.tar.gz")), part)
+        if grouped:
+            group_sources(next(part.glob("*/setup.py")).parent)
+        part.rename(place)
     source = next(place.glob("*/setup.py")).parent
     kept = os.environ.get("CFLAGS", "")
     if grouped:
-        group_sources(source)
         os.environ["CFLAGS"] = f"{kept} -O2 -g0"
     try:
         command = [sys.executable, "setup.py", "bdist_wheel"]

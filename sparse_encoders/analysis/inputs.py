@@ -89,6 +89,18 @@ def training_call(
     return call
 
 
+def under_autocast(
+    call: Callable[[], object], device: torch.device | str, dtype: str
+) -> Callable[[], object]:
+    """The call under autocast to ``dtype``, such as 'bfloat16'; as it is for 'float32'."""
+
+    def run() -> object:
+        with torch.autocast(torch.device(device).type, getattr(torch, dtype), dtype != "float32"):
+            return call()
+
+    return run
+
+
 def choose_images(annotations: Path, images: Path, count: int) -> list[Path]:
     """Images with objects, drawn with a fixed seed.
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import platform
+import shutil
+import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -14,18 +16,38 @@ PACKAGES = ("torch", "mmcv", "mmengine", "mmdet", "timm", "numpy")
 
 
 def describe_machine(device: torch.device | str = "cpu") -> dict[str, Any]:
-    """Processor, cores, threads, device and versions, for a report."""
+    """Processor, cores, threads, device and versions, for a report; of a GPU its driver, too."""
+    gpu = torch.device(device).type == "cuda"
     return {
         "processor": _processor(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
-        "device": (
-            torch.cuda.get_device_name(device) if torch.device(device).type == "cuda" else "cpu"
-        ),
+        "device": torch.cuda.get_device_name(device) if gpu else "cpu",
+        **(_about_gpu(device) if gpu else {}),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
         "versions": {name: _version(name) for name in PACKAGES},
+    }
+
+
+def _about_gpu(device: torch.device | str) -> dict[str, Any]:
+    """What a time on a GPU depends on beside its name."""
+    about = torch.cuda.get_device_properties(device)
+    command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    driver = None
+    if shutil.which(command[0]):
+        found = subprocess.run(command, capture_output=True, text=True)
+        driver = next(iter(found.stdout.split()), None)
+    return {
+        "capability": f"{about.major}.{about.minor}",
+        "memory_mib": about.total_memory // 2**20,
+        "driver": driver,
+        "cuda": torch.version.cuda,
+        "cudnn": torch.backends.cudnn.version(),
+        "tf32_matmul": torch.backends.cuda.matmul.allow_tf32,
+        "tf32_cudnn": torch.backends.cudnn.allow_tf32,
+        "cudnn_benchmark": torch.backends.cudnn.benchmark,
     }
 
 

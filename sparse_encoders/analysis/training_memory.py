@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from sparse_encoders.analysis.encoder_benchmark import detector_with
-from sparse_encoders.analysis.inputs import training_call
+from sparse_encoders.analysis.inputs import training_call, under_autocast
 from sparse_encoders.analysis.memory import MIB, peak_memory
 
 if TYPE_CHECKING:
@@ -67,7 +67,9 @@ def training_memory(
         for setting, size, batch, count in product(settings, sizes, batches, boxes):
             progress(f"{name}, {setting}: {batch} x {size[0]} x {size[1]}, {count} boxes")
             _apply(model, setting)
-            call = _under(setting, device, training_call(model, size, device, batch, count))
+            dtype = "bfloat16" if SETTINGS[setting][0] else "float32"
+            step = training_call(model, size, device, batch, count)
+            call = under_autocast(step, device, dtype)
             rows.append(
                 {
                     "image": f"{size[0]} x {size[1]}",
@@ -91,16 +93,6 @@ def _apply(model: Any, setting: str) -> None:
     for module in model.backbone.modules():
         if hasattr(module, "with_cp"):
             module.with_cp = checkpointed
-
-
-def _under(setting: str, device: str, call: Callable[[], object]) -> Callable[[], object]:
-    """The call, with autocast where the setting has it."""
-
-    def run() -> object:
-        with torch.autocast(torch.device(device).type, torch.bfloat16, SETTINGS[setting][0]):
-            return call()
-
-    return run
 
 
 def _with_gradients(model: Any, call: Callable[[], object]) -> Callable[[], object]:

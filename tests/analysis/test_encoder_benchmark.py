@@ -19,6 +19,7 @@ from sparse_encoders.analysis.encoder_benchmark import (
     measure_training,
 )
 from sparse_encoders.analysis.memory import MIB, peak_memory
+from sparse_encoders.analysis.operator_benchmark import BASELINES, token_centres
 from sparse_encoders.analysis.variants import encoder_config
 from sparse_encoders.ops import has_extension
 from tiny import build
@@ -146,12 +147,12 @@ def test_operators_beside_what_they_replace(tmp_path, capsys, monkeypatch):
     results = json.loads(out.read_text())["results"]
     assert len(results) == 2 * 2 * 2 and results[0]["queries"] == 42
     for result in results:
-        assert result["baseline"] == ops_tool.BASELINES[result["operator"]]
+        assert result["baseline"] == BASELINES[result["operator"]]
         ratio = result["baseline_seconds"] / result["seconds"]
         assert math.isclose(result["speed_up"], ratio)  # one round
     assert len(capsys.readouterr().out.splitlines()) == 1 + 2 + 8
 
 
 def test_token_centres():
-    centres = ops_tool.token_centres(((1, 2), (2, 1)))
+    centres = token_centres(((1, 2), (2, 1)))
     assert centres.tolist() == [[0.25, 0.5], [0.75, 0.5], [0.5, 0.25], [0.5, 0.75]]

@@ -1,0 +1,191 @@
+"""Full-size DINO with each encoder: latency by stage, memory, training steps, waiting."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+
+from sparse_encoders.analysis.encoder_benchmark import detector_with
+from sparse_encoders.analysis.gpu_check.running import PartlyFailed
+from sparse_encoders.analysis.gpu_check.settings import KEEP_RATIO, Settings
+from sparse_encoders.analysis.gpu_check.waiting import waits
+from sparse_encoders.analysis.inputs import (
+    image_call,
+    random_batch,
+    training_call,
+    under_autocast,
+)
+from sparse_encoders.analysis.latency import STAGES, StagedCall, Timing, interleaved
+from sparse_encoders.analysis.memory import MIB, peak_memory
+from sparse_encoders.detectors import batches
+
+TRAINED_IMAGES = 2  # of a training step, as the papers have on a GPU
+Calls = dict[str, Callable[[], object]]
+
+
+def plan(settings: Settings) -> dict[str, Callable[[], dict[str, Any]]]:
+    """Passes in turns for each batch and dtype, a training step for each dtype, waiting."""
+    models = Models(settings)
+    dtypes = ("float32", settings.half)
+    found: dict[str, Callable[[], dict[str, Any]]] = {}
+    for dtype in dtypes:
+        found[f"waiting, {dtype}"] = partial(waiting, models, dtype)
+    for batch in settings.batches:
+        for dtype in dtypes:
+            found[latency_name(dtype, batch)] = partial(latency, models, dtype, batch)
+    for dtype in ("float32", "bfloat16"):
+        found[f"training step, {dtype}"] = partial(training, models, dtype)
+    return found
+
+
+def latency_name(dtype: str, batch: int) -> str:
+    """What a case of passes is called."""
+    return f"passes, {dtype}, batch {batch}"
+
+
+class Models:
+    """Detectors by the short names of their encoders, each built once, when it is asked for."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.built: dict[str, Any] = {}
+
+    def __getitem__(self, name: str) -> Any:
+        """In evaluation mode, where the settings say."""
+        if name not in self.built:
+            model = detector_with(name, KEEP_RATIO, **self.settings.detector)
+            self.built[name] = model.to(self.settings.device)
+        return self.built[name].eval()
+
+    def each(self, prepare: Callable[[str], Any]) -> tuple[dict[str, Any], dict[str, str]]:
+        """``prepare`` of every name; and for which it failed, and why."""
+        found, errors = {}, {}
+        for name in self.settings.encoders:
+            try:
+                found[name] = prepare(name)
+                self.settings.synchronize()
+            except Exception as error:  # the others are measured all the same
+                errors[name] = f"{type(error).__name__}: {error}"
+        return found, errors
+
+
+def latency(models: Models, dtype: str, batch: int) -> dict[str, Any]:
+    """Forward passes of all encoders in turns, stage by stage, and the peak memory of each."""
+    settings = models.settings
+    peaks: dict[str, int] = {}
+
+    def prepare(name: str) -> StagedCall:
+        model = models[name]
+        call = image_call(model, settings.image_hw, settings.device, batch)
+        call = under_autocast(call, settings.device, dtype)
+        call()  # chooses kernels and allocates what stays
+        peaks[name] = peak_memory(call, settings.device)
+        return StagedCall(model, call)
+
+    calls, errors = models.each(prepare)
+    timings = _in_turns(calls, settings)
+    rows = {}
+    for name, timing in timings.items():
+        row = _row(timing, peaks[name], batch)
+        row["stages"] = {stage: timing.stage(stage).median for stage in STAGES}
+        if dense := timings.get("dense"):
+            row["encoder_of_dense"] = timing.stage("encoder").ratio_to(dense.stage("encoder"))
+            row["rate_of_dense"] = dense.ratio_to(timing)
+        rows[name] = row
+    return PartlyFailed.unless_whole({"rows": rows, "batch": batch}, errors)
+
+
+def training(models: Models, dtype: str) -> dict[str, Any]:
+    """Forward and backward of a training step of all encoders in turns, and their memory."""
+    settings = models.settings
+    batch = 1 if settings.tiny else TRAINED_IMAGES
+    peaks: dict[str, int] = {}
+
+    def prepare(name: str) -> Callable[[], object]:
+        model = models[name].train()
+        step = training_call(model, settings.image_hw, settings.device, batch)
+        step = under_autocast(step, settings.device, dtype)
+        step()
+        wrong = [n for n, p in model.named_parameters() if not _finite(p)]
+        if wrong:
+            raise ValueError(f"gradients that are no numbers: {', '.join(wrong[:3])} ...")
+        peaks[name] = peak_memory(step, settings.device)
+        return step
+
+    try:
+        calls, errors = models.each(prepare)
+        timings = _in_turns(calls, settings)
+    finally:
+        for model in models.built.values():
+            model.eval().zero_grad(set_to_none=True)
+    rows = {name: _row(timing, peaks[name], batch) for name, timing in timings.items()}
+    for name, timing in timings.items():
+        if dense := timings.get("dense"):
+            rows[name]["of_dense"] = timing.ratio_to(dense)
+    return PartlyFailed.unless_whole({"rows": rows, "batch": batch}, errors)
+
+
+def waiting(models: Models, dtype: str) -> dict[str, Any]:
+    """Where the host waits for the GPU between the neck's feature maps and the head.
+
+    Of a batch of two images of one size, and of one in which the second is padded.
+    """
+    settings = models.settings
+    images, samples = random_batch(settings.image_hw, settings.device, 2)
+    whole, (height, width) = batches.sizes_of(samples), settings.image_hw
+    padded = (whole[0], [settings.image_hw, (height * 3 // 4, width // 2)])
+
+    @torch.no_grad()
+    def prepare(name: str) -> dict[str, int]:
+        model = models[name]
+        features = model.extract_feat(images)
+
+        def between() -> None:
+            for sizes in (whole, padded):
+                encoded = model.encode(features, *sizes)
+                model.decode(model.prepare_queries(encoded, samples), encoded)
+
+        call = under_autocast(between, settings.device, dtype)
+        call()  # what is made once, such as a library's handles
+        return waits(call, settings.device)
+
+    places, errors = models.each(prepare)
+    result = {"places": places, "waits": {name: sum(p.values()) for name, p in places.items()}}
+    return PartlyFailed.unless_whole(result, errors)
+
+
+def _in_turns(calls: dict[str, Any], settings: Settings) -> dict[str, Timing]:
+    """Timings of all calls; none without calls."""
+    timings: dict[str, Timing] = {}
+    rounds, warmup = settings.rounds
+    if calls:
+        *_, (_, timings) = interleaved(calls, rounds, warmup, settings.device)
+    return timings
+
+
+def _row(timing: Timing, peak: int, batch: int) -> dict[str, Any]:
+    fastest, slowest = timing.spread
+    return {
+        "seconds": timing.median,
+        "fastest": fastest,
+        "slowest": slowest,
+        "images_a_second": batch / timing.median,
+        "peak_mib": peak / MIB,
+    }
+
+
+def _finite(parameter: torch.nn.Parameter) -> bool:
+    return parameter.grad is None or bool(parameter.grad.isfinite().all())
+
+
+def line(result: dict[str, Any]) -> str:
+    """A result in words."""
+    if "waits" in result:
+        return "waits: " + ", ".join(f"{name} {n}" for name, n in result["waits"].items())
+    rows = result["rows"].items()
+    return ", ".join(
+        f"{name} {row['seconds'] * 1e3:.1f} ms {row['peak_mib']:.0f} MiB" for name, row in rows
+    )

@@ -1,0 +1,56 @@
+"""The tests that need a GPU."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from sparse_encoders.analysis.gpu_check.processes import run, tail
+from sparse_encoders.analysis.gpu_check.settings import Settings
+
+FIRST = "tests/cuda/test_on_gpu.py"
+_COUNT = re.compile(r"(\d+) (passed|failed|errors?|skipped|deselected)")
+_BAD = re.compile(r"^(?:FAILED|ERROR) (\S+)", re.MULTILINE)
+
+
+def plan(settings: Settings) -> dict[str, Callable[[], dict[str, Any]]]:
+    """The kernels' own file first, then what else is marked ``cuda``."""
+    files = sorted(
+        path.relative_to(settings.root).as_posix()
+        for path in (settings.root / "tests").rglob("test_*.py")
+        if "mark.cuda" in path.read_text()
+    )
+    others = [file for file in files if file != FIRST]
+    return {
+        "kernels": partial(_run, [FIRST], settings, "kernels"),
+        "other tests marked cuda": partial(_run, others, settings, "others"),
+    }
+
+
+def _run(files: list[str], settings: Settings, name: str) -> dict[str, Any]:
+    """Run the tests of some files that are marked ``cuda``.
+
+    Raises:
+        ValueError: some failed, or, on a GPU, none ran.
+    """
+    command = [sys.executable, "-m", "pytest", "-q", "-m", "cuda", "-p", "no:cacheprovider", *files]
+    status, output = run(command, settings.work / "logs" / f"tests_{name}.log", settings)
+    return _judged(status, output, settings.on_gpu)
+
+
+def _judged(status: int, output: str, on_gpu: bool) -> dict[str, Any]:
+    """Counts of pytest's last lines."""
+    counts = {kind.rstrip("s"): int(number) for number, kind in _COUNT.findall(tail(output, 2))}
+    if bad := sorted(set(_BAD.findall(output))):
+        raise ValueError(f"{len(bad)} failed: {', '.join(bad)}\n{tail(output, 60)}")
+    if status not in (0, 5) or (on_gpu and not counts.get("passed")):
+        raise ValueError(f"pytest ended with status {status}, {counts}\n{tail(output)}")
+    return counts
+
+
+def line(result: dict[str, Any]) -> str:
+    """A result in words."""
+    return ", ".join(f"{number} {kind}" for kind, number in result.items())

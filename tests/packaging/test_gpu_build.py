@@ -1,0 +1,136 @@
+"""What is carried to a machine with a GPU, and how it would be built there."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+import gpu_build
+import gpu_check
+import gpu_collect
+from gpu_build import Task
+
+
+@pytest.fixture
+def wheels(tmp_path: Path) -> Path:
+    folder = tmp_path / "wheels"
+    folder.mkdir()
+    for name in ("addict-2.4.0-py3-none-any.whl", "mmcv-2.1.0.tar.gz"):
+        (folder / name).write_bytes(b"0" * 2**20)
+    return folder
+
+
+def test_what_is_collected(tmp_path: Path) -> None:
+    command = gpu_collect.collect_command(tmp_path, "3.12", ["plotly"])
+    assert command[1:5] == ["-m", "pip", "download", "-q"] and "--no-deps" in command
+    assert {"--abi=cp312", "--abi=abi3", "--python-version"} <= set(command)
+    packages = [word.split("==")[0] for word in command if "==" in word]
+    assert packages == [*gpu_collect.CARRIED, "plotly"]
+    with pytest.raises(ValueError, match=r"--also takes packages of .*got \['nothing'\]"):
+        gpu_collect.collect_command(tmp_path, "3.12", ["nothing"])
+
+
+def test_what_is_carried_has_a_limit(wheels: Path) -> None:
+    said: list[str] = []
+    assert gpu_collect.check_sizes(wheels, said.append) == 0
+    assert said[0] == "collect:   1.00 MiB addict-2.4.0-py3-none-any.whl"
+    assert said[-1] == f"collect:   2.00 MiB in {wheels}, at most 60"
+    with (wheels / "torch-9-any.whl").open("wb") as file:
+        file.truncate(60 * 2**20)
+    assert gpu_collect.check_sizes(wheels, said.append) == 1
+
+
+def test_a_failing_download(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    failing = [sys.executable, "-c", "raise SystemExit(3)"]
+    monkeypatch.setattr(gpu_collect, "collect_command", lambda *_: failing)
+    said: list[str] = []
+    assert gpu_collect.collect(tmp_path / "new", "3.12", [], said.append) == 1
+    assert said == ["collect: pip ended with status 3"]
+
+
+def test_the_plan(tmp_path: Path, wheels: Path) -> None:
+    tasks = gpu_build.plan(tmp_path, wheels, "9.0", "2.11.0", ["/outer"], False)
+    assert [task.name for task in tasks] == ["environment", "this package", "mmcv", "check"]
+    environment, package, mmcv, _ = tasks
+    assert environment.commands[2][-1].endswith("addict-2.4.0-py3-none-any.whl")
+    assert mmcv.commands[0][1:] == ["tools/build_mmcv.py", "mmcv==2.1.0"]
+    for task in (package, mmcv):
+        assert task.environment["TORCH_CUDA_ARCH_LIST"] == "9.0"
+        assert task.environment["FORCE_CUDA"] == task.environment["PIP_NO_INDEX"] == "1"
+        assert task.commands[0][0] == str(tmp_path / "venv" / "bin" / "python")
+    (kept,) = package.keeps.values()
+    assert kept.name == "_C.so" and kept.is_relative_to(tmp_path / "built")
+    with pytest.raises(ValueError, match=r"no wheels or no mmcv-.*collect` first"):
+        gpu_build.plan(tmp_path, tmp_path / "empty", "9.0", "2.11.0", [], False)
+
+
+def test_the_command_without_a_gpu(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gpu_build, "ask", lambda: ("2.13.0+cpu", None, None, []))
+    assert gpu_check.main(["build", "--device", "cpu", "--work", str(tmp_path)]) == 0
+    said = capsys.readouterr().out
+    assert "build: this package: would run" in said and "setup.py build_ext --inplace" in said
+    assert not (tmp_path / "venv").exists()
+
+
+def test_no_cuda_to_build_for(
+    tmp_path: Path, wheels: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for found, said in (
+        (("2.13.0+cpu", None, None, []), "is no CUDA build"),
+        (("2.11.0", "13.0", None, []), "sees no GPU: name one by --arch"),
+    ):
+        monkeypatch.setattr(gpu_build, "ask", lambda found=found: found)
+        with pytest.raises(ValueError, match=said):
+            gpu_build.build(tmp_path, wheels, None, False, 1.0, print)
+
+
+def test_this_python_is_asked() -> None:
+    torch, _, _, sites = gpu_build.ask()
+    import torch as own
+
+    assert torch == own.__version__ and str(Path(own.__path__[0]).parent) in sites
+
+
+def test_what_was_built_is_kept(tmp_path: Path) -> None:
+    made, kept = tmp_path / "made", tmp_path / "built" / "kept"
+    write = [sys.executable, "-c", f"open({str(made)!r}, 'w').write('compiled')"]
+    record, said = gpu_build.load_record().Record(tmp_path / "results.json"), []
+    task = Task("this package", [write], {}, {made: kept})
+    assert gpu_build._build(task, record, tmp_path, float("inf"), said.append)
+    assert kept.read_text() == "compiled"
+    made.unlink()  # another machine
+    assert gpu_build._build(task, record, tmp_path, float("inf"), said.append)
+    assert made.read_text() == "compiled" and said[-1].endswith("kept from a former call")
+
+
+def test_a_failing_build_is_in_the_record(tmp_path: Path) -> None:
+    record, said = gpu_build.load_record().Record(tmp_path / "results.json"), []
+    bad = Task("mmcv", [[sys.executable, "-c", "raise SystemExit('no nvcc')"]])
+    assert not gpu_build._build(bad, record, tmp_path, float("inf"), said.append)
+    case = json.loads((tmp_path / "results.json").read_text())["steps"]["build"]["mmcv"]
+    assert case["state"] == "failed" and "no nvcc" in case["error"] and "no nvcc" in said[0]
+    slow = Task("mmcv", [[sys.executable, "-c", "import time; time.sleep(60)"]])
+    assert not gpu_build._build(slow, record, tmp_path, 0.0, said.append)
+    assert "cut off: no time was left" in said[1]
+
+
+def test_a_half_made_environment_is_none(tmp_path: Path) -> None:
+    python = tmp_path / "venv" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.touch()
+    assert gpu_build.python_of(tmp_path) is None
+    (tmp_path / "venv" / gpu_build.READY).touch()
+    assert gpu_build.python_of(tmp_path) == python
+
+
+def test_options() -> None:
+    parser = argparse.ArgumentParser()
+    gpu_build.add_options(parser)
+    args = parser.parse_args(["--python", "3.13", "--also", "plotly", "--arch", "8.0"])
+    assert (args.python, args.also, args.arch) == ("3.13", ["plotly"], "8.0")

