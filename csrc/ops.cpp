@@ -23,8 +23,8 @@ std::string cpu_capability() {
   return kernels.name;
 }
 
-// Query, key and value in the widest of their dtypes; places and sums stay as they are. Deformable
-// attention needs no such rule: it takes any mixture of dtypes.
+// Query, key and value in the widest of their dtypes; locations and sums stay as they are.
+// Deformable attention needs no such rule: it takes any mixture of dtypes.
 template <c10::DispatchKey autocast>
 at::Tensor key_aware_autocast(const at::Tensor& query, const at::Tensor& key,
                               const at::Tensor& value, c10::SymIntArrayRef shapes,

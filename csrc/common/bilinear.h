@@ -1,9 +1,8 @@
-// Where a query samples, and the four tokens around that place: shared by the CUDA kernels and by
-// the scalar check of the CPU kernels. The vectorised CPU form (csrc/cpu/places.h) follows it line
-// by line.
+// The arithmetic of one sampling location, in scalar form: used by the CUDA kernels and by the
+// check of the CPU kernels, whose vectorised form (csrc/cpu/locations.h) follows it line by line.
 //
-// Places are in tokens of the level: token i's centre is at i, the map spans [-0.5, size - 0.5].
-// Outside is zero. A NaN or infinite place is outside of every map.
+// A location is in tokens of its level: the centre of token i is at i, and the map spans
+// [-0.5, size - 0.5]. Outside of the map values are zero; a NaN or infinite location is outside.
 #pragma once
 
 #if defined(__CUDACC__)
@@ -14,29 +13,29 @@
 
 namespace sparse_encoders {
 
-// Normalised centre and raw offset to a place, along one axis.
+// Location from a normalised reference point and a raw offset, along one axis.
 // 2-d reference points: the offset is in tokens.
 template <typename Real>
-SPARSE_ENCODERS_HOST_DEVICE Real place_from_point(Real centre, Real offset, Real size) {
+SPARSE_ENCODERS_HOST_DEVICE Real location_from_point(Real centre, Real offset, Real size) {
   return centre * size + offset - Real(0.5);
 }
 
 // 4-d reference points: the offset is in P-ths of half a box side.
 template <typename Real>
 SPARSE_ENCODERS_HOST_DEVICE Real
-place_from_box(Real centre, Real side, Real offset, Real size, int points) {
+location_from_box(Real centre, Real side, Real offset, Real size, int points) {
   return (centre + offset * (Real(0.5) / Real(points)) * side) * size - Real(0.5);
 }
 
-// Normalised location to a place, along one axis.
+// Location in tokens from a normalised one, along one axis.
 template <typename Real>
-SPARSE_ENCODERS_HOST_DEVICE Real place_from_location(Real location, Real size) {
-  return location * size - Real(0.5);
+SPARSE_ENCODERS_HOST_DEVICE Real location_from_normalised(Real normalised, Real size) {
+  return normalised * size - Real(0.5);
 }
 
-// The two tokens on either side of a place along one axis, with their weights.
+// The two tokens on either side of a location along one axis, with their weights.
 // A token outside of the map has weight 0, slope 0 and the index of the other one, so that an
-// index is always safe to read. `slope` is the derivative of `weight` by the place.
+// index is always safe to read. `slope` is the derivative of `weight` by the location.
 template <typename Real>
 struct Pair {
   int index[2];
@@ -44,18 +43,18 @@ struct Pair {
   Real slope[2];
 };
 
-// Whether a place touches the map at all along one axis; false for NaN.
+// Whether a location touches the map at all along one axis; false for NaN.
 template <typename Real>
-SPARSE_ENCODERS_HOST_DEVICE bool touches(Real place, int size) {
-  return place > Real(-1) && place < Real(size);
+SPARSE_ENCODERS_HOST_DEVICE bool touches(Real location, int size) {
+  return location > Real(-1) && location < Real(size);
 }
 
-// Only for a place that touches the map.
+// Only for a location that touches the map.
 template <typename Real>
-SPARSE_ENCODERS_HOST_DEVICE Pair<Real> pair_around(Real place, int size) {
-  int low = static_cast<int>(place);  // truncates towards 0
-  if (place < Real(0)) low = -1;
-  const Real part = place - Real(low);
+SPARSE_ENCODERS_HOST_DEVICE Pair<Real> pair_around(Real location, int size) {
+  int low = static_cast<int>(location);  // truncates towards 0
+  if (location < Real(0)) low = -1;
+  const Real part = location - Real(low);
   const bool has_low = low >= 0;
   const bool has_high = low + 1 < size;
   Pair<Real> pair;

@@ -18,7 +18,7 @@ struct DeformableSampling {
 
   static int64_t bytes(const DeformableProblem& p, int64_t extra) {
     const Geometry& g = p.geometry;
-    const int64_t padded = padded_places<A>(g), size = static_cast<int64_t>(sizeof(A));
+    const int64_t padded = padded_locations<A>(g), size = static_cast<int64_t>(sizeof(A));
     const int64_t arrays = Grid<A>::arrays() + Corners<A>::arrays() + 11 + extra;
     return arrays * (padded * size + 64) + 2 * (g.levels * p.reference_size * size + 64);
   }
@@ -59,7 +59,7 @@ struct DeformableSampling {
                            numbers, A(0), point_buffer[slot]);
   }
 
-  // Places, corners and weights of query q; queries come in order.
+  // Locations, corners and weights of query q; queries come in order.
   template <bool GRADIENTS>
   SE_INLINE void advance(int64_t q) {
     constexpr int W = kLanes<A>;
@@ -86,7 +86,7 @@ struct DeformableSampling {
     scale_corners(corners, weight, scaled, grid.padded);
   }
 
-  // Number `which` of the reference point of the level of each place from i on.
+  // Number `which` of the reference point of the level of each location from i on.
   SE_INLINE Vec<A, kLanes<A>> of_level(int64_t i, int64_t which) const {
     constexpr int W = kLanes<A>;
     typedef Vec<A, W> V;
@@ -100,7 +100,7 @@ struct DeformableSampling {
     return chosen;
   }
 
-  // Derivatives of the places from i on by their offsets.
+  // Derivatives of the locations from i on by their offsets.
   SE_INLINE void steps(int64_t i, Vec<A, kLanes<A>>& x_step, Vec<A, kLanes<A>>& y_step) const {
     constexpr int W = kLanes<A>;
     typedef Vec<A, W> V;
@@ -154,7 +154,7 @@ struct DeformableGradients {
     const DeformableProblem& p = s.problem;
     Vec<A, W> mean = {};
     for (int64_t i = 0; i < s.grid.padded; i += W) {
-      const PlaceGradient<A> gradient = place_gradient(s.corners, partial, i);
+      const LocationGradient<A> gradient = location_gradient(s.corners, partial, i);
       const Vec<A, W> weight = load<A, W>(s.weight + i);
       mean += weight * gradient.by_weight;
       store<A, W>(by_logit + i, gradient.by_weight);

@@ -62,7 +62,7 @@ class HeadGradient {
 
   Blocks block() { return {own_.mutable_data_ptr(), 0}; }
 
-  // The block, rounded to the tokens' dtype, to its place among all heads.
+  // The block, rounded to the tokens' dtype, into the gradient of all heads.
   void keep(int64_t number) {
     const int64_t heads = gradients_.size(2), depth = gradients_.size(3);
     if (own_.scalar_type() != gradients_.scalar_type()) {

@@ -17,7 +17,7 @@ struct KeyAwareSampling {
   A root;  // 1 / sqrt(D)
 
   static int64_t bytes(const Geometry& g, int64_t partials) {
-    const int64_t padded = padded_places<A>(g);
+    const int64_t padded = padded_locations<A>(g);
     const int64_t arrays =
         Grid<A>::arrays() + Corners<A>::arrays() + 20 + partials * kLanes<A>;
     return arrays * (padded * static_cast<int64_t>(sizeof(A)) + 64);
@@ -67,7 +67,7 @@ struct KeyAwareSampling {
     }
   }
 
-  // Places and corners of query q; queries come in order.
+  // Locations and corners of query q; queries come in order.
   SE_INLINE void advance(int64_t q) {
     constexpr int W = kLanes<A>;
     const A* pairs = pair_buffer[q & 1];
@@ -87,7 +87,7 @@ struct KeyAwareSampling {
     scale_corners(corners, weight, scaled, grid.padded);
   }
 
-  // Logits of the places from i on, from their products with the query; padding gets none.
+  // Logits of the locations from i on, from their products with the query; padding gets none.
   SE_INLINE void keep_logits(int64_t i, Vec<A, kLanes<A>> product) {
     constexpr int W = kLanes<A>;
     const Vec<A, W> none = splat<Vec<A, W>>(-A(INFINITY));
@@ -114,7 +114,7 @@ void key_aware_forward_item(const KeyAwareProblem& p, int64_t number) {
     Dots<A, T, true> dots{s.corners, s.grid.padded, key, query, s.partial};
     for_channels<A>(g.depth, dots);
     for (int64_t i = 0; i < s.grid.padded; i += W)
-      s.keep_logits(i, place_sums<A>(s.partial[0], i));
+      s.keep_logits(i, location_sums<A>(s.partial[0], i));
     s.attend();
     WeightedSum<A, T, T> sum{s.corners, s.scaled, s.grid.count, value, output};
     for_channels<A>(g.depth, sum);
@@ -139,7 +139,7 @@ struct KeyAwareGradients {
     constexpr int W = kLanes<A>;
     typedef Vec<A, W> V;
     for (int64_t i = 0; i < s.grid.padded; i += W) {
-      const PlaceGradient<A> of_key = place_gradient(s.corners, s.partial, i);
+      const LocationGradient<A> of_key = location_gradient(s.corners, s.partial, i);
       s.keep_logits(i, of_key.by_weight);
       store<A, W>(key_x + i, of_key.by_x);
       store<A, W>(key_y + i, of_key.by_y);
@@ -147,7 +147,7 @@ struct KeyAwareGradients {
     s.attend();
     V mean = {};
     for (int64_t i = 0; i < s.grid.padded; i += W) {
-      const PlaceGradient<A> of_value = place_gradient(s.corners, s.partial + 4, i);
+      const LocationGradient<A> of_value = location_gradient(s.corners, s.partial + 4, i);
       const V weight = load<A, W>(s.weight + i);
       mean += weight * of_value.by_weight;
       store<A, W>(by_logit + i, of_value.by_weight);

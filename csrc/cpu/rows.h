@@ -1,5 +1,5 @@
-// What is done with the channels of the four tokens around each place: weighted sums, dot products
-// and scattering, in blocks of a few vectors of channels.
+// Operations on the channels of the four tokens around each sampling location: weighted sums, dot
+// products and scattering, in blocks of a few vectors of channels.
 //
 // Included only by kernels.inc, inside the namespace of one capability.
 
@@ -33,11 +33,11 @@ SE_INLINE void for_channels(int64_t depth, Work& work) {
   last_channels<W>(depth, channel, work);
 }
 
-// output[d] = sum over places and their corners of weight * token[d].
+// output[d] = sum over locations and their corners of weight * token[d].
 template <typename A, typename T, typename Out>
 struct WeightedSum {
   const Corners<A>& corners;
-  const A* const* weight;  // [4][places]
+  const A* const* weight;  // [4][locations]
   int64_t count;
   const T* tokens;
   Out* output;
@@ -58,12 +58,12 @@ struct WeightedSum {
     for (int k = 0; k < COUNT; ++k) {
       Vec<A, LANES> sum = sums[0][k] + sums[1][k];
       if constexpr (kChains == 4) sum += sums[2][k] + sums[3][k];
-      put<LANES>(output + channel + k * LANES, sum);
+      store_rounded<LANES>(output + channel + k * LANES, sum);
     }
   }
 };
 
-// Dot products per place with a vector of D numbers, kept as one vector of partial sums a place in
+// Dot products with a vector of D numbers, for each location kept as a vector of partial sums in
 // partial[c] (rows of kLanes<A>). COMBINED: one product with the bilinear sample, into partial[0];
 // otherwise one with each corner.
 template <typename A, typename T, bool COMBINED>
@@ -110,11 +110,11 @@ struct Dots {
   }
 };
 
-// token[d] += weight * row[d] for every corner of every place.
+// token[d] += weight * row[d] for every corner of every location.
 template <typename A, typename T>
 struct Scatter {
   const Corners<A>& corners;
-  const A* const* weight;  // [4][places]
+  const A* const* weight;  // [4][locations]
   int64_t count;
   const T* row;
   A* tokens;
@@ -137,26 +137,26 @@ struct Scatter {
   }
 };
 
-// Sums of the partial rows of W places from place i on.
+// Sums of the partial rows of W locations from location i on.
 template <typename A>
-SE_INLINE Vec<A, kLanes<A>> place_sums(const A* partial, int64_t i) {
+SE_INLINE Vec<A, kLanes<A>> location_sums(const A* partial, int64_t i) {
   constexpr int W = kLanes<A>;
   return RowSums<A, W, W>::of(partial + i * W);
 }
 
-// Per place, the gradients by weight and by place of (vector . bilinear sample), from its products
-// with the four corners.
+// Gradients of (vector . bilinear sample) by the weight and by the location, for one vector of
+// locations, from the dot products with their four corners.
 template <typename A>
-struct PlaceGradient {
+struct LocationGradient {
   Vec<A, kLanes<A>> by_weight, by_x, by_y;
 };
 template <typename A>
-SE_INLINE PlaceGradient<A>
-place_gradient(const Corners<A>& corners, A* const* partial, int64_t i) {
+SE_INLINE LocationGradient<A>
+location_gradient(const Corners<A>& corners, A* const* partial, int64_t i) {
   constexpr int W = kLanes<A>;
   typedef Vec<A, W> V;
   V dot[4];
-  for (int c = 0; c < 4; ++c) dot[c] = place_sums<A>(partial[c], i);
+  for (int c = 0; c < 4; ++c) dot[c] = location_sums<A>(partial[c], i);
   V xw[2], yw[2], xs[2], ys[2];
   for (int side = 0; side < 2; ++side) {
     xw[side] = load<A, W>(corners.x_weight[side] + i);
@@ -165,7 +165,7 @@ place_gradient(const Corners<A>& corners, A* const* partial, int64_t i) {
     ys[side] = load<A, W>(corners.y_slope[side] + i);
   }
   const V upper = dot[0] * xw[0] + dot[1] * xw[1], lower = dot[2] * xw[0] + dot[3] * xw[1];
-  PlaceGradient<A> gradient;
+  LocationGradient<A> gradient;
   gradient.by_weight = yw[0] * upper + yw[1] * lower;
   gradient.by_y = ys[0] * upper + ys[1] * lower;
   gradient.by_x = yw[0] * (dot[0] * xs[0] + dot[1] * xs[1]);

@@ -74,15 +74,15 @@ SE_INLINE void store(A* p, Vec<A, LANES> v) {
 
 // Store as a tensor's own dtype. BFloat16: to nearest, ties to even; a NaN stays one.
 template <int LANES>
-SE_INLINE void put(float* p, Vec<float, LANES> v) {
+SE_INLINE void store_rounded(float* p, Vec<float, LANES> v) {
   store<float, LANES>(p, v);
 }
 template <int LANES>
-SE_INLINE void put(double* p, Vec<double, LANES> v) {
+SE_INLINE void store_rounded(double* p, Vec<double, LANES> v) {
   store<double, LANES>(p, v);
 }
 template <int LANES>
-SE_INLINE void put(BFloat16* p, Vec<float, LANES> v) {
+SE_INLINE void store_rounded(BFloat16* p, Vec<float, LANES> v) {
   typedef Vec<uint32_t, LANES> U;
   const U bits = bit_cast<U>(v);
   const U rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;

@@ -1,8 +1,8 @@
-// Reading, and adding to, the four tokens around a place: the only code that touches (B, N, M, D)
-// tensors. A corner off the map is neither read nor written.
+// Reads and additions at the four tokens around a location, the only accesses to (B, N, M, D)
+// tensors. A corner outside of the map is neither read nor written.
 #pragma once
 
-#include "places.h"
+#include "locations.h"
 #include "scalar.h"
 
 namespace sparse_encoders::cuda {
@@ -23,12 +23,12 @@ struct Corners {
   Packed<T, Width> at[4];
 
   // `tokens`: where the image, the head and the lane's channels begin.
-  SE_DEVICE void load(const T* tokens, const Place& place, const Steps& steps) {
-    const int64_t first = first_token(place) * steps.token;
+  SE_DEVICE void load(const T* tokens, const Location& location, const Steps& steps) {
+    const int64_t first = first_token(location) * steps.token;
 #pragma unroll
     for (int corner = 0; corner < 4; ++corner) {
       at[corner] = {};
-      if (on_map(place, corner)) {
+      if (on_map(location, corner)) {
         at[corner].load(tokens + (first + steps.to(corner)));
       }
     }
@@ -64,12 +64,12 @@ struct Corners {
 
 // gradient[corner] += share of the corner * weight * x, where other groups add as well.
 template <int Width>
-SE_DEVICE void scatter(float* gradient, const Place& place, const Steps& steps,
+SE_DEVICE void scatter(float* gradient, const Location& location, const Steps& steps,
                        const float (&shares)[4], float weight, const float (&x)[Width]) {
-  const int64_t first = first_token(place) * steps.token;
+  const int64_t first = first_token(location) * steps.token;
 #pragma unroll
   for (int corner = 0; corner < 4; ++corner) {
-    if (on_map(place, corner)) {
+    if (on_map(location, corner)) {
       const float share = shares[corner] * weight;
       float part[Width];
 #pragma unroll

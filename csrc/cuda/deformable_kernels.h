@@ -1,9 +1,10 @@
 // Deformable attention, one query and head a group of lanes.
 //
-// Stage 1 (`prepare`): the group's lanes share the places out, compute softmax and places from raw
-// offsets, and leave 16 bytes a place in shared memory. Stage 2: all lanes walk over the places,
-// each with its slice of the channels. Backward runs stage 1 again instead of reading stored
-// places and weights. Groups lie within a warp, so no barrier of the whole block is needed.
+// Stage 1 (`prepare`): each lane of the group takes some of the sampling locations, computes
+// softmax and location from raw logits and offsets, and writes 16 bytes for each to shared memory.
+// Stage 2: all lanes go through all locations, each with its slice of the channels. The backward
+// runs stage 1 again instead of reading stored locations and weights. A group lies within one warp,
+// so the block needs no barrier.
 #pragma once
 
 #include "group.h"
@@ -49,10 +50,10 @@ SE_DEVICE Axes axes_of(const DeformableArguments<T>& a, const Work& work, int le
            static_cast<float>(pyramid.height[level]), points, box}};
 }
 
-// Fills `places` (weights not yet divided by their sum) and returns that sum.
+// Fills `locations` (weights not yet divided by their sum) and returns that sum.
 template <typename L>
 SE_DEVICE float prepare(const DeformableArguments<typename L::T>& a, const Work& work,
-                        int samples, Place* places) {
+                        int samples, Location* locations) {
   const Pyramid& pyramid = a.sizes.pyramid;
   const int points = static_cast<int>(a.sizes.points);
   const int64_t first = work.row * samples;
@@ -67,14 +68,14 @@ SE_DEVICE float prepare(const DeformableArguments<typename L::T>& a, const Work&
     total += weight;
     const int level = s / points;
     const Axes axes = axes_of(a, work, level);
-    Place place = nowhere();
+    Location location = outside();
     if (work.active) {
-      place = find_place(axes.x.place(read(a.offsets, 2 * (first + s))),
-                         axes.y.place(read(a.offsets, 2 * (first + s) + 1)),
-                         pyramid.height[level], pyramid.width[level], pyramid.start[level]);
+      location = find_location(axes.x.location(read(a.offsets, 2 * (first + s))),
+                               axes.y.location(read(a.offsets, 2 * (first + s) + 1)),
+                               pyramid.height[level], pyramid.width[level], pyramid.start[level]);
     }
-    place.weight = weight;
-    places[s] = place;
+    location.weight = weight;
+    locations[s] = location;
   }
   total = group_sum<L::kLanes>(total);
   __syncwarp();
@@ -87,17 +88,17 @@ __global__ void __launch_bounds__(kForwardThreads, L::kChannels ? 5 : 4)
   SE_SHARED_MEMORY(shared);
   const Work work = find_work<L>(a.sizes);
   const int samples = a.sizes.pyramid.count * static_cast<int>(a.sizes.points);
-  Place* places = reinterpret_cast<Place*>(shared) + work.slot * padded_samples(samples);
-  const float scale = 1.f / prepare<L>(a, work, samples, places);
+  Location* locations = reinterpret_cast<Location*>(shared) + work.slot * padded_samples(samples);
+  const float scale = 1.f / prepare<L>(a, work, samples, locations);
 
-  weighted_sum<L>(a.value, a.output, a.sizes, work, places, scale);
+  weighted_sum<L>(a.value, a.output, a.sizes, work, locations, scale);
 }
 
-// Walks over the places once: adds to the values' gradient and leaves, for every place, the dot
-// products of grad_output with its four corners in `dots`.
+// One pass over the locations: adds to the values' gradient and writes the dot products of
+// grad_output with the four corners of each location to `dots`.
 template <typename L>
 SE_DEVICE void scatter_and_dot(const DeformableArguments<typename L::T>& a, const Work& work,
-                               float scale, const Place* places, float (*dots)[4]) {
+                               float scale, const Location* locations, float (*dots)[4]) {
   using T = typename L::T;
   const int points = static_cast<int>(a.sizes.points);
   const int channels = channel_count<L>(a.sizes);
@@ -107,7 +108,7 @@ SE_DEVICE void scatter_and_dot(const DeformableArguments<typename L::T>& a, cons
   for (int level = 0; level < a.sizes.pyramid.count; ++level) {
     const Steps steps = steps_of(a.sizes, level);
     for (int point = 0; point < points; ++point, ++s) {
-      const Place here = places[s];
+      const Location here = locations[s];
       float shares[4];
       corner_shares(here, shares);
       float parts[4] = {};
@@ -126,22 +127,23 @@ SE_DEVICE void scatter_and_dot(const DeformableArguments<typename L::T>& a, cons
   __syncwarp();
 }
 
-// From the dot products to the gradients of logits and offsets. `dots` becomes the gradient of
-// the place, in columns and rows, and the same times the raw offsets. A place outside of the map
-// has no gradient, even where its offset or reference point is not finite (0 * inf is NaN).
+// Gradients of logits and offsets from the dot products. Afterwards `dots` holds the gradient of
+// each location, in columns and rows, and the same times the raw offsets. A location outside of the
+// map has no gradient, even where its offset or reference point is not finite (0 * inf is NaN).
 template <typename L>
-SE_DEVICE void finish_places(const DeformableArguments<typename L::T>& a, const Work& work,
-                             int samples, float scale, const Place* places, float (*dots)[4]) {
+SE_DEVICE void finish_locations(const DeformableArguments<typename L::T>& a, const Work& work,
+                                int samples, float scale, const Location* locations,
+                                float (*dots)[4]) {
   float mean = 0.f;  // of the sampled dot products, under the attention weights
   for (int s = work.lane; s < samples; s += L::kLanes) {
-    mean += places[s].weight * scale * interpolate(places[s], dots[s]).value;
+    mean += locations[s].weight * scale * interpolate(locations[s], dots[s]).value;
   }
   mean = group_sum<L::kLanes>(mean);
   for (int s = work.lane; s < samples; s += L::kLanes) {
-    const float weight = places[s].weight * scale;
-    const Interpolated dot = interpolate(places[s], dots[s]);
+    const float weight = locations[s].weight * scale;
+    const Interpolated dot = interpolate(locations[s], dots[s]);
     const float by_x = weight * dot.by_x, by_y = weight * dot.by_y;
-    const bool inside = is_somewhere(places[s]);
+    const bool inside = touches_map(locations[s]);
     const int64_t at = work.row * samples + s;
     dots[s][0] = inside ? by_x : 0.f;
     dots[s][1] = inside ? by_y : 0.f;
@@ -193,12 +195,12 @@ __global__ void __launch_bounds__(kBackwardThreads, 3)
   const int samples = a.sizes.pyramid.count * static_cast<int>(a.sizes.points);
   const int stride = padded_samples(samples);
   const int groups = blockDim.x / L::kLanes;
-  Place* places = reinterpret_cast<Place*>(shared) + work.slot * stride;
+  Location* locations = reinterpret_cast<Location*>(shared) + work.slot * stride;
   auto* dots = reinterpret_cast<float(*)[4]>(shared + groups * stride) + work.slot * stride;
 
-  const float scale = 1.f / prepare<L>(a, work, samples, places);
-  scatter_and_dot<L>(a, work, scale, places, dots);
-  finish_places<L>(a, work, samples, scale, places, dots);
+  const float scale = 1.f / prepare<L>(a, work, samples, locations);
+  scatter_and_dot<L>(a, work, scale, locations, dots);
+  finish_locations<L>(a, work, samples, scale, locations, dots);
   add_reference_gradients<L>(a, work, dots);
 }
 

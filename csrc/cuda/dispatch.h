@@ -17,8 +17,8 @@ struct Geometry {
   size_t bytes = 0;  // shared memory
 };
 
-// Numbers that a kernel keeps in shared memory beside every place: with a layout for one number of
-// channels, and with one for any.
+// Numbers that a kernel keeps in shared memory beside every location: with a layout for one number
+// of channels, and with one for any.
 struct Beside {
   int fixed, any;
 };

@@ -44,7 +44,7 @@ Dtype dtype_of(const Tensor& value) {
   return *dtype;
 }
 
-// Places, offsets and logits come in any floating-point dtype; what the kernels do not read
+// Locations, offsets and logits come in any floating-point dtype; what the kernels do not read
 // (float64) is narrowed to float32.
 Tensor readable(const Tensor& tensor) {
   return find_dtype(tensor) ? tensor : tensor.to(at::kFloat);

@@ -1,9 +1,10 @@
 // Key-aware deformable attention, one query and head a group of lanes: the weights are a softmax
-// over q . k / sqrt(D) of the keys sampled at the places where the values are sampled.
+// over q . k / sqrt(D) of the keys sampled at the locations where the values are sampled.
 //
-// Sampled keys and values live in registers only. Forward keeps a running softmax, so that every
-// place is visited once. Backward visits every place twice: first for the dot products that
-// scores and all place gradients need (8 floats a place), then to hand the gradients out.
+// Sampled keys and values stay in registers. The forward keeps a running softmax, so that it visits
+// every location once. The backward visits every location twice: first for the dot products that
+// the scores and the gradients of the locations need (8 floats for each), then for the other
+// gradients.
 #pragma once
 
 #include "group.h"
@@ -30,10 +31,10 @@ struct KeyAwareArguments {
   AnyOutput grad_locations;
 };
 
-// Fills `places` from normalised locations; weights are left at zero.
+// Fills `locations` from normalised locations; weights are left at zero.
 template <typename L>
 SE_DEVICE void prepare(const KeyAwareArguments<typename L::T>& a, const Work& work, int samples,
-                       Place* places) {
+                       Location* locations) {
   const Pyramid& pyramid = a.sizes.pyramid;
   const int64_t* strides = a.location_strides;
   const int64_t row = work.image * strides[0] + work.query * strides[1] + work.head * strides[2];
@@ -42,14 +43,14 @@ SE_DEVICE void prepare(const KeyAwareArguments<typename L::T>& a, const Work& wo
     const int level = s / points, point = s % points;
     const int64_t at = row + level * strides[3] + point * strides[4];
     const int width = pyramid.width[level], height = pyramid.height[level];
-    Place place = nowhere();
+    Location location = outside();
     if (work.active) {
       const float x = read(a.locations, at), y = read(a.locations, at + strides[5]);
-      place = find_place(place_from_location(x, static_cast<float>(width)),
-                         place_from_location(y, static_cast<float>(height)), height, width,
-                         pyramid.start[level]);
+      location = find_location(location_from_normalised(x, static_cast<float>(width)),
+                               location_from_normalised(y, static_cast<float>(height)), height,
+                               width, pyramid.start[level]);
     }
-    places[s] = place;
+    locations[s] = location;
   }
   __syncwarp();
 }
@@ -69,7 +70,7 @@ SE_DEVICE float score_scale(int channels) { return 1.f / sqrtf(static_cast<float
 // One round (the channels of a head fit the group): scores, softmax and sum in a single visit.
 template <typename L>
 SE_DEVICE void attend_in_one_visit(const KeyAwareArguments<typename L::T>& a, const Work& work,
-                                   const Place* place) {
+                                   const Location* location) {
   using T = typename L::T;
   constexpr int W = L::kWidth;
   const bool separate = a.key != a.value;
@@ -83,8 +84,8 @@ SE_DEVICE void attend_in_one_visit(const KeyAwareArguments<typename L::T>& a, co
   for (int level = 0; level < a.sizes.pyramid.count; ++level) {
     const Steps steps = steps_of(a.sizes, level);
 #pragma unroll 2
-    for (int point = 0; point < static_cast<int>(a.sizes.points); ++point, ++place) {
-      const Place here = *place;
+    for (int point = 0; point < static_cast<int>(a.sizes.points); ++point, ++location) {
+      const Location here = *location;
       Corners<T, W> keys, values;
       keys.load(a.key + tokens, here, steps);
       if (separate) {
@@ -119,11 +120,11 @@ SE_DEVICE void attend_in_one_visit(const KeyAwareArguments<typename L::T>& a, co
   write_slice<L>(a.output, work, channels, query.channel, sum);
 }
 
-// Dot products of the query with the keys at a place's corners, and (WithValues) of grad_output
-// with the values at them, for all places, into `dots`.
+// Dot products of the query with the keys at a location's corners, and (WithValues) of grad_output
+// with the values at them, for all locations, into `dots`.
 template <typename L, bool WithValues>
 SE_DEVICE void dot_corners(const KeyAwareArguments<typename L::T>& a, const Work& work,
-                           const Place* places, float (*dots)[WithValues ? 8 : 4]) {
+                           const Location* locations, float (*dots)[WithValues ? 8 : 4]) {
   using T = typename L::T;
   const bool separate = a.key != a.value;
   const int channels = channel_count<L>(a.sizes);
@@ -134,7 +135,7 @@ SE_DEVICE void dot_corners(const KeyAwareArguments<typename L::T>& a, const Work
   for (int level = 0; level < a.sizes.pyramid.count; ++level) {
     const Steps steps = steps_of(a.sizes, level);
     for (int point = 0; point < static_cast<int>(a.sizes.points); ++point, ++s) {
-      const Place here = places[s];
+      const Location here = locations[s];
       float parts[WithValues ? 8 : 4] = {};
       for (int round = 0; round < channels; round += L::kWidth * L::kLanes) {
         if (!query.move_to(work, round)) {
@@ -157,26 +158,26 @@ SE_DEVICE void dot_corners(const KeyAwareArguments<typename L::T>& a, const Work
   __syncwarp();
 }
 
-// Any number of channels: scores first (4 floats a place in shared memory), then the sum.
+// Any number of channels: scores first (4 floats a location in shared memory), then the sum.
 template <typename L>
 SE_DEVICE void attend_in_rounds(const KeyAwareArguments<typename L::T>& a, const Work& work,
-                                int samples, Place* places, float (*dots)[4]) {
-  dot_corners<L, false>(a, work, places, dots);
+                                int samples, Location* locations, float (*dots)[4]) {
+  dot_corners<L, false>(a, work, locations, dots);
   const float scale = score_scale(channel_count<L>(a.sizes));
   float top = -INFINITY;
   for (int s = work.lane; s < samples; s += L::kLanes) {
-    places[s].weight = scale * interpolate(places[s], dots[s]).value;
-    top = fmaxf(top, places[s].weight);
+    locations[s].weight = scale * interpolate(locations[s], dots[s]).value;
+    top = fmaxf(top, locations[s].weight);
   }
   top = group_max<L::kLanes>(top);
   float total = 0.f;
   for (int s = work.lane; s < samples; s += L::kLanes) {
-    places[s].weight = expf(places[s].weight - top);
-    total += places[s].weight;
+    locations[s].weight = expf(locations[s].weight - top);
+    total += locations[s].weight;
   }
   total = group_sum<L::kLanes>(total);
   __syncwarp();
-  weighted_sum<L>(a.value, a.output, a.sizes, work, places, 1.f / total);
+  weighted_sum<L>(a.value, a.output, a.sizes, work, locations, 1.f / total);
 }
 
 template <typename L>
@@ -186,46 +187,46 @@ __global__ void __launch_bounds__(kKeyAwareForwardThreads, 3)
   const Work work = find_work<L>(a.sizes);
   const int samples = a.sizes.pyramid.count * static_cast<int>(a.sizes.points);
   const int stride = padded_samples(samples);
-  Place* places = reinterpret_cast<Place*>(shared) + work.slot * stride;
-  prepare<L>(a, work, samples, places);
+  Location* locations = reinterpret_cast<Location*>(shared) + work.slot * stride;
+  prepare<L>(a, work, samples, locations);
   if constexpr (L::kChannels != 0) {
-    attend_in_one_visit<L>(a, work, places);
+    attend_in_one_visit<L>(a, work, locations);
   } else {
     const int groups = blockDim.x / L::kLanes;
     auto* dots = reinterpret_cast<float(*)[4]>(shared + groups * stride) + work.slot * stride;
-    attend_in_rounds<L>(a, work, samples, places, dots);
+    attend_in_rounds<L>(a, work, samples, locations, dots);
   }
 }
 
-// Softmax over the scores in `dots`, and the gradients that need no channel: of the scores (left
-// in dots[s][0], already times 1 / sqrt(D)) and of the locations. The weight is left in `places`.
+// Softmax over the scores in `dots`, and the gradients that need no channel: of the scores (left in
+// dots[s][0], already times 1 / sqrt(D)) and of the locations. The weight is left in `locations`.
 template <typename L>
 SE_DEVICE void finish_scores(const KeyAwareArguments<typename L::T>& a, const Work& work,
-                             int samples, Place* places, float (*dots)[8]) {
+                             int samples, Location* locations, float (*dots)[8]) {
   const Pyramid& pyramid = a.sizes.pyramid;
   const float scale = score_scale(channel_count<L>(a.sizes));
   float top = -INFINITY;
   for (int s = work.lane; s < samples; s += L::kLanes) {
-    places[s].weight = scale * interpolate(places[s], dots[s]).value;
-    top = fmaxf(top, places[s].weight);
+    locations[s].weight = scale * interpolate(locations[s], dots[s]).value;
+    top = fmaxf(top, locations[s].weight);
   }
   top = group_max<L::kLanes>(top);
   float total = 0.f, mean = 0.f;
   for (int s = work.lane; s < samples; s += L::kLanes) {
-    const float weight = expf(places[s].weight - top);
-    places[s].weight = weight;
+    const float weight = expf(locations[s].weight - top);
+    locations[s].weight = weight;
     total += weight;
-    mean += weight * interpolate(places[s], dots[s] + 4).value;
+    mean += weight * interpolate(locations[s], dots[s] + 4).value;
   }
   total = group_sum<L::kLanes>(total);
   mean = group_sum<L::kLanes>(mean) / total;
   for (int s = work.lane; s < samples; s += L::kLanes) {
     const int level = s / static_cast<int>(a.sizes.points);
-    const Interpolated key = interpolate(places[s], dots[s]);
-    const Interpolated value = interpolate(places[s], dots[s] + 4);
-    const float weight = places[s].weight / total;
+    const Interpolated key = interpolate(locations[s], dots[s]);
+    const Interpolated value = interpolate(locations[s], dots[s] + 4);
+    const float weight = locations[s].weight / total;
     const float by_score = weight * (value.value - mean) * scale;
-    places[s].weight = weight;
+    locations[s].weight = weight;
     dots[s][0] = by_score;
     if (work.active) {
       const int64_t at = (work.row * samples + s) * 2;
@@ -240,8 +241,8 @@ SE_DEVICE void finish_scores(const KeyAwareArguments<typename L::T>& a, const Wo
 
 // Second visit: the gradients of query (written), key and value (added to).
 template <typename L>
-SE_DEVICE void hand_out(const KeyAwareArguments<typename L::T>& a, const Work& work,
-                        const Place* places, const float (*dots)[8]) {
+SE_DEVICE void add_gradients(const KeyAwareArguments<typename L::T>& a, const Work& work,
+                        const Location* locations, const float (*dots)[8]) {
   using T = typename L::T;
   const int channels = channel_count<L>(a.sizes);
   Slice<L> query(a.query, work, channels), grad(a.grad_output, work, channels);
@@ -255,7 +256,7 @@ SE_DEVICE void hand_out(const KeyAwareArguments<typename L::T>& a, const Work& w
     for (int level = 0; level < a.sizes.pyramid.count; ++level) {
       const Steps steps = steps_of(a.sizes, level);
       for (int point = 0; point < static_cast<int>(a.sizes.points); ++point, ++s) {
-        const Place here = places[s];
+        const Location here = locations[s];
         const float by_score = dots[s][0];
         Corners<T, L::kWidth> keys;
         keys.load(a.key + tokens, here, steps);
@@ -278,12 +279,12 @@ __global__ void __launch_bounds__(kKeyAwareBackwardThreads, 6)
   const int samples = a.sizes.pyramid.count * static_cast<int>(a.sizes.points);
   const int stride = padded_samples(samples);
   const int groups = blockDim.x / L::kLanes;
-  Place* places = reinterpret_cast<Place*>(shared) + work.slot * stride;
+  Location* locations = reinterpret_cast<Location*>(shared) + work.slot * stride;
   auto* dots = reinterpret_cast<float(*)[8]>(shared + groups * stride) + work.slot * stride;
-  prepare<L>(a, work, samples, places);
-  dot_corners<L, true>(a, work, places, dots);
-  finish_scores<L>(a, work, samples, places, dots);
-  hand_out<L>(a, work, places, dots);
+  prepare<L>(a, work, samples, locations);
+  dot_corners<L, true>(a, work, locations, dots);
+  finish_scores<L>(a, work, samples, locations, dots);
+  add_gradients<L>(a, work, locations, dots);
 }
 
 }  // namespace sparse_encoders::cuda

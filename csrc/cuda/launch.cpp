@@ -31,7 +31,7 @@ const char* find_fault(const Sizes& sizes) {
     return "there must be 1 to 16 levels";
   }
   if (sizes.points < 1 || sizes.points > kMaxSamples / pyramid.count) {
-    return "there must be at least one point, and at most 1000 places (levels * points)";
+    return "there must be at least one point, and at most 1000 sampling locations (levels * points)";
   }
   const int last = pyramid.count - 1;
   const int64_t tokens = static_cast<int64_t>(pyramid.start[last]) +

@@ -15,7 +15,7 @@ namespace sparse_encoders::cuda {
 
 enum class Dtype { kFloat32, kFloat16, kBFloat16 };
 
-// A tensor whose dtype is looked up when it is read, one element at a time. Places, offsets and
+// A tensor whose dtype is looked up when it is read, one element at a time. Locations, offsets and
 // logits come in whatever dtype they have, beside values of another: under autocast they may stay
 // float32, as a bfloat16 coordinate is half a pixel off on a map of 134 columns.
 struct AnyInput {
@@ -27,8 +27,8 @@ struct AnyOutput {
   Dtype dtype = Dtype::kFloat32;
 };
 
-// Limits, checked by `find_fault`. Levels travel as kernel arguments; the places of one query and
-// head wait in shared memory; a token's index shares 32 bits with the flags of its corners.
+// Limits, checked by `find_fault`. Levels travel as kernel arguments; the locations of one query
+// and head wait in shared memory; a token's index shares 32 bits with the flags of its corners.
 constexpr int kMaxLevels = 16;
 constexpr int kMaxSamples = 1000;            // L * P
 constexpr int64_t kMaxTokens = 1LL << 24;    // N, and a level's height and width (exact in float32)

@@ -27,7 +27,8 @@ constexpr unsigned kWholeWarp = 0xffffffffu;
 constexpr int kWarp = 32;
 
 // From Hopper on, one instruction adds four neighbouring floats, at an address divisible by 16.
-// Written as PTX: atomicAdd(float4*) becomes `atom`, which brings the old values back; `red` does not.
+// Written as PTX: atomicAdd(float4*) becomes `atom`, which brings the old values back; `red` does
+// not.
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
 constexpr bool kVectorAtomics = true;
 SE_DEVICE void add_four(float* to, float x, float y, float z, float w) {

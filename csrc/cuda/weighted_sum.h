@@ -57,10 +57,10 @@ SE_DEVICE void write_slice(typename L::T* tensor, const Work& work, int channels
   }
 }
 
-// output row = scale * sum over places of weight * (the bilinear mix of `tensor` there).
+// output row = scale * sum over locations of weight * (the bilinear mix of `tensor` there).
 template <typename L>
 SE_DEVICE void weighted_sum(const typename L::T* tensor, typename L::T* output, const Sizes& sizes,
-                            const Work& work, const Place* places, float scale) {
+                            const Work& work, const Location* locations, float scale) {
   using T = typename L::T;
   const int channels = channel_count<L>(sizes);
   const T* tokens = tensor + tokens_of(work, sizes);
@@ -70,12 +70,12 @@ SE_DEVICE void weighted_sum(const typename L::T* tensor, typename L::T* output, 
       break;  // no lane talks to another from here on
     }
     float sum[L::kWidth] = {};
-    const Place* place = places;
+    const Location* location = locations;
     for (int level = 0; level < sizes.pyramid.count; ++level) {
       const Steps steps = steps_of(sizes, level);
 #pragma unroll 2
-      for (int point = 0; point < static_cast<int>(sizes.points); ++point, ++place) {
-        const Place here = *place;
+      for (int point = 0; point < static_cast<int>(sizes.points); ++point, ++location) {
+        const Location here = *location;
         Corners<T, L::kWidth> corners;
         corners.load(tokens + channel, here, steps);
         float shares[4];

@@ -63,8 +63,8 @@ SE_DEVICE int channel_of(const Work& work, int round) {
   return round + work.lane * L::kWidth;
 }
 
-// Shared memory of a group: `Sums` floats beside each place. The number of places is made odd, so
-// that the groups of a warp, which read the same place at once, read from different banks.
+// Locations of a group in shared memory, rounded up to an odd number: the groups of a warp read the
+// same location number at once, and an odd stride spreads these reads over different banks.
 SE_DEVICE int padded_samples(int samples) { return samples | 1; }
 
 // Where this lane's image and head begin in a (B, N, M, D) tensor, and the elements of a token.

@@ -1,4 +1,4 @@
-// Runs every kernel over random sizes with places that are far away, infinite and NaN, under the
+// Runs every kernel over random sizes with locations that are far away, infinite and NaN, under the
 // address and undefined-behaviour sanitizers: a read or write outside of any tensor ends it.
 //
 // Every tensor is a heap block of exactly its size, some start off a 16-byte boundary. Usage:
@@ -113,7 +113,7 @@ void run_key_aware(const se::Sizes& sizes) {
   const int64_t rows = sizes.images * sizes.queries * sizes.heads;
   const int64_t levels = sizes.pyramid.count, points = sizes.points;
   const int64_t values = sizes.images * sizes.tokens * sizes.heads * sizes.channels;
-  const bool expanded = between(0, 1) != 0;  // one set of places for all levels
+  const bool expanded = between(0, 1) != 0;  // one set of locations for all levels
   const int64_t stored = expanded ? 1 : levels;
   Tensor query(rows * sizes.channels, dtype, between(0, 1)), key(values, dtype), value(values, dtype);
   Tensor locations(rows * stored * points * 2, any_dtype());

@@ -107,9 +107,9 @@ void round_trip(int dtype, int64_t count, const float* wide, uint16_t* narrow, f
   }
 }
 
-// Places of the CUDA kernels against the pairs of csrc/common/bilinear.h, at random; returns how
+// Locations of the CUDA kernels against the pairs of csrc/common/bilinear.h, at random; returns how
 // many differ in a token or by more than rounding in a weight.
-int64_t compare_places(int64_t count) {
+int64_t compare_locations(int64_t count) {
   std::mt19937 bits(1);
   std::uniform_real_distribution<float> unit(-0.3f, 1.3f);
   int64_t wrong = 0;
@@ -119,9 +119,9 @@ int64_t compare_places(int64_t count) {
     if (bits() % 2) {
       x = std::floor(x), y = std::floor(y);  // on centres, borders included
     }
-    const se::Place place = se::find_place(x, y, height, width, start);
+    const se::Location location = se::find_location(x, y, height, width, start);
     const bool inside = sparse_encoders::touches(x, width) && sparse_encoders::touches(y, height);
-    if (inside != se::is_somewhere(place)) {
+    if (inside != se::touches_map(location)) {
       ++wrong;
     }
     if (!inside) {
@@ -130,13 +130,13 @@ int64_t compare_places(int64_t count) {
     const auto across = sparse_encoders::pair_around(x, width);
     const auto down = sparse_encoders::pair_around(y, height);
     float shares[4];
-    se::corner_shares(place, shares);
+    se::corner_shares(location, shares);
     for (int corner = 0; corner < 4; ++corner) {
       const int column = corner & 1, row = corner >> 1;
       const int token = start + down.index[row] * width + across.index[column];
       const float wanted = down.weight[row] * across.weight[column];
-      const bool on_map = se::on_map(place, corner);
-      const int found = se::first_token(place) + row * width + column;
+      const bool on_map = se::on_map(location, corner);
+      const int found = se::first_token(location) + row * width + column;
       wrong += on_map ? found != token || std::fabs(shares[corner] - wanted) > 1e-6f : wanted != 0;
     }
   }

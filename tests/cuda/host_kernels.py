@@ -53,8 +53,8 @@ class HostKernels:
         self.library = ctypes.CDLL(str(library))
         self.library.find_fault.restype = ctypes.c_char_p
         self.library.count_launches.restype = ctypes.c_longlong
-        self.library.compare_places.restype = ctypes.c_int64
-        self.library.compare_places.argtypes = [ctypes.c_int64]
+        self.library.compare_locations.restype = ctypes.c_int64
+        self.library.compare_locations.argtypes = [ctypes.c_int64]
 
     def set_descending_lanes(self, descending: bool) -> None:
         """Choose the order in which a warp's lanes run."""

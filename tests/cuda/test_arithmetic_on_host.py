@@ -70,7 +70,7 @@ def test_half_types(kernels, channels, dtype, others):
 
 
 def test_expanded_locations_are_read_as_they_are(kernels):
-    """One set of places for all levels (stride 0), x and y not side by side."""
+    """One set of locations for all levels (stride 0), x and y not side by side."""
     query, key, value, locations = key_aware_inputs()
     apart = locations[:, :, :, :1].movedim(-1, 0).contiguous().movedim(0, -1)
     expanded = apart.expand(-1, -1, -1, len(SHAPES), -1, -1)
@@ -145,7 +145,7 @@ def test_few_and_many_places(kernels, points, dtype):
 
 def test_places_agree_with_the_cpu_kernels_header(kernels):
     """Corners and weights, against csrc/common/bilinear.h, over maps of many sizes."""
-    assert kernels.library.compare_places(200_000) == 0
+    assert kernels.library.compare_locations(200_000) == 0
 
 
 def test_emulated_half_types_round_as_torch_does(kernels):

@@ -1,4 +1,4 @@
-"""The CUDA kernels' own source, run on the CPU: awkward places, sizes and addresses."""
+"""The CUDA kernels' own source, run on the CPU: awkward locations, sizes and addresses."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def test_maps_without_tokens_give_zeros(kernels):
     [
         ((1, 17, 1, 8, 1, 1, 17), [(1, 1)] * 17, "1 to 16 levels"),
         ((1, 0, 1, 8, 1, 1, 0), [], "1 to 16 levels"),
-        ((1, 4, 1, 8, 1, 1001, 1), [(2, 2)], "at most 1000 places"),
+        ((1, 4, 1, 8, 1, 1001, 1), [(2, 2)], "at most 1000 sampling locations"),
         ((1, 4, 1, 8, 1, 0, 1), [(2, 2)], "at least one point"),
         ((1, 5, 1, 8, 1, 4, 1), [(2, 2)], "add up to the number of tokens"),
         ((1, 4, 1, 8, 1, 4, 1), [(-2, -2)], "negative side"),
@@ -117,7 +117,7 @@ def test_accepted_sizes_have_no_fault(kernels):
 
 
 def test_no_wild_reads_or_writes(build_folder):
-    """Random sizes and places under the address and undefined-behaviour sanitizers."""
+    """Random sizes and locations under the address and undefined-behaviour sanitizers."""
     if host_kernels.find_compiler() is None:
         pytest.skip("no C++ compiler (g++ or clang++) was found")
     flags = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all")

@@ -126,7 +126,7 @@ def test_errors_name_the_argument(ops):
     with pytest.raises(ValueError, match="1 to 16 levels on CUDA; got shapes"):
         small = deformable_inputs(shapes=[(1, 1)] * 17)
         call(small[0], [1, 1] * 17, *small[1:])
-    with pytest.raises(ValueError, match="at most 1000 places"):
+    with pytest.raises(ValueError, match="at most 1000 sampling locations"):
         many = deformable_inputs(queries=1, points=251)
         call(many[0], FLAT, *many[1:])
     with pytest.raises(ValueError, match=r"grad must be \(B, Q, M \* D\)"):

@@ -176,10 +176,10 @@ def test_values_of_more_than_two_to_the_31_elements():
     value = torch.zeros(1, height * width, 8, 32, dtype=torch.bfloat16, device="cuda")
     assert value.numel() > 2**31
     value[0, -width:] = 3.0  # the last row, past element 2^31
-    places = torch.rand(1, 64, 1, 2, device="cuda") * 0.9 + 0.05
-    places[..., 1] = (height - 0.5) / height
+    locations = torch.rand(1, 64, 1, 2, device="cuda") * 0.9 + 0.05
+    locations[..., 1] = (height - 0.5) / height
     offsets = torch.zeros(1, 64, 8, 1, 4, 2, device="cuda")
     logits = torch.randn(1, 64, 8, 1, 4, device="cuda")
     shapes = ((height, width),)
-    output = deformable_attention(value, shapes, places, offsets, logits, backend="fused")
+    output = deformable_attention(value, shapes, locations, offsets, logits, backend="fused")
     torch.testing.assert_close(output, torch.full_like(output, 3.0), rtol=1e-2, atol=0)

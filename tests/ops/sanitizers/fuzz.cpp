@@ -1,6 +1,7 @@
-// Runs the CPU kernels on random shapes, strides, dtypes and wild places, checks the forward
+// Runs the CPU kernels on random shapes, strides, dtypes and wild locations, checks the forward
 // against a scalar form built on csrc/common/bilinear.h, and frees every buffer at its exact size,
-// so that the address sanitizer sees any step outside. Needs no torch: tools/sanitize_cpu_kernels.sh.
+// so that the address sanitizer sees any step outside. Needs no torch:
+// tools/sanitize_cpu_kernels.sh.
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
@@ -24,7 +25,7 @@ int64_t whole(int64_t low, int64_t high) {
 }
 double normal() { return std::normal_distribution<double>()(engine); }
 
-// A place that may be anything a network can produce.
+// A location that may be anything a network can produce.
 double wild(double usual) {
   constexpr double kInf = std::numeric_limits<double>::infinity();
   constexpr double kWild[] = {std::numeric_limits<double>::quiet_NaN(), kInf, -kInf, 1e30, -1e30,
@@ -57,8 +58,8 @@ struct Numbers {
     std::memcpy(reinterpret_cast<char*>(&narrow) + 2, &bytes[i * 2], 2);
     return narrow;
   }
-  void fill(bool places = false, double scale = 1) {
-    for (int64_t i = 0; i < count; ++i) set(i, places ? wild(normal() * scale) : normal() * scale);
+  void fill(bool any = false, double scale = 1) {
+    for (int64_t i = 0; i < count; ++i) set(i, any ? wild(normal() * scale) : normal() * scale);
   }
 };
 
@@ -103,7 +104,7 @@ double sample(const Numbers& numbers, const Tokens& tokens, int64_t base, int64_
 }
 
 void expect_close(const char* what, double found, double wanted, Kind kind) {
-  // float32 places a rounding away from a token's border may fall on either side: both are right
+  // float32 locations a rounding away from a token's border may fall on either side: both are right
   const double tolerance = kind == Kind::Float64 ? 1e-9 : kind == Kind::Float32 ? 2e-3 : 6e-2;
   if (std::isnan(found) && std::isnan(wanted)) return;
   if (std::fabs(found - wanted) <= tolerance * (1 + std::fabs(wanted))) return;
@@ -124,10 +125,10 @@ void fuzz_deformable(const Kernels& kernels) {
   Sizes sizes;
   const Geometry& g = sizes.g;
   const Kind kind = any_kind();
-  const int64_t rows = g.batch * g.queries * g.heads, places = g.levels * g.points;
+  const int64_t rows = g.batch * g.queries * g.heads, samples = g.levels * g.points;
   const int64_t size = whole(0, 1) ? 4 : 2, points = g.batch * g.queries * g.levels * size;
   Numbers value(kind, g.batch * g.tokens * g.heads * g.depth), reference(any_kind(), points);
-  Numbers offsets(any_kind(), rows * places * 2), logits(any_kind(), rows * places);
+  Numbers offsets(any_kind(), rows * samples * 2), logits(any_kind(), rows * samples);
   Numbers output(kind, rows * g.depth), grad(kind, rows * g.depth);
   value.fill();
   reference.fill(true, 0.5);
@@ -152,25 +153,25 @@ void fuzz_deformable(const Kernels& kernels) {
   for (int64_t row = 0; row < rows; ++row) {
     const int64_t head = row % g.heads, query = row / g.heads, image = query / g.queries;
     double top = -1e300, total = 0;
-    for (int64_t i = 0; i < places; ++i) top = std::fmax(top, logits.get(row * places + i));
-    for (int64_t i = 0; i < places; ++i) total += std::exp(logits.get(row * places + i) - top);
+    for (int64_t i = 0; i < samples; ++i) top = std::fmax(top, logits.get(row * samples + i));
+    for (int64_t i = 0; i < samples; ++i) total += std::exp(logits.get(row * samples + i) - top);
     const int64_t d = whole(0, g.depth - 1);
     double wanted = 0;
     int64_t first = 0;
-    for (int64_t i = 0; i < places; ++i) {
+    for (int64_t i = 0; i < samples; ++i) {
       const int64_t level = i / g.points, at = (query * g.levels + level) * size;
       const int height = int(g.shapes[2 * level]), width = int(g.shapes[2 * level + 1]);
-      const double ox = offsets.get((row * places + i) * 2);
-      const double oy = offsets.get((row * places + i) * 2 + 1);
+      const double ox = offsets.get((row * samples + i) * 2);
+      const double oy = offsets.get((row * samples + i) * 2 + 1);
       const double rx = reference.get(at), ry = reference.get(at + 1);
-      double x = place_from_point(rx, ox, double(width));
-      double y = place_from_point(ry, oy, double(height));
+      double x = location_from_point(rx, ox, double(width));
+      double y = location_from_point(ry, oy, double(height));
       if (size == 4) {
-        x = place_from_box(rx, reference.get(at + 2), ox, double(width), int(g.points));
-        y = place_from_box(ry, reference.get(at + 3), oy, double(height), int(g.points));
+        x = location_from_box(rx, reference.get(at + 2), ox, double(width), int(g.points));
+        y = location_from_box(ry, reference.get(at + 3), oy, double(height), int(g.points));
       }
       const int64_t base = image * p.value.image_stride + head * p.value.head_stride + d;
-      wanted += std::exp(logits.get(row * places + i) - top) / total *
+      wanted += std::exp(logits.get(row * samples + i) - top) / total *
                 sample(value, p.value, base, first, x, y, height, width);
       if (i % g.points == g.points - 1) first += int64_t(height) * width;
     }
@@ -194,10 +195,10 @@ void fuzz_key_aware(const Kernels& kernels) {
   Sizes sizes;
   const Geometry& g = sizes.g;
   const Kind kind = any_kind();
-  const int64_t rows = g.batch * g.queries * g.heads, places = g.levels * g.points;
+  const int64_t rows = g.batch * g.queries * g.heads, samples = g.levels * g.points;
   const int64_t tokens = g.batch * g.tokens * g.heads * g.depth;
   Numbers key(kind, tokens), value(kind, tokens), query(kind, rows * g.depth);
-  const bool shared = whole(0, 1), swapped = whole(0, 1);  // levels share places; x after all y
+  const bool shared = whole(0, 1), swapped = whole(0, 1);  // levels share locations; x after all y
   const int64_t levels = shared ? 1 : g.levels;
   Numbers locations(any_kind(), rows * levels * g.points * 2);
   Numbers output(kind, rows * g.depth), grad(kind, rows * g.depth);
@@ -221,7 +222,7 @@ void fuzz_key_aware(const Kernels& kernels) {
 
   Numbers blocks(accumulated(kind), g.items() * g.tokens * g.depth);
   Numbers more_blocks(accumulated(kind), g.items() * g.tokens * g.depth);
-  Numbers grad_query(kind, query.count), grad_locations(locations.kind, rows * places * 2);
+  Numbers grad_query(kind, query.count), grad_locations(locations.kind, rows * samples * 2);
   p.key = tokens_of(key, g, true);
   p.value = tokens_of(value, g, true);
   p.grad_output = grad.bytes.get();

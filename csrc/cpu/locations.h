@@ -1,5 +1,5 @@
-// Places, their corners and the softmax, a vector of places at a time. The arithmetic is that of
-// csrc/common/bilinear.h.
+// Sampling locations, their corners and the softmax, a vector of locations at a time. The
+// arithmetic is that of csrc/common/bilinear.h.
 //
 // Included only by kernels.inc, inside the namespace of one capability.
 
@@ -27,14 +27,15 @@ class Scratch {
   char* next_;
 };
 
-// Number of places of a query and head, and that rounded up to whole vectors.
+// Sampling locations of a query and head (L * P), rounded up to whole vectors.
 template <typename A>
-SE_INLINE int64_t padded_places(const Geometry& g) {
+SE_INLINE int64_t padded_locations(const Geometry& g) {
   return (g.levels * g.points + kLanes<A> - 1) / kLanes<A> * kLanes<A>;
 }
 
-// Per place of a query and head: the level that it is on. Padding places have an empty level.
-// Tokens are counted in numbers (token * stride) wherever a row is to be found by them.
+// For each sampling location of a query and head: size and start of its level. The locations that
+// fill up the last vector have an empty level. Token indices are multiplied by the token stride, so
+// that they index the numbers of a row.
 template <typename A>
 struct Grid {
   int64_t count, padded;
@@ -44,39 +45,39 @@ struct Grid {
 
   Grid(const Geometry& g, int64_t token_stride, Scratch& scratch)
       : count(g.levels * g.points),
-        padded(padded_places<A>(g)),
+        padded(padded_locations<A>(g)),
         stride(static_cast<Int<A>>(token_stride)) {
     for (A** array : {&width, &height}) *array = scratch.take<A>(padded);
     for (Int<A>** array : {&level, &columns, &rows, &start, &line})
       *array = scratch.take<Int<A>>(padded);
-    int64_t first = 0, place = 0;
+    int64_t first = 0, location = 0;
     for (int64_t l = 0; l < g.levels; ++l) {
       const int64_t h = g.shapes[2 * l], w = g.shapes[2 * l + 1];
-      for (int64_t point = 0; point < g.points; ++point, ++place) set(place, l, h, w, first);
+      for (int64_t point = 0; point < g.points; ++point, ++location) set(location, l, h, w, first);
       first += h * w;
     }
-    for (; place < padded; ++place) {  // x > -1 and x < -1 holds nowhere
-      set(place, g.levels - 1, 0, 0, 0);
-      width[place] = height[place] = A(-1);
+    for (; location < padded; ++location) {  // x > -1 and x < -1 holds nowhere
+      set(location, g.levels - 1, 0, 0, 0);
+      width[location] = height[location] = A(-1);
     }
   }
   static int64_t arrays() { return 7; }
 
  private:
-  void set(int64_t place, int64_t l, int64_t h, int64_t w, int64_t first) {
-    width[place] = static_cast<A>(w);
-    height[place] = static_cast<A>(h);
-    level[place] = static_cast<Int<A>>(l);
-    columns[place] = static_cast<Int<A>>(w);
-    rows[place] = static_cast<Int<A>>(h);
-    start[place] = static_cast<Int<A>>(first) * stride;
-    line[place] = static_cast<Int<A>>(w) * stride;
+  void set(int64_t location, int64_t l, int64_t h, int64_t w, int64_t first) {
+    width[location] = static_cast<A>(w);
+    height[location] = static_cast<A>(h);
+    level[location] = static_cast<Int<A>>(l);
+    columns[location] = static_cast<Int<A>>(w);
+    rows[location] = static_cast<Int<A>>(h);
+    start[location] = static_cast<Int<A>>(first) * stride;
+    line[location] = static_cast<Int<A>>(w) * stride;
   }
 };
 
-// Per place: where the rows of the tokens around it begin (upper left, upper right, lower left,
-// lower right; one outside stands for its neighbour, with weight 0), whether they are to be read
-// at all, and the bilinear parts.
+// For each sampling location: index of the first number of the four tokens around it (upper left,
+// upper right, lower left, lower right; a token outside of the map is replaced by its neighbour,
+// with weight 0), whether they are read at all, and the bilinear weights.
 template <typename A>
 struct Corners {
   Int<A>* row[4];
@@ -98,7 +99,7 @@ struct Corners {
   static int64_t arrays() { return 17; }
 };
 
-// The pair of tokens around a place along one axis.
+// The pair of tokens around a location along one axis.
 template <typename A, int LANES>
 struct Axis {
   Vec<Int<A>, LANES> low, both;  // index of the lower one (0 if outside); mask: both are inside
@@ -107,10 +108,10 @@ struct Axis {
 
 template <typename A, int LANES>
 SE_INLINE Axis<A, LANES>
-axis_around(Vec<A, LANES> place, Vec<Int<A>, LANES> size, Vec<Int<A>, LANES> inside) {
+axis_around(Vec<A, LANES> location, Vec<Int<A>, LANES> size, Vec<Int<A>, LANES> inside) {
   typedef Vec<A, LANES> V;
   typedef Vec<Int<A>, LANES> I;
-  const V bounded = inside ? place : V{};
+  const V bounded = inside ? location : V{};
   const I low = __builtin_convertvector(bounded, I) + (bounded < A(0));  // a mask is -1
   const V part = bounded - __builtin_convertvector(low, V);
   const I has_low = inside & (low >= 0), has_high = inside & (low + 1 < size);
@@ -125,8 +126,8 @@ axis_around(Vec<A, LANES> place, Vec<Int<A>, LANES> size, Vec<Int<A>, LANES> ins
   return axis;
 }
 
-// Fills `corners` for the places from i on; `used` is the mask of those that touch their map.
-// Weights and slopes by axis are for the backward only.
+// Fills `corners` for one vector of locations, i to i + W - 1; `used` is the mask of those that
+// touch their map. Weights and slopes by axis are for the backward only.
 template <bool GRADIENTS, typename A>
 SE_INLINE void locate(const Grid<A>& grid, int64_t i, Vec<A, kLanes<A>> x, Vec<A, kLanes<A>> y,
                       const Corners<A>& corners) {
@@ -175,8 +176,8 @@ SE_INLINE void softmax(const A* logits, A* weights, int64_t padded) {
     store<A, W>(weights + i, load<A, W>(weights + i) * inverse);
 }
 
-// Corner weights times a factor per place; places whose factor is NaN are read too, so that a
-// NaN logit reaches the output wherever its places are (they point at token 0 if outside).
+// Corner weights times a factor for each location. Locations whose factor is NaN are read even
+// outside of the map (token 0 then), so that a NaN logit always reaches the output.
 template <typename A>
 SE_INLINE void scale_corners(const Corners<A>& corners, const A* factor, A* const scaled[4],
                              int64_t padded) {
@@ -205,7 +206,7 @@ SE_INLINE void narrow(double* p, A v) {
 }
 template <typename A>
 SE_INLINE void narrow(BFloat16* p, A v) {
-  put<1>(p, Vec<float, 1>{static_cast<float>(v)});
+  store_rounded<1>(p, Vec<float, 1>{static_cast<float>(v)});
 }
 
 template <typename S, typename A>
@@ -250,8 +251,8 @@ SE_INLINE int64_t bytes_of(Kind kind) {
   return kind == Kind::Float64 ? 8 : kind == Kind::Float32 ? 4 : 2;
 }
 
-// `count` numbers of `kind` from element `first` on, followed by `fill` up to `padded`: in place
-// where the tensor already is that, otherwise in `buffer`.
+// `count` numbers of `kind` from element `first` on, followed by `fill` up to `padded`: a pointer
+// into the tensor if it already has that form, otherwise a copy in `buffer`.
 template <typename A>
 SE_INLINE const A* view_row(Kind kind, const void* data, int64_t first, int64_t count,
                             int64_t padded, A fill, A* buffer) {
