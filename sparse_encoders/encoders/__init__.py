@@ -1,4 +1,4 @@
-"""How tokens are refined: one encoder a file."""
+"""Encoders, which refine the tokens of a batch; one in each file."""
 
 from sparse_encoders.encoders.base import Encoder, EncoderOutput
 from sparse_encoders.encoders.dense import DenseEncoder

@@ -71,15 +71,18 @@ class IntraScaleAttention(nn.Module):
 def sine_embedding(
     h: int, w: int, channels: int, position: str, device: torch.device | None = None
 ) -> Tensor:
-    """(1, h * w, C): sine and cosine of a token's column and row times 10000^(-k / (C / 4)).
+    """(1, h * w, C) sine position embedding of a map whose tokens are flattened row by row.
+
+    The channels of a token are sin and cos of its column, then of its row, times
+    10000^(-k / (C / 4)) for k = 0, ..., C / 4 - 1.
 
     Args:
-        h: rows of the map, whose tokens stand row by row.
-        w: its columns.
-        channels: C; there are C / 4 frequencies, k from 0 on.
-        position: 'rows', a token has the embedding of its own cell; 'released', the embeddings
-            stand column by column, so that token r * w + c has that of cell c * h + r counted
-            down the columns.
+        h: rows of the map.
+        w: columns of the map.
+        channels: C, a multiple of 4.
+        position: 'rows', every token has the embedding of its own row and column; 'released', token
+            n has that of row n % h and column n // h, because the released code flattens the
+            embedding column by column and the tokens row by row.
         device: of the result.
     """
     number = torch.arange(h * w, dtype=torch.float32, device=device)

@@ -34,7 +34,7 @@ class AuxiliaryHeads(nn.Module):
         self.init_weights()
 
     def init_weights(self) -> None:
-        """Every class improbable, every box its proposal."""
+        """Start from class probabilities of 0.01 and from boxes that equal the proposals."""
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 module.reset_parameters()
@@ -51,7 +51,7 @@ class AuxiliaryHeads(nn.Module):
 
         Args:
             refined: for each layer the (B, K, C) tokens it refined.
-            layers: which tokens these are.
+            layers: for each layer the indices of these tokens.
             tokens: the batch, for the proposals.
 
         Returns:
@@ -75,7 +75,7 @@ class AuxiliaryHeads(nn.Module):
     ) -> dict[str, Tensor]:
         """``enc{i}.loss_cls``, ``enc{i}.loss_bbox`` and ``enc{i}.loss_iou`` of encoder layer i.
 
-        Matched and weighted like a decoder layer by the detector's own head.
+        The detector's head matches and weights them like the losses of a decoder layer.
         """
         losses = {}
         for index, (logits, boxes) in enumerate(self(refined, layers, tokens)):

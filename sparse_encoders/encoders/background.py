@@ -18,14 +18,15 @@ class BackgroundEmbedding(nn.Module):
     """Adds a learned embedding of its cell to every token that was not refined.
 
     A token in row i and column j of its level gets (columns[j], rows[i]); all levels share
-    the two tables. A level with more cells a side than the tables takes them interpolated.
+    the two tables. For a level with more rows or columns than a table has, the table is
+    interpolated to that size.
 
     Args:
         embed_dims: channels C.
-        cells: rows and columns that the tables know, 200 as released.
-        where: 'released', tokens outside the last layer's selection, so that those that an
-            earlier layer refined and the last one dropped get it, too; or 'never_kept',
-            tokens that no layer kept. Padding gets none.
+        cells: entries of each table, 200 as released.
+        where: 'released', tokens outside of the last layer's selection, also those that an
+            earlier layer refined; or 'never_kept', tokens that no layer kept. Padding gets no
+            embedding.
 
     Raises:
         ValueError: an odd number of channels, fewer than one cell.
@@ -55,7 +56,8 @@ class BackgroundEmbedding(nn.Module):
         Args:
             memory: (B, N, C).
             tokens: padding and shapes of the batch.
-            layers: what each encoder layer refined; a later one keeps no others.
+            layers: what each encoder layer refined; every layer keeps a subset of what the layer
+                before it keeps.
         """
         if self.where == "released":
             without = layers[-1].mask(tokens.num_tokens, carried=True)
@@ -74,7 +76,7 @@ class BackgroundEmbedding(nn.Module):
 
 
 def _table(table: Tensor, cells: int) -> Tensor:
-    """(cells, C / 2), the first rows of the table; all of them interpolated where it is short."""
+    """(cells, C / 2), the first entries of the table, or a shorter table interpolated."""
     if cells <= table.shape[0]:
         return table[:cells]
     wide = F.interpolate(table.T[None], size=cells, mode="linear", align_corners=True)

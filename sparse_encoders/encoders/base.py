@@ -23,17 +23,18 @@ from sparse_encoders.tokens import TokenGrid
 
 @dataclass(frozen=True)
 class EncoderOutput:
-    """What an encoder hands on.
+    """The output of an encoder.
 
     Attributes:
         memory: (B, N, C) refined tokens.
-        tokens: the tokens that came in.
-        selection: what the selector decided, for its loss; None without a selector.
-        layers: what each layer refined, for reports; empty without a selector.
-        refined: (B, K, C) tokens as each layer refined them, where a loss of the
-            encoder will read them; empty otherwise.
-        objects: (B, k) int64 for each layer of dual attention: where its object
-            tokens stand among the layer's kept ones, best first; empty otherwise.
+        tokens: the input.
+        selection: the selector's output, for its loss; None without a selector.
+        layers: indices of the tokens that each layer refined; empty without a selector.
+        refined: for each layer its (B, K, C) refined tokens, if a loss of the encoder
+            reads them; empty otherwise.
+        objects: for each layer of dual attention (B, k) int64 indices of its object
+            tokens among the K that the layer refines, highest score first; empty
+            otherwise.
     """
 
     memory: Tensor
@@ -54,24 +55,23 @@ class Encoder(BaseModule):
         num_layers: encoder layers, at least 1.
         num_levels: feature levels; the detector sets it.
         layer_cfg: MMDetection's encoder ``layer_cfg`` (``self_attn_cfg``,
-            ``ffn_cfg``, ``norm_cfg``); what it leaves out is Deformable DETR's.
+            ``ffn_cfg``, ``norm_cfg``); missing settings take Deformable DETR's values.
         attention_backend: 'auto', 'fused', 'mmcv' or 'torch', see
             :class:`sparse_encoders.attention.DeformableAttention`.
         first_stage: whether the detector lends a first-stage projection; the
             detector sets it.
         num_classes: outputs of the detector's classification branches, for
             encoders with heads of their own; the detector sets it.
-        num_cp: gradient checkpointing: the first so many layers keep only their
-            inputs in training and compute the rest again in the backward pass.
+        num_cp: number of layers, from the first on, with gradient checkpointing: they keep
+            only their inputs in training and are computed again in the backward pass.
             As in MMDetection's encoders, 0 and -1 mean none.
-        ffn_slice: inference on a CPU computes the FFN for so many tokens at a time
-            (:class:`SlicedFFN`); 0: all at once. None: 0 in :class:`DenseEncoder`, whose
+        ffn_slice: number of tokens for which the FFN is computed at a time in inference on
+            a CPU (:class:`SlicedFFN`); 0: all at once. None: 0 in :class:`DenseEncoder`, whose
             results are MMDetection's bit for bit, 1024 in encoders that prune.
 
     Raises:
-        ValueError: fewer than one layer, a ``layer_cfg`` whose levels are not the
-            detector's, a ``num_cp`` that is no number of layers, or an ``ffn_slice`` that is
-            no number of tokens.
+        ValueError: fewer than one layer, a ``layer_cfg`` with another number of levels than
+            the detector, or an invalid ``num_cp`` or ``ffn_slice``.
     """
 
     default_ffn_slice = 0
@@ -93,8 +93,8 @@ class Encoder(BaseModule):
             raise ValueError(f"encoder.num_layers must be at least 1, got {num_layers}")
         if type(num_cp) is not int or not -1 <= num_cp <= num_layers:
             raise ValueError(
-                "encoder.num_cp must be how many layers are checkpointed, a whole number of at "
-                f"most encoder.num_layers={num_layers}, got {num_cp!r}"
+                "encoder.num_cp must be the number of checkpointed layers, an integer from -1 to "
+                f"encoder.num_layers={num_layers}, got {num_cp!r}"
             )
         if ffn_slice is None:
             ffn_slice = self.default_ffn_slice
@@ -116,7 +116,7 @@ class Encoder(BaseModule):
         self.selector: Selector | None = None
 
     def build_layers(self, layer_class: type[EncoderLayer], **layer_settings: Any) -> ModuleList:
-        """``num_layers`` layers of one class; ``layer_settings`` are its further arguments."""
+        """``num_layers`` layers of a class, built with ``layer_cfg`` and ``layer_settings``."""
         return ModuleList(
             layer_class(**self.layer_config(), **layer_settings) for _ in range(self.num_layers)
         )
@@ -124,7 +124,7 @@ class Encoder(BaseModule):
     def layer_config(
         self, attention: str = "plain", key_aware: dict[str, Any] | None = None
     ) -> dict[str, Any]:
-        """A copy of ``layer_cfg`` that says which attention (:func:`attention_config`)."""
+        """A copy of ``layer_cfg`` with the attention to build, see :func:`attention_config`."""
         config = copy.deepcopy(self.layer_cfg)
         config["self_attn_cfg"] = attention_config(
             config["self_attn_cfg"], self.attention_backend, attention, key_aware
@@ -132,7 +132,7 @@ class Encoder(BaseModule):
         return config
 
     def build_selector(self, selector: dict[str, Any], **defaults: Any) -> Selector:
-        """Build a selector from config, told what the encoder knows."""
+        """Build a selector from its config, with the encoder's layers, levels and channels."""
         settings = {
             "num_layers": self.num_layers,
             "num_levels": self.num_levels,
@@ -165,10 +165,10 @@ class Encoder(BaseModule):
         return call(*args, **kwargs)
 
     def init_own_weights(self) -> None:
-        """Initialise what must not be initialised like the rest of an encoder.
+        """Initialise parameters for which Xavier's distribution is not right.
 
-        MMDetection's detectors draw every matrix of their encoder from Xavier's
-        distribution; this is called after that.
+        MMDetection's detectors initialise every matrix of the encoder with it, and
+        :meth:`EncoderDetector.init_weights` calls this method afterwards.
         """
 
     def forward(self, tokens: TokenGrid, detector: DetectorParts) -> EncoderOutput:
@@ -226,12 +226,12 @@ class Encoder(BaseModule):
         return self.selector.loss(output.selection, output.tokens, targets)
 
     def refined_levels(self, layer: int) -> range:
-        """Levels whose tokens ``layer`` (from 0) refines where no selector chooses."""
+        """Levels whose tokens ``layer`` (from 0) refines if there is no selector."""
         return range(self.num_levels)
 
     @property
     def learns_from_decoder(self) -> bool:
-        """Whether :meth:`loss` reads what the decoder looked at."""
+        """Whether :meth:`loss` reads ``targets.attention_map``, the decoder attention map."""
         return self.selector is not None and self.selector.learns_from_decoder
 
     @property
@@ -240,14 +240,14 @@ class Encoder(BaseModule):
         return self.selector is not None and self.selector.needs_boxes
 
     def set_keep_ratio(self, keep_ratio: float | Sequence[float], test_only: bool = False) -> None:
-        """Keep another share of the tokens from now on; no weight changes.
+        """Set the keep ratio; no weight changes.
 
         Args:
             keep_ratio: a number, or one for each layer, in (0, 1].
-            test_only: leave training as it is.
+            test_only: set it for testing only and leave that of training.
 
         Raises:
-            ValueError: the encoder prunes nothing, or a ratio outside (0, 1].
+            ValueError: the encoder has no selector, or a ratio is outside (0, 1].
         """
         if self.selector is None:
             raise ValueError(f"{type(self).__name__} has no selector, so no keep ratio to set")
@@ -259,7 +259,7 @@ def complete_layer_cfg(layer_cfg: dict[str, Any] | None, num_levels: int) -> dic
     full: dict[str, Any] = copy.deepcopy(dict(layer_cfg or {}))
     attention = dict(full.get("self_attn_cfg") or {})
     attention.setdefault("embed_dims", 256)
-    # MMCV's default holds where a config describes the attention, as in MMDetection
+    # as in MMDetection: a self_attn_cfg without dropout has MMCV's default, 0.1
     attention.setdefault("dropout", 0.1 if "self_attn_cfg" in full else 0.0)
     if attention.setdefault("num_levels", num_levels) != num_levels:
         raise ValueError(

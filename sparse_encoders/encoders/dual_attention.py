@@ -48,24 +48,25 @@ class ObjectAttention(nn.Module):
     def forward(
         self, kept: Tensor, pos_embed: Tensor, scores: Tensor, eligible: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        """Enhance the object tokens among the kept ones.
+        """Let the kept tokens with the highest object scores attend to each other.
 
         Args:
             kept: (B, K, C) kept tokens.
             pos_embed: (B, K, C) their position embedding.
             scores: (B, K) object scores.
-            eligible: (B, K) bool; the others neither attend nor are attended to. None: all.
+            eligible: (B, K) bool, False = never an object token: it is left unchanged and masked
+                in the attention. None: all are eligible.
 
         Returns:
-            (B, K, C) kept tokens with the objects among them replaced, and
-            (B, k) where the objects stand in K, best first.
+            (B, K, C) kept tokens with the object tokens replaced, and (B, k) int64 indices of the
+            object tokens among the K, highest score first.
         """
         count = min(self.num_tokens, kept.shape[1])
         if eligible is not None:
             scores = scores.masked_fill(~eligible, -torch.inf)
         index = scores.topk(count, dim=1).indices
         objects = gather_rows(kept, index)
-        # an image always keeps a token, so no row of the attention is masked whole
+        # every image has at least one eligible token, so no row of the attention is all masked
         usable = None if eligible is None else eligible.gather(1, index)
         enhanced = self.norm(self._attend(objects, gather_rows(pos_embed, index), usable))
         if usable is not None:
@@ -73,7 +74,7 @@ class ObjectAttention(nn.Module):
         return scatter_rows(kept, index, enhanced.to(kept.dtype)), index
 
     def _attend(self, objects: Tensor, pos_embed: Tensor, usable: Tensor | None) -> Tensor:
-        """(B, k, C), MMCV's module by ``scaled_dot_product_attention``."""
+        """(B, k, C): what ``self.attention`` computes, by ``scaled_dot_product_attention``."""
         module, inner = self.attention, self.attention.attn
         # query and key are projected from the same tokens
         split = 2 * inner.embed_dim
@@ -96,7 +97,7 @@ class ObjectAttention(nn.Module):
 
 
 class DualAttentionLayer(KeptTokensLayer):
-    """A layer on the kept tokens, before which the objects among them attend to each other."""
+    """A layer on the kept tokens, with self-attention among the object tokens before it."""
 
     def __init__(self, *args: Any, object_attention: dict[str, Any] | None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -109,12 +110,12 @@ class DualAttentionLayer(KeptTokensLayer):
 
 @MODELS.register_module()
 class DualAttentionEncoder(PruningEncoder):
-    """Refine the kept tokens; let the objects among them attend to each other.
+    """Refine the kept tokens, with self-attention among the object tokens in every layer.
 
-    The defaults are the released code's, which trained weights expect; the
-    paper's way is ``values='updated'``, ``object_score='probability'`` here and
-    ``count='image'``, ``intervals='overlapping'`` in the selector. At test time every
-    image keeps its own count either way (``test_count`` in the selector).
+    The defaults follow the released code, with which the published weights were trained. The
+    paper describes ``values='updated'``, ``object_score='probability'`` here and
+    ``count='image'``, ``intervals='overlapping'`` in the selector. At test time each image keeps
+    its own number of tokens with either (``test_count`` in the selector).
 
     Args:
         selector: config of any :class:`Selector`; Focus-DETR's by default.
@@ -125,14 +126,14 @@ class DualAttentionEncoder(PruningEncoder):
             (released), or 'probability', of their sigmoids (equation 3).
         num_object_tokens: tokens that attend to each other, 300 in the paper.
         dual_attention: False leaves the self-attention out (Table 4's ablation).
-        background_embedding: what is added to the memory in the end, see
-            :class:`BackgroundEmbedding`: 'released' (Salience DETR), where the last layer
-            keeps nothing; 'never_kept', where no layer does; None, nowhere.
-        background_cells: rows and columns of its tables.
+        background_embedding: which tokens get a :class:`BackgroundEmbedding` after the last
+            layer: 'released' (Salience DETR), those that the last layer does not keep;
+            'never_kept', those that no layer keeps; None, no tokens.
+        background_cells: entries of its tables for rows and for columns.
         **kwargs: see :class:`Encoder`.
 
     Raises:
-        ValueError: an unknown switch, fewer than one object token.
+        ValueError: an unknown value of a setting, or fewer than one object token.
     """
 
     def __init__(
@@ -181,7 +182,7 @@ class DualAttentionEncoder(PruningEncoder):
             )
 
     def init_own_weights(self) -> None:
-        """Undo what a detector's initialisation of all encoder weights does to the tables."""
+        """Initialise the tables of the background embedding again, as released."""
         if self.background is not None:
             self.background.init_weights()
 
@@ -198,25 +199,25 @@ class DualAttentionEncoder(PruningEncoder):
         return Refined(self.call_layer(index, rows, query, value, batch.tokens), objects)
 
     def _object_scores(self, index: int, rows: Rows, batch: Batch) -> Tensor:
-        """(B, K) object scores of the rows, with the head that the detector lends."""
+        """(B, K) object scores of the rows, by the classification head that the detector lends."""
         assert batch.selection is not None
         if batch.detector.category_head is None:
             raise ValueError(
                 "dual attention ranks object tokens by the detector's classification head, but "
-                "this detector lends none; set encoder.dual_attention=False"
+                "this detector does not lend one; set encoder.dual_attention=False"
             )
         foreground = rows.chosen.gather(batch.selection.scores)
         return self.object_scores(rows.memory, foreground, batch.detector.category_head(index))
 
     def finish(self, memory: Tensor, tokens: TokenGrid, layers: Sequence[LayerSelection]) -> Tensor:
-        """Add the background embedding, where there is one."""
+        """Add the background embedding, if the config asks for one."""
         return memory if self.background is None else self.background(memory, tokens, layers)
 
     @without_gradient
     def object_scores(self, kept: Tensor, foreground: Tensor, head: CategoryHead) -> Tensor:
-        """(B, K) foreground times best category score (equation 3).
+        """(B, K) foreground score times highest category score (equation 3).
 
-        It only ranks, so no gradient passes.
+        Computed without gradient, because the scores are used for ranking only.
 
         Args:
             kept: (B, K, C) kept tokens.

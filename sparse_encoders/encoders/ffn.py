@@ -1,4 +1,4 @@
-"""MMCV's FFN in slices of tokens: the same numbers, less memory traffic on a CPU."""
+"""MMCV's FFN computed in slices of tokens, with less memory traffic on a CPU."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from sparse_encoders.compat import is_compiling
 class SlicedFFN(FFN):
     """An FFN whose hidden features stay in the processor's caches.
 
-    Only inference on a CPU is cut: a gradient needs all hidden features anyway, and a graph that
-    is compiled or exported is left whole. Rows do not depend on each other, so the result is
-    the same up to the rounding of another order of summation inside the matrix product.
+    Slices are used for inference on a CPU only: a backward pass needs all hidden features anyway,
+    and a compiled or exported graph should not contain a loop. Tokens do not depend on each other,
+    so the result is the same up to rounding (the matrix product may sum in another order).
 
     Args:
         *args: see MMCV's FFN, which also names and initialises the parameters.
@@ -29,7 +29,7 @@ class SlicedFFN(FFN):
         self.slice_tokens = slice_tokens
 
     def forward(self, x: Tensor, identity: Tensor | None = None) -> Tensor:
-        """(B, N, C) tokens with what the FFN makes of them added, see MMCV's FFN."""
+        """(B, N, C) to (B, N, C): ``x + FFN(x)``, see MMCV's FFN."""
         tokens = x.shape[:-1].numel()
         if identity is not None or not 0 < self.slice_tokens < tokens or not _may_cut(x):
             whole: Tensor = super().forward(x, identity)

@@ -1,7 +1,7 @@
 """RT-DETR's fusion of levels by convolutions, CCFM (Zhao et al., CVPR 2024, section 4.2).
 
-Maps are (B, C, h, w), finest level first. Padded cells are zeroed before every convolution, so
-that no valid cell reads them: what comes out of an image does not depend on its padding's content.
+Maps are (B, C, h, w), finest level first. Padded cells are zeroed before every convolution, so that
+valid cells do not depend on the content of padding.
 """
 
 from __future__ import annotations
@@ -64,8 +64,8 @@ class CSPRep(nn.Module):
 
     Args:
         channels: C of the output; the input has 2 C.
-        hidden: channels of both ways; where they are C, ``out`` is the identity.
-        depth: :class:`RepBlock` in the deep way.
+        hidden: channels of both branches; if they are C, ``out`` is the identity.
+        depth: number of :class:`RepBlock` in the deep branch.
         norm_cfg: MMCV's config of the norms.
     """
 
@@ -89,7 +89,7 @@ class CSPRep(nn.Module):
 class CrossScaleFusion(nn.Module):
     """CCFM: from the coarsest level to the finest, and back (figures 4 and 5).
 
-    Where a level is not exactly half of the finer one, maps are resampled to its size.
+    Maps are resampled to a level's size if it is not exactly half of the finer level's.
 
     Args:
         channels: C of every level.
@@ -113,7 +113,9 @@ class CrossScaleFusion(nn.Module):
     def fuse_top_down(
         self, maps: Sequence[Tensor], padding: Sequence[Tensor | None]
     ) -> list[Tensor]:
-        """Each level with what the coarser one says; the coarser one stays as its lateral gave it.
+        """Fuse each level with the next coarser one, from the coarsest on.
+
+        Each coarser map is replaced by the output of its lateral convolution.
 
         Args:
             maps: of every level.
@@ -131,7 +133,7 @@ class CrossScaleFusion(nn.Module):
     def fuse_bottom_up(
         self, maps: Sequence[Tensor], padding: Sequence[Tensor | None]
     ) -> list[Tensor]:
-        """Each level but the finest with what the finer one says; arguments as above."""
+        """Fuse each level with the next finer one, from the finest on; arguments as above."""
         fused = list(maps)
         for fine, (down, block) in enumerate(zip(self.down, self.bottom_up, strict=True)):
             coarse = fine + 1

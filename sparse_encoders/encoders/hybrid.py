@@ -15,7 +15,7 @@ from sparse_encoders.contracts import DetectorParts
 from sparse_encoders.encoders.aifi import IntraScaleAttention
 from sparse_encoders.encoders.base import Encoder, EncoderOutput
 from sparse_encoders.encoders.fusion import CrossScaleFusion, without_averages
-from sparse_encoders.encoders.none import with_positions_gradient
+from sparse_encoders.encoders.none import with_pos_embed_gradient
 from sparse_encoders.registry import MODELS
 from sparse_encoders.tokens import TokenGrid
 
@@ -25,31 +25,31 @@ BLOCKS = 3  # of a fusion block, times depth_mult
 
 @MODELS.register_module()
 class HybridEncoder(Encoder):
-    """Attention on the coarsest level, convolutions between levels: it replaces, prunes nothing.
+    """Attention on the coarsest level and convolutions between levels, on all tokens.
 
-    Three steps: self-attention among the cells of the coarsest level
-    (:class:`IntraScaleAttention`); then convolutions from the coarsest level to the finest, and
-    back (:class:`CrossScaleFusion`). There is no deformable attention, and the detector's own
-    position embedding is not read. Padding is masked in the attention and zeroed before each
-    convolution; in training, batch norm counts it.
+    It replaces the deformable encoder and does not prune. Three steps: self-attention among the
+    cells of the coarsest level (:class:`IntraScaleAttention`); then convolutions from the coarsest
+    level to the finest, and back (:class:`CrossScaleFusion`). There is no deformable attention, and
+    the detector's own position embedding is not read. Padding is masked in the attention and zeroed
+    before each convolution; in training it enters the statistics of batch norm.
 
     Args:
         num_levels: feature levels, any number; the detector sets it.
-        layer_cfg: MMDetection's encoder ``layer_cfg``: its channels, heads and dropouts hold here,
-            the width of its FFN does not.
+        layer_cfg: MMDetection's encoder ``layer_cfg``, of which channels, heads and dropouts are
+            used, but not the FFN's hidden channels.
         feedforward_channels: hidden channels of the attention layer's FFN.
         expansion: channels inside of the fusion blocks, as a share of C.
         depth_mult: round(3 * depth_mult) convolution blocks in each fusion block.
-        position: 'rows', or 'released', which trained weights expect: see :func:`sine_embedding`.
-        norm_cfg: of the convolutions, MMCV's; batch norm by default, as released. Batches of few
-            images want ``dict(type='GN', num_groups=32)``, or 'SyncBN'.
-        num_cp: see :class:`Encoder`; the three steps are its layers, and more than three means all,
-            as a config may say of another encoder's layers.
+        position: 'rows', or 'released' for published weights, see :func:`sine_embedding`.
+        norm_cfg: MMCV's config of the convolutions' norms; batch norm by default, as released. For
+            batches of few images use ``dict(type='GN', num_groups=32)`` or 'SyncBN'.
+        num_cp: see :class:`Encoder`; the three steps count as layers. Numbers above three mean all
+            three, because a config may inherit the number of another encoder's layers.
 
     Raises:
         ValueError: an unknown ``position``, channels that are no multiple of 4, an ``expansion`` or
-            ``depth_mult`` that leaves nothing, groups that do not divide the channels; when called,
-            another number of levels, or batch norm in training on a single cell.
+            ``depth_mult`` that gives no channels or blocks, groups that do not divide the channels;
+            in :meth:`forward`, another number of levels, or batch norm in training on one cell.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class HybridEncoder(Encoder):
             ("depth_mult", depth_mult, depth),
         ):
             if count < 1:
-                raise ValueError(f"encoder.{name} leaves nothing to compute with, got {given}")
+                raise ValueError(f"encoder.{name} is too small: no channels or blocks at {given}")
         groups = norm.get("num_groups", 1)
         if channels % groups or hidden % groups:
             raise ValueError(
@@ -98,7 +98,7 @@ class HybridEncoder(Encoder):
                 module.reset_parameters()
 
     def forward(self, tokens: TokenGrid, detector: DetectorParts) -> EncoderOutput:
-        """(B, N, C) tokens of all levels, fused with each other."""
+        """Attention, then top-down and bottom-up fusion; see :meth:`Encoder.forward`."""
         self._check_tokens(tokens)
         maps, padding = to_maps(tokens)
         coarsest = self.run_layer(0, self.attention, maps[-1], padding[-1])
@@ -106,11 +106,14 @@ class HybridEncoder(Encoder):
         maps = self.run_layer(2, self.fusion.fuse_bottom_up, maps, padding)
         memory = torch.cat([m.flatten(2).transpose(1, 2) for m in maps], 1)
         if self.training:
-            memory = with_positions_gradient(memory, tokens)
+            memory = with_pos_embed_gradient(memory, tokens)
         return EncoderOutput(memory, tokens)
 
     def run_layer(self, index: int, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        """See :class:`Encoder`; a step that runs again counts once in batch norm's averages."""
+        """See :meth:`Encoder.run_layer`.
+
+        The second run of a checkpointed step does not change batch norm's running averages.
+        """
         if index < self.num_cp and torch.is_grad_enabled():
             return checkpoint(
                 call, *args, use_reentrant=False, context_fn=self._first_and_again, **kwargs
@@ -118,13 +121,13 @@ class HybridEncoder(Encoder):
         return call(*args, **kwargs)
 
     def refined_levels(self, layer: int) -> range:
-        """The coarsest level by attention; all on the way down; all but the finest back up."""
+        """Attention: the coarsest level; top-down: all levels; bottom-up: all but the finest."""
         return range((self.num_levels - 1, 0, 1)[layer], self.num_levels)
 
     def _first_and_again(
         self,
     ) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-        """What a checkpointed step runs in, and what its repetition does."""
+        """Contexts of a checkpointed step, for its first run and for its second one."""
         return nullcontext(), without_averages(self.fusion)
 
     def _check_tokens(self, tokens: TokenGrid) -> None:

@@ -19,11 +19,11 @@ from sparse_encoders.tokens import TokenGrid
 
 
 class InterleavedLayer(KeptTokensLayer):
-    """A layer on the kept tokens, with an FFN of their own for low-level ones on demand.
+    """A layer on the kept tokens, optionally with a separate FFN for low-level tokens.
 
     Args:
-        small_low_level_ffn: low-level tokens have an FFN and a norm of their own,
-            with as many hidden channels as a token has.
+        small_low_level_ffn: low-level tokens have an FFN and a norm of their own; this FFN
+            has C hidden channels.
     """
 
     def __init__(self, *args: Any, small_low_level_ffn: bool = False, **kwargs: Any) -> None:
@@ -44,7 +44,7 @@ class InterleavedLayer(KeptTokensLayer):
         tokens: TokenGrid,
         num_low: int = 0,
     ) -> Tensor:
-        """As :class:`KeptTokensLayer`'s; the first ``num_low`` of the K queries are low-level."""
+        """See :meth:`KeptTokensLayer.forward`; the first ``num_low`` of K queries are low-level."""
         query = self.attend(query, query_pos, reference_points, value, tokens)
         if self.low_level_ffn is None or self.low_level_norm is None:
             return self.norms[1](self.ffn(query))
@@ -82,8 +82,8 @@ class LiteDETREncoder(PruningEncoder):
         **kwargs: see :class:`Encoder`.
 
     Raises:
-        ValueError: numbers that do not fit each other, an unknown name, settings
-            given both ways.
+        ValueError: numbers of layers, blocks and levels that do not fit each other, an unknown
+            name, or a schedule that contradicts the other settings.
     """
 
     def __init__(
@@ -115,9 +115,9 @@ class LiteDETREncoder(PruningEncoder):
             self.selector = self.build_selector(selector)
 
     def level_groups(self, tokens: TokenGrid) -> Sequence[range]:
-        """Low and high levels, ranked by themselves.
+        """Two groups, the low (fine) and the high (coarse) levels, each ranked by itself.
 
-        How many tokens go through which FFN is then known before anything runs.
+        The number of tokens that go through each FFN is then known on the host.
 
         Raises:
             ValueError: tokens of another number of levels.
@@ -136,7 +136,7 @@ class LiteDETREncoder(PruningEncoder):
         return range(first, self.num_levels)
 
     def choose(self, selection: Selection | None, tokens: TokenGrid) -> tuple[LayerSelection, ...]:
-        """The tokens of each layer's levels, or what is kept of them, low-level ones first."""
+        """All tokens of each layer's levels, or the kept ones, those of low levels first."""
         layers: list[LayerSelection] = []
         for index in range(self.num_layers):
             everywhere = self.schedule.refines_all(index)
@@ -149,7 +149,7 @@ class LiteDETREncoder(PruningEncoder):
         return tuple(layers)
 
     def refine(self, index: int, rows: Rows, value: Tensor, batch: Batch) -> Refined:
-        """One call of the layer, which is told how many of the rows are low-level."""
+        """One call of the layer, with the number of low-level rows as a further argument."""
         num_low = 0
         if self.schedule.refines_all(index):
             first_high = self.num_levels - self.schedule.high_levels

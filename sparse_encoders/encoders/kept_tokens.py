@@ -1,4 +1,4 @@
-"""The layer of every encoder that refines only what a selector keeps."""
+"""The layer of encoders that refine only the tokens that a selector keeps."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from sparse_encoders.tokens import TokenGrid
 
 
 class KeptTokensLayer(EncoderLayer):
-    """A deformable encoder layer whose queries are not its values.
+    """A deformable encoder layer whose queries are the kept tokens and whose values are all tokens.
 
-    Its weights have MMDetection's names: a dense checkpoint initialises them.
+    Its weights have MMDetection's names, so the checkpoint of a dense encoder fits.
     """
 
     def forward(

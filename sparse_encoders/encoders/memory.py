@@ -1,4 +1,4 @@
-"""All tokens of a batch while layers refine some: rows are gathered from it and written back."""
+"""All tokens of a batch, from which each layer's rows are gathered and to which they go back."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ class Rows:
     """The K tokens of each image that a layer refines.
 
     Attributes:
-        chosen: which tokens these are.
-        query: (B, K, C) as the layer before gave them.
-        memory: (B, K, C) as they stand among all tokens: what the layer before gave where it
-            kept the token, else what an earlier one gave.
+        chosen: indices of these tokens.
+        query: (B, K, C) output of the layer before, also for tokens that it did not keep.
+        memory: (B, K, C) rows of the memory: output of the last layer that kept the token, or
+            the encoder's input if none did.
         pos_embed: (B, K, C) position plus level embedding.
         reference_points: (B, K, L, 2), see :attr:`TokenGrid.reference_points`.
     """
@@ -33,10 +33,10 @@ class Rows:
 
 
 class TokenMemory:
-    """Gathers each layer's rows anew; layers may refine any tokens.
+    """Gathers the rows of each layer from all tokens; layers may refine any tokens.
 
     Args:
-        tokens: as the encoder gets them.
+        tokens: the encoder's input.
         layers: for each layer the tokens that it refines.
     """
 
@@ -55,26 +55,25 @@ class TokenMemory:
         self.features = self.layers[index].scatter_kept(self.features, refined)
 
     def all_tokens(self) -> Tensor:
-        """(B, N, C) with everything that was written."""
+        """(B, N, C) all tokens, with the rows that layers wrote."""
         return self.features
 
 
 class RankedMemory(TokenMemory):
-    """Gathers once: every layer refines the first tokens of what the layer before refined.
+    """Gathers once, for layers that each refine the first rows of what the layer before refined.
 
-    Rows stay in the order of the ranking, and go back among all tokens only when these
-    are asked for.
+    Rows stay in the order of the ranking and are scattered only in :meth:`all_tokens`.
     """
 
     def __init__(self, tokens: TokenGrid, layers: Sequence[LayerSelection]) -> None:
         super().__init__(tokens, layers)
         self.query = self.kept = layers[0].gather(tokens.features)
         self.geometry = _geometry(layers[0], tokens)
-        self.dropped: list[Tensor] = []  # rows that no later layer refines, the last first
+        self.dropped: list[Tensor] = []  # rows that no later layer refines, latest first
         self.written = False
 
     def rows(self, index: int) -> Rows:
-        """What layer ``index`` refines; layers ask in their order."""
+        """What layer ``index`` refines; to be called for the layers in order."""
         size = self.layers[index].size
         if size < self.kept.shape[1]:
             self.dropped.insert(0, self.kept[:, size:])
@@ -88,7 +87,7 @@ class RankedMemory(TokenMemory):
         self.kept = self.layers[index].where(refined.to(self.kept.dtype), self.kept)
 
     def all_tokens(self) -> Tensor:
-        """(B, N, C) with everything that was written."""
+        """(B, N, C) all tokens, with the rows that layers wrote."""
         if not self.written:
             return self.features
         rows = torch.cat([self.kept, *self.dropped], 1) if self.dropped else self.kept

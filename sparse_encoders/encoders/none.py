@@ -1,4 +1,4 @@
-"""No encoder: the control that says what any of the others is worth."""
+"""No encoder, as a control in comparisons."""
 
 from __future__ import annotations
 
@@ -16,14 +16,13 @@ from sparse_encoders.tokens import TokenGrid
 
 @MODELS.register_module()
 class NoEncoder(Encoder):
-    """Tokens pass as they are, from the neck to the first stage and the decoder.
+    """Passes the neck's tokens to the first stage and the decoder unchanged.
 
-    It has no layers and no parameters. Reports and pictures count it as one layer that refines
-    nothing, so its Corr and its recall are 0.
+    It has no layers and no parameters. Reports and pictures count it as one layer that refines no
+    tokens, so its Corr and its recall are 0.
 
     Args:
-        num_levels, layer_cfg: see :class:`Encoder`; of ``layer_cfg`` only the number of
-            channels matters.
+        num_levels, layer_cfg: see :class:`Encoder`; only the channels of ``layer_cfg`` are read.
     """
 
     def __init__(
@@ -35,8 +34,8 @@ class NoEncoder(Encoder):
         super().__init__(1, num_levels, layer_cfg, init_cfg=init_cfg)
 
     def forward(self, tokens: TokenGrid, detector: DetectorParts) -> EncoderOutput:
-        """(B, N, C) the tokens."""
-        memory = with_positions_gradient(tokens.features, tokens) if self.training else None
+        """The input as memory; see :meth:`Encoder.forward`."""
+        memory = with_pos_embed_gradient(tokens.features, tokens) if self.training else None
         batch, device = tokens.features.shape[0], tokens.features.device
         indices = torch.zeros(batch, 0, dtype=torch.long, device=device)
         nothing = LayerSelection(indices, indices.bool(), indices.bool(), all_kept=True)
@@ -45,14 +44,14 @@ class NoEncoder(Encoder):
         )
 
     def refined_levels(self, layer: int) -> range:
-        """None."""
+        """No levels."""
         return range(0)
 
 
-def with_positions_gradient(memory: Tensor, tokens: TokenGrid) -> Tensor:
-    """(B, N, C) memory as it is, with a gradient of zero for the detector's level embedding.
+def with_pos_embed_gradient(memory: Tensor, tokens: TokenGrid) -> Tensor:
+    """(B, N, C) memory unchanged, with a zero gradient for the detector's level embedding.
 
-    An encoder that does not read positions leaves the embedding without a gradient, for which
-    distributed training would wait.
+    An encoder that does not read ``pos_embed`` would leave the level embedding without a gradient,
+    and distributed training waits for a gradient of every parameter.
     """
     return memory + (0.0 * tokens.pos_embed[:, :1]).to(memory.dtype)

@@ -17,12 +17,12 @@ from sparse_encoders.tokens import TokenGrid
 
 @dataclass(frozen=True)
 class Batch:
-    """What the layers of one forward pass have in common.
+    """What all layers of one forward pass share.
 
     Attributes:
-        tokens: as the encoder got them.
+        tokens: the encoder's input.
         detector: what the detector lends.
-        selection: what the selector decided; None without a selector.
+        selection: the selector's output; None without a selector.
     """
 
     tokens: TokenGrid
@@ -31,10 +31,10 @@ class Batch:
 
 
 class Refined(NamedTuple):
-    """What :meth:`PruningEncoder.refine` gives.
+    """The result of :meth:`PruningEncoder.refine`.
 
     Attributes:
-        tokens: (B, K, C) the rows, refined.
+        tokens: (B, K, C) refined rows.
         objects: (B, k) int64, see :attr:`EncoderOutput.objects`.
     """
 
@@ -43,15 +43,15 @@ class Refined(NamedTuple):
 
 
 class PruningEncoder(Encoder):
-    """Base of encoders whose layers refine some tokens only.
+    """Base of encoders whose layers refine only some of the tokens.
 
-    A subclass builds ``self.layers`` and ``self.selector`` and overrides what differs:
-    :meth:`level_groups` and :meth:`choose` (which tokens a layer refines), :meth:`refine`
-    (what it does to them), :meth:`finish` (what is done to all tokens in the end).
+    A subclass builds ``self.layers`` and ``self.selector`` and may override :meth:`level_groups`
+    and :meth:`choose` (which tokens a layer refines), :meth:`refine` (how a layer refines them)
+    and :meth:`finish` (what follows the last layer).
 
     Attributes:
-        values: what layers attend to: 'updated', all tokens with what earlier layers wrote,
-            or 'input', the tokens as the encoder got them.
+        values: the tokens that layers attend to: 'updated', all tokens with the rows that earlier
+            layers wrote, or 'input', the encoder's input.
     """
 
     values = "updated"

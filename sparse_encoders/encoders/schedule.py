@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-# The paper's schedules, as accepted by ``schedule``; any other name of the form works too.
+# The paper's schedules; ``schedule`` also accepts other numbers in this form.
 SCHEDULES = ("H3L1-(2+1)x3", "H3L1-(3+1)x2", "H3L1-(6+1)x1", "H2L2-(2+1)x3")
 _SCHEDULE = re.compile(r"H(\d+)L(\d+)-\((\d+)\+1\)x(\d+)")
 
@@ -14,7 +14,7 @@ _SCHEDULE = re.compile(r"H(\d+)L(\d+)-\((\d+)\+1\)x(\d+)")
 class InterleavedSchedule:
     """Which levels each layer refines.
 
-    A block of n layers is n - 1 layers for the high levels and one for all.
+    A block of n layers has n - 1 layers on the high levels and a last one on all levels.
 
     Attributes:
         num_layers: encoder layers.
@@ -72,7 +72,9 @@ def make_schedule(
     blocks: int | None,
     high_levels: int | None,
 ) -> InterleavedSchedule:
-    """The schedule of a config, by name or by number; what is None follows from the rest.
+    """The schedule of a config, from its name or from the numbers.
+
+    Numbers that are None follow from the name, or are 6 layers, 3 blocks and all levels but one.
 
     Raises:
         ValueError: numbers that do not fit each other, or do not fit the name.

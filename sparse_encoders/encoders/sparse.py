@@ -16,13 +16,12 @@ from sparse_encoders.registry import MODELS
 
 @MODELS.register_module()
 class SparseDETREncoder(PruningEncoder):
-    """Refine only the kept tokens; all tokens, updated by every layer, are attended to.
+    """Refine only the kept tokens, which attend to all tokens, updated after every layer.
 
     Args:
         selector: config of any :class:`Selector`; Sparse DETR's by default.
         auxiliary_heads: detection heads on the kept tokens after every layer but
-            the last, in training (section 3.5). They are built where the
-            encoder has more than one layer.
+            the last, for training (section 3.5). An encoder with one layer has none.
         num_classes: outputs of their classification branches; the detector
             sets it.
         **kwargs: see :class:`Encoder`.
@@ -53,13 +52,13 @@ class SparseDETREncoder(PruningEncoder):
             self.auxiliary = AuxiliaryHeads(self.num_layers - 1, self.embed_dims, self.num_classes)
 
     def init_own_weights(self) -> None:
-        """Undo what a detector's initialisation of all encoder weights does to the heads."""
+        """Initialise the auxiliary heads again, after the detector initialised all weights."""
         if self.auxiliary is not None:
             self.auxiliary.init_weights()
 
     @property
     def returns_refined(self) -> bool:
-        """The auxiliary heads read what each layer refined, in training."""
+        """True in training with auxiliary heads, which read each layer's refined tokens."""
         return self.training and self.auxiliary is not None
 
     def loss(
@@ -68,14 +67,14 @@ class SparseDETREncoder(PruningEncoder):
         targets: Targets,
         detection_loss: DetectionLoss | None = None,
     ) -> dict[str, Tensor]:
-        """The selector's loss and those of the auxiliary heads."""
+        """The losses of the selector and of the auxiliary heads; see :meth:`Encoder.loss`."""
         losses = super().loss(output, targets, detection_loss)
         if self.auxiliary is None or not output.refined:
             return losses
         if detection_loss is None:
             raise ValueError(
-                "the auxiliary heads need the detector's detection loss, but it lends none; "
-                "set encoder.auxiliary_heads=False"
+                "the auxiliary heads need the detector's detection loss, which this detector does "
+                "not lend; set encoder.auxiliary_heads=False"
             )
         auxiliary = self.auxiliary.loss(
             output.refined, output.layers, output.tokens, detection_loss
