@@ -1,4 +1,4 @@
-"""Which tokens an encoder refines."""
+"""Selectors, which choose the tokens that an encoder refines."""
 
 from sparse_encoders.selectors.base import Selector
 from sparse_encoders.selectors.decoder_attention import DecoderAttentionSelector

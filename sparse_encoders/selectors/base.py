@@ -1,9 +1,9 @@
-"""The contract of a selector: which tokens does each encoder layer keep?
+"""The contract of a selector, which chooses the tokens that each encoder layer keeps.
 
-A selector scores tokens; ranking, counting and masking are done here, once. A
-new selector implements :meth:`Selector.score` and, if it learns,
-:meth:`Selector.loss`. One that keeps other numbers of
-tokens than a share of all also implements (:meth:`Selector.make_schedule`, :meth:`Selector.top_k`).
+A selector scores tokens; the base class ranks them, counts how many are kept and masks padding. A
+new selector implements :meth:`Selector.score` and, if it learns, :meth:`Selector.loss`. One whose
+number of kept tokens is not a share of all tokens also overrides :meth:`Selector.make_schedule` and
+:meth:`Selector.top_k`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from sparse_encoders.selectors.ranking import best_first, fill_with_lowest, rank
 from sparse_encoders.selectors.selection import GroupSelection, LayerSelection, Selection
 from sparse_encoders.tokens import TokenGrid
 
-# what a state dict's metadata holds: a ratio for each layer, or low, high and training steps
+# keys of a state dict's metadata: a ratio for each layer, or (low, high, training steps)
 METADATA_KEY, DRAWN_KEY = "keep_ratio", "drawn_keep_ratio"
 
 
@@ -36,25 +36,27 @@ class Selector(nn.Module):
         embed_dims: channels C of a token.
         keep_ratio: share of an image's valid tokens that each layer keeps, in
             (0, 1]: one number (the average over layers) or one for each layer.
-        cascade: with one number, keep fewer tokens in later layers, after
-            Focus-DETR's Table 1 of the supplement.
-        count: in training, ``'batch'`` (released Focus-DETR: a layer takes the share
-            of the batch's largest image) or ``'image'`` (each image its own share).
+        cascade: with one number, keep fewer tokens in later layers, as in Focus-DETR
+            (Table 1 of the supplement).
+        count: in training, ``'batch'`` (a layer takes as many tokens of every image as the
+            batch's largest image keeps, as in the released Focus-DETR) or ``'image'`` (as many
+            as the image itself keeps).
         first_stage: whether the detector lends a first-stage projection; set by
             the detector.
-        test_count: the same at test time. ``'image'``: an image's detections do not
-            depend on the others of its batch. ``'batch'`` is for comparing with
-            the releases' numbers.
-        train_keep_ratio: (low, high): each training step keeps a ratio drawn from there, see
-            :class:`DrawnRatio`, and ``keep_ratio`` is for testing. None: ``keep_ratio`` always.
+        test_count: the same at test time. With ``'image'`` the detections of an image do not
+            depend on the other images of its batch; ``'batch'`` is for reproducing the numbers of
+            the releases.
+        train_keep_ratio: (low, high), from which each training step draws its keep ratio, see
+            :class:`DrawnRatio`; ``keep_ratio`` then holds at test time only. None: every step
+            uses ``keep_ratio``.
 
     Raises:
-        ValueError: a ratio outside (0, 1], a list that does not match the layers or
-            increases, no range, an unknown ``count`` or ``test_count``.
+        ValueError: a ratio outside (0, 1], a list that increases or has another length than there
+            are layers, an invalid range, an unknown ``count`` or ``test_count``.
     """
 
     default_cascade = False
-    #: whether :meth:`loss` needs ``targets.attention_map``, what the decoder looked at
+    #: whether :meth:`loss` needs ``targets.attention_map``, the decoder attention map
     learns_from_decoder = False
     #: whether :meth:`score` needs ``detector.targets``, the boxes of the images
     needs_boxes = False
@@ -85,21 +87,21 @@ class Selector(nn.Module):
         self.schedule = self.make_schedule(keep_ratio)
         self.test_schedule: KeepSchedule | None = None
         self.drawn = DrawnRatio.from_config(train_keep_ratio)
-        #: keep ratio of each layer in training; None before any, and where it was drawn
+        #: keep ratio of each layer in training; None before any training, and if it was drawn
         self.trained_keep_ratio: tuple[float, ...] | None = None
-        #: (low, high) that it was drawn from; None before any training, and where it was not
+        #: (low, high) from which it was drawn; None before any training, and if it was not
         self.trained_keep_range: tuple[float, float] | None = None
         register_state_dict_post_hook(self, _note_keep_ratio)
 
     def set_keep_ratio(
         self, keep_ratio: float | Sequence[float] | None, test_only: bool = False
     ) -> None:
-        """Keep another share of the tokens from now on; no weight changes.
+        """Set the keep ratio; no weight changes.
 
         Args:
             keep_ratio: as in the constructor.
-            test_only: leave training as it is; otherwise an earlier ratio for
-                testing is forgotten. Training goes on drawing where it draws.
+            test_only: set it for testing only. False sets it for training too and discards an
+                earlier ratio for testing. ``train_keep_ratio`` still holds in training.
         """
         schedule = self.make_schedule(keep_ratio)
         self.test_schedule = schedule if test_only else None
@@ -107,7 +109,7 @@ class Selector(nn.Module):
             self.schedule = schedule
 
     def note_training(self) -> None:
-        """Note the keep ratios that the weights are trained at; called with every training loss."""
+        """Record the keep ratio of a training step; :meth:`Encoder.loss` calls it in training."""
         if self.drawn is None:
             self.trained_keep_ratio, self.trained_keep_range = self.schedule.per_layer, None
         else:
@@ -116,10 +118,10 @@ class Selector(nn.Module):
             self.drawn.step += 1
 
     def make_schedule(self, keep_ratio: float | Sequence[float] | None) -> KeepSchedule:
-        """What a config's ``keep_ratio`` means; the constructor calls it, too.
+        """The keep schedule of a config's ``keep_ratio``; called by the constructor, too.
 
         Raises:
-            ValueError: None, where the selector has no quotas of its own to fall back to.
+            ValueError: an invalid ratio, or None for a selector without quotas.
         """
         if keep_ratio is None:
             raise ValueError(
@@ -130,14 +132,14 @@ class Selector(nn.Module):
 
     @property
     def active_schedule(self) -> KeepSchedule:
-        """What is kept now: in training, or at test time."""
+        """The keep schedule of the current mode, training or testing."""
         if not self.training:
             return self.test_schedule or self.schedule
         return self.schedule if self.drawn is None else self.make_schedule(self.drawn.ratio)
 
     @property
     def counts_over_batch(self) -> bool:
-        """Whether layers now take the share of the batch's largest image from every image."""
+        """Whether numbers of tokens follow the batch's largest image in the current mode."""
         return (self.count if self.training else self.test_count) == "batch"
 
     def score(self, tokens: TokenGrid, detector: DetectorParts) -> Tensor:
@@ -205,7 +207,7 @@ class Selector(nn.Module):
             ValueError: see :meth:`score`.
         """
         logits = self.score(tokens, detector)
-        # a token without a meaning has no score: it ranks last, and a loss shows it
+        # the score of a token with NaN features is NaN: it ranks last, and the loss is NaN, too
         logits = logits.masked_fill(tokens.broken.squeeze(-1), torch.nan)
         # float32: in half precision thousands of tokens would tie
         scores = logits.detach().float()
@@ -236,7 +238,7 @@ class Selector(nn.Module):
         limits = schedule.layer_counts(shared)
         unusable = tokens.unusable[:, part].squeeze(-1)
         ranked = best_first(rankable(scores[:, part], padding), sizes[0], unusable) + part.start
-        # without padding every image keeps its whole K, and the host knows
+        # without padding every image keeps all K rows, which is then known on the host
         layers = LayerSelection.from_ranking(
             ranked, sizes, limits, foreground, all_kept=padding is None
         )
@@ -247,22 +249,22 @@ class Selector(nn.Module):
     ) -> None:
         super()._load_from_state_dict(state_dict, prefix, local_metadata, *args)
         trained, drawn = local_metadata.get(METADATA_KEY), local_metadata.get(DRAWN_KEY)
-        runs, told = self.test_schedule or self.schedule, ""
+        current, trained_at = self.test_schedule or self.schedule, ""
         if drawn is not None:
             low, high, step = drawn
             self.trained_keep_ratio, self.trained_keep_range = None, (low, high)
             if self.drawn is not None:
                 self.drawn.step = int(step)
-            if not low <= runs.average <= high:
-                told = f"drawn from {low:g} to {high:g}"
+            if not low <= current.average <= high:
+                trained_at = f"drawn from {low:g} to {high:g}"
         elif trained is not None:
             self.trained_keep_ratio, self.trained_keep_range = tuple(trained), None
-            if not _same_ratios(trained, runs.per_layer):
-                told = f"{_rounded(trained)}"
-        if told:
+            if not _same_ratios(trained, current.per_layer):
+                trained_at = f"{_rounded(trained)}"
+        if trained_at:
             print_log(
-                f"{type(self).__name__}: the checkpoint was trained at keep ratios {told}, "
-                f"the model keeps {_rounded(runs.per_layer)}",
+                f"{type(self).__name__}: the checkpoint was trained at keep ratios {trained_at}, "
+                f"the model keeps {_rounded(current.per_layer)}",
                 "current",
             )
 
@@ -270,7 +272,7 @@ class Selector(nn.Module):
 def _note_keep_ratio(
     module: nn.Module, state_dict: dict[str, Any], prefix: str, local_metadata: dict[str, Any]
 ) -> None:
-    """Write the trained keep ratio, or its range, beside the weights, as no parameter or buffer."""
+    """Write the trained keep ratio, or its range, into the metadata of a state dict."""
     if not isinstance(module, Selector):
         return
     if module.trained_keep_ratio is not None:

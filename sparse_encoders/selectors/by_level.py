@@ -1,4 +1,4 @@
-"""Selectors whose levels have quotas of their own (Salience DETR, Hou et al., CVPR 2024)."""
+"""Selectors with a quota for each level (Salience DETR, Hou et al., CVPR 2024)."""
 
 from __future__ import annotations
 
@@ -16,21 +16,22 @@ from sparse_encoders.tokens import TokenGrid
 
 
 class LevelSelector(Selector):
-    """Keeps the best of each level, where it has quotas, and of all levels together, where not.
+    """With quotas keeps the best tokens of each level, without them the best of all levels.
 
-    With quotas, a ``keep_ratio`` of None leaves them as they are, and a number or one for each
-    layer scales them (:meth:`LevelQuotas.at`).
+    With quotas, ``keep_ratio=None`` uses them unchanged; a number, or one for each layer, scales
+    them (:meth:`LevelQuotas.at`).
 
     Args:
         *args, **kwargs: see :class:`Selector`. With quotas, ``cascade=False`` lets every layer
             take all that the levels keep.
-        by_level: whether levels have quotas; None: as the class does by default.
+        by_level: whether levels have quotas; None: the default of the class.
         level_ratios: share that each level keeps, finest first; None: 0.4, 0.8, 1, 1.
-        layer_ratios: share of those that each layer takes; None: 1, 0.8, 0.6, 0.6, 0.4, 0.2.
+        layer_ratios: share of all levels' kept tokens that each layer takes; None: 1, 0.8, 0.6,
+            0.6, 0.4, 0.2.
 
     Raises:
-        ValueError: ratios of levels or layers without quotas, or what :class:`LevelQuotas` and
-            :class:`Selector` refuse.
+        ValueError: ratios of levels or layers without quotas; see also :class:`LevelQuotas` and
+            :class:`Selector`.
     """
 
     default_by_level = False
@@ -61,17 +62,17 @@ class LevelSelector(Selector):
         )
 
     def make_schedule(self, keep_ratio: float | Sequence[float] | None) -> KeepSchedule:
-        """The quotas, scaled to a keep ratio."""
+        """The quotas scaled to a keep ratio; without quotas :meth:`Selector.make_schedule`."""
         quotas = self.quotas
         if quotas is None:
             return super().make_schedule(keep_ratio)
         return quotas if keep_ratio is None else quotas.at(keep_ratio)
 
     def top_k(self, scores: Tensor, tokens: TokenGrid, levels: range) -> GroupSelection:
-        """Keep the best of each level, then rank what is kept of all of them together.
+        """Take the best tokens of each level, then rank those of all levels together.
 
-        Counted over the batch, padding stands among a level's tokens at the batch's lowest
-        score, as released: a layer may carry it along, but never keeps it.
+        With numbers counted over the batch, padding has the lowest score of its level, as released:
+        a layer may compute it as a query, but never keeps it. See :meth:`Selector.top_k`.
         """
         quotas, mask = self.active_schedule, tokens.padding_mask
         if not isinstance(quotas, LevelQuotas):

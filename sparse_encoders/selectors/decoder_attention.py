@@ -14,29 +14,32 @@ from sparse_encoders.tokens import TokenGrid
 
 @MODELS.register_module()
 class DecoderAttentionSelector(LearnedSelector):
-    """Scores that learn which tokens the decoder will look at.
+    """Scores trained to predict the decoder attention map.
 
     One score MLP over the tokens of all levels gives a logit each; all encoder layers keep the
-    same tokens. In training the tokens that the decoder's cross-attention read most are the
-    positives.
+    same tokens. In training the tokens with the largest cross-attention weights of the decoder are
+    the positives.
 
     Args:
         *args, **kwargs: see :class:`LearnedSelector`. ``keep_ratio`` is rho in the paper,
-            ``loss_weight`` 1; without a cascade both ways of ``count`` keep the same tokens.
+            ``loss_weight`` 1; without a cascade both values of ``count`` keep the same tokens.
     """
 
     learns_from_decoder = True
 
     def score(self, tokens: TokenGrid, detector: DetectorParts) -> Tensor:
-        """(B, N) logits."""
+        """(B, N) logits; see :meth:`Selector.score`."""
         logits: Tensor = self.score_mlp(self.project(tokens, detector))
         return logits
 
     def loss(self, selection: Selection, tokens: TokenGrid, targets: Targets) -> dict[str, Tensor]:
-        """``loss_decoder_attention``, a scalar.
+        """``loss_decoder_attention``, a scalar; see :meth:`Selector.loss`.
 
-        What is ranked together is labelled together: the most attended tokens of each
-        group of levels are its positives, as many as the image has foreground tokens there.
+        Labels are made for each group of levels: the positives are the tokens with the largest
+        attention, as many as the image has foreground tokens on these levels.
+
+        Raises:
+            ValueError: ``targets`` has no ``attention_map``.
         """
         if targets.attention_map is None:
             raise ValueError(

@@ -1,4 +1,4 @@
-"""A keep ratio for each training step, so that one checkpoint serves the whole dial.
+"""A keep ratio drawn for each training step, so that one checkpoint works at many keep ratios.
 
 PnP-DETR (Wang et al., ICCV 2021) is trained with a ratio drawn for each step, from (1/3, 0.8) in
 its release, and run with any of them.
@@ -10,15 +10,15 @@ from collections.abc import Sequence
 
 import numpy as np
 
-# every run draws the same ratios: that of a step follows from its number alone
+# the same in every run: the ratio of a step follows from the number of the step alone
 _SEED = 20211017
 
 
 class DrawnRatio:
-    """Uniform in [low, high), one for each training step.
+    """A ratio uniform in [low, high) for each training step.
 
-    All processes draw the same, as they count the same steps; a run that is resumed from a
-    checkpoint, which holds their number, draws what the uninterrupted one does.
+    It follows from the number of the step, so all processes draw the same. Checkpoints hold that
+    number, so a resumed run draws what an uninterrupted one does.
 
     Args:
         low: smallest keep ratio.
@@ -34,7 +34,7 @@ class DrawnRatio:
 
     @classmethod
     def from_config(cls, given: Sequence[float] | None) -> DrawnRatio | None:
-        """Of a config's ``train_keep_ratio``; None where that is None.
+        """From a config's ``train_keep_ratio``; None gives None.
 
         Raises:
             ValueError: anything but two numbers with 0 < low < high <= 1.
@@ -55,6 +55,6 @@ class DrawnRatio:
 
     @property
     def ratio(self) -> float:
-        """Of the step that comes next, or is being done."""
+        """Keep ratio of the current training step."""
         share = np.random.default_rng((_SEED, self.step)).random()
         return self.low + (self.high - self.low) * float(share)

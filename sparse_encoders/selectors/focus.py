@@ -35,9 +35,9 @@ class FocusTokenSelector(LearnedSelector):
             (Table 1 of the supplement has the cascades of 0.1 to 0.5); ``cascade=False`` keeps
             the same share in every layer (Table 4's ablation).
         modulation: 'top_down' (paper), 'bottom_up' or None (Table 5).
-        modulation_place: where the factor of equation 2 acts: 'before_norm' (released),
-            on tokens that the score MLP normalises at once, which divides the factor out
-            again; or 'after_norm', on the normalised tokens.
+        modulation_place: where the factor of equation 2 is applied: 'before_norm' (released), to
+            the input of the score MLP's LayerNorm, which divides the factor out again; or
+            'after_norm', to the output of that LayerNorm.
         supervised: False leaves the scores without a loss (ablation).
         intervals: 'non_overlapping' (released), 'overlapping' (the paper's
             best, supplement's Table 2), or a (low, high) pair for each level.
@@ -45,7 +45,7 @@ class FocusTokenSelector(LearnedSelector):
         loss_weight: weight of the foreground loss (1.5 in section 4.1).
 
     Raises:
-        ValueError: an unknown switch, or intervals or strides that do not match
+        ValueError: an unknown value of a setting, or intervals or strides that do not match
             the levels.
     """
 
@@ -75,7 +75,7 @@ class FocusTokenSelector(LearnedSelector):
             self.alpha = nn.Parameter(torch.empty(self.num_levels - 1).uniform_(-0.3, 0.3))
 
     def score(self, tokens: TokenGrid, detector: DetectorParts) -> Tensor:
-        """(B, N) foreground logits (equation 2)."""
+        """(B, N) foreground logits (equation 2); see :meth:`Selector.score`."""
         z = self.project(tokens, detector)
         levels = list(range(tokens.num_levels))
         if self.modulation != "bottom_up":
@@ -85,10 +85,10 @@ class FocusTokenSelector(LearnedSelector):
         return modulated_scores(z, tokens, self.score_mlp, levels, steps, self.modulation_place)
 
     def loss(self, selection: Selection, tokens: TokenGrid, targets: Targets) -> dict[str, Tensor]:
-        """``loss_foreground`` (equation 7), a scalar.
+        """``loss_foreground`` (equation 7), a scalar; see :meth:`Selector.loss`.
 
-        Without supervision it is zero, but still depends on every parameter:
-        distributed training waits for a gradient from each.
+        Without supervision it is zero, but still a function of every parameter, because
+        distributed training waits for a gradient of each.
         """
         if not self.supervised:
             return {"loss_foreground": selection.logits.sum() * 0.0}
@@ -97,7 +97,7 @@ class FocusTokenSelector(LearnedSelector):
         return {"loss_foreground": self.loss_weight * loss.mean()}
 
     def extra_repr(self) -> str:
-        """The settings that decide what is kept."""
+        """The settings that determine which tokens are kept."""
         settings: dict[str, Any] = {
             "keep_ratio": self.schedule.per_layer,
             "count": self.count,

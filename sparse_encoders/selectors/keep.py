@@ -4,7 +4,7 @@ Focus-DETR keeps fewer tokens in each layer (supplement, section A.1, Table 1);
 Sparse DETR keeps the same ones in all. Counts follow the released code: an
 image with v valid tokens has n = int(v * ratio) + 1 foreground tokens (at most v),
 and layer i keeps int(factor_i * n) of them (at least 1), in float32 arithmetic. One
-formula counts on the host, where it sizes tensors, and on the device, where it masks.
+formula serves on the host, for the sizes of tensors, and on the device, for masks.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class KeepSchedule:
     """Share of an image's valid tokens that each encoder layer keeps.
 
     Attributes:
-        ratio: share that is foreground at all, in (0, 1].
+        ratio: share of valid tokens that are foreground, in (0, 1].
         factors: per layer, share of the foreground that the layer keeps,
             in (0, 1], never increasing.
     """
@@ -108,13 +108,13 @@ class KeepSchedule:
         return min(wanted, valid)
 
     def layer_counts(self, foreground: Count) -> tuple[Count, ...]:
-        """Tokens that each layer takes of so many foreground ones: int(factor * n), at least 1."""
+        """Tokens that each layer takes of n ``foreground`` ones: int(factor * n), at least 1."""
         shares = [floor_share(foreground, factor) for factor in self.factors]
         return tuple(s.clamp(min=1) if isinstance(s, Tensor) else max(s, 1) for s in shares)
 
 
 def floor_share(count: Count, share: float) -> Count:
-    """int(count * share) in float32, as the released codes compute it; alike on both sides."""
+    """int(count * share) in float32, as in the released code; the same on host and device."""
     if isinstance(count, Tensor):
         return (count.float() * share).long()
     return int(np.float32(count) * np.float32(share))
@@ -123,9 +123,10 @@ def floor_share(count: Count, share: float) -> Count:
 def cascade_of_average(average: float, num_layers: int) -> tuple[float, ...]:
     """Per-layer ratios whose mean is ``average``, after Table 1 of the supplement.
 
-    The table's five averages give its rows exactly. Between them (and up to
-    1.0, where every layer keeps all; below 0.1 every layer keeps the same) the
-    rows are interpolated, and so are the layers of an encoder that has not six.
+    The five averages of the table give its rows exactly. Other averages above 0.1 are
+    interpolated between rows, up to 1.0, where every layer keeps all tokens; below 0.1
+    every layer keeps the same share. For an encoder without six layers the rows are
+    interpolated over the layers, too.
     """
     averages = sorted(CASCADES)
     if average in CASCADES:
@@ -138,7 +139,7 @@ def cascade_of_average(average: float, num_layers: int) -> tuple[float, ...]:
     if num_layers != 6:
         row = np.interp(np.linspace(0, 1, num_layers), np.linspace(0, 1, 6), row)
         row = np.minimum(row * (average / row.mean()), 1.0)
-    # interpolation may round a later layer up by a last bit
+    # rounding in the interpolation may make a later layer larger by the last bit
     return tuple(float(r) for r in np.minimum.accumulate(row))
 
 

@@ -15,18 +15,18 @@ from sparse_encoders.tokens import TokenGrid
 
 
 class LearnedSelector(Selector):
-    """A score MLP on projected tokens, z = LN(Linear(x + p)), taught by a loss.
+    """A score MLP on projected tokens, z = LN(Linear(x + p)), trained by a loss.
 
-    The projection is the detector's own first stage where it has one (Sparse DETR, section 3.3;
-    Focus-DETR, section 3.2). A subclass implements :meth:`score` with :meth:`project` and
-    ``self.score_mlp``, and :meth:`loss` times ``self.loss_weight``.
+    A two-stage detector lends its first stage's projection; for others the selector has its own
+    (Sparse DETR, section 3.3; Focus-DETR, section 3.2). A subclass implements :meth:`score` with
+    :meth:`project` and ``self.score_mlp``, and :meth:`loss` with ``self.loss_weight``.
 
     Args:
         *args, **kwargs: see :class:`Selector`.
         loss_weight: weight of the loss, not negative.
 
     Raises:
-        ValueError: a negative ``loss_weight``, or what :class:`Selector` refuses.
+        ValueError: a negative ``loss_weight``; see also :class:`Selector`.
     """
 
     def __init__(self, *args: Any, loss_weight: float = 1.0, **kwargs: Any) -> None:
@@ -41,16 +41,16 @@ class LearnedSelector(Selector):
         """(B, N, C) z, with padding and out-of-range proposals zeroed before the projection.
 
         Raises:
-            ValueError: the selector has no projection, and the detector lends none.
+            ValueError: neither the selector nor the detector has a projection.
         """
         projection = self.projection or detector.projection
         if projection is None:
             raise ValueError(
-                f"{type(self).__name__} was built for a two-stage detector, but this one lends no "
-                "first-stage projection; build it with first_stage=False"
+                f"{type(self).__name__} was built for a two-stage detector, but this detector has "
+                "no first-stage projection; build the selector with first_stage=False"
             )
         x = tokens.features + tokens.pos_embed
-        # NaN features would reach every token by the score MLP's mean
+        # the score MLP's mean over tokens would spread NaN features to every token
         zeroed = torch.where(tokens.unusable | tokens.broken, x.new_zeros(()), x)
         projected: Tensor = projection(zeroed)
         return projected

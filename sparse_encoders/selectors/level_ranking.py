@@ -1,4 +1,4 @@
-"""One ranking of what every level keeps (Salience DETR, Hou et al., CVPR 2024, section 3.2)."""
+"""Ranking with quotas for each level (Salience DETR, Hou et al., CVPR 2024, section 3.2)."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ def rank_by_level(
         scores: (B, N), NaN where a token has no score.
         tokens: the batch.
         levels: the levels to take from.
-        sizes: for each of them how many tokens it gives, on the host; K is their sum.
-        limits: (B, levels) int64, how many of these an image fills; the others rank last.
-        over_batch: padding stands right behind the lowest score that the batch has on its
-            level (as released, where which of the two is first is left to chance), and equal
-            scores in the order of ``topk``; else padding ranks last and equal scores by index.
+        sizes: number of tokens that each of these levels contributes, on the host; K is their sum.
+        limits: (B, levels) int64, how many of these an image may keep; the others rank last.
+        over_batch: True: padding ranks directly behind the lowest score of its level in the batch
+            (as released, where their order is arbitrary), and equal scores rank as ``topk``
+            returns them. False: padding ranks last, and equal scores rank by index.
     """
     unusable = tokens.unusable.squeeze(-1)
     indices, values = [], []
@@ -40,7 +40,7 @@ def rank_by_level(
         ranks = scores[:, part]
         if over_batch and padding is not None:
             lowest = fill_with_lowest(ranks, padding, over_batch)
-            below = lowest.nextafter(lowest.new_tensor(-torch.inf))  # a real token stands first
+            below = lowest.nextafter(lowest.new_tensor(-torch.inf))  # a valid token ranks first
             ranks = torch.where(padding, below, ranks)
             padding = None
         ranks = rankable(ranks, padding)

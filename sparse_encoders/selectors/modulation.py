@@ -1,4 +1,4 @@
-"""Scores computed level by level, each level's modulating the next (Focus-DETR, equation 2)."""
+"""Scores computed level by level, where each level modulates the next (Focus-DETR, equation 2)."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ MODULATION_PLACES = ("before_norm", "after_norm")
 
 
 def check_modulation_place(place: str, modulates: bool) -> None:
-    """Refuse a ``modulation_place`` that is unknown or has nothing to place.
+    """Check a selector's ``modulation_place``.
 
     Raises:
-        ValueError: see above.
+        ValueError: an unknown value, or 'after_norm' without a modulation.
     """
     if place not in MODULATION_PLACES:
         raise ValueError(f"modulation_place must be one of {MODULATION_PLACES}, got {place!r}")
@@ -46,9 +46,9 @@ def modulated_scores(
         levels: every level, in the order in which they are scored.
         steps: one coefficient for each step to a next level, in the same order; None: no
             modulation.
-        place: whether the factor multiplies z ('before_norm', as released: the score MLP's
-            LayerNorm divides it out again, but for the sign and the epsilon) or what comes
-            out of that LayerNorm ('after_norm').
+        place: 'before_norm', the factor multiplies z, as released (the score MLP's LayerNorm
+            divides it out again, except for its sign and the epsilon), or 'after_norm', the
+            factor multiplies the output of that LayerNorm.
     """
     logits: dict[int, Tensor] = {}
     previous: Tensor | None = None

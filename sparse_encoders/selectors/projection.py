@@ -1,4 +1,4 @@
-"""A selector's own stand-in for the first-stage projection."""
+"""A selector's own projection, for detectors without a first stage."""
 
 from __future__ import annotations
 
@@ -6,10 +6,7 @@ from torch import Tensor, nn
 
 
 class TokenProjection(nn.Module):
-    """LN(Linear(x)), the shape of two-stage Deformable DETR's projection.
-
-    For selectors in one-stage detectors, which have none to lend.
-    """
+    """LN(Linear(x)), of the same form as the first-stage projection of Deformable DETR."""
 
     def __init__(self, embed_dims: int = 256) -> None:
         super().__init__()

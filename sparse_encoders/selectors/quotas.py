@@ -16,7 +16,7 @@ from torch import Tensor
 from sparse_encoders.selectors.keep import KeepSchedule, floor_share
 from sparse_encoders.tokens import TokenGrid
 
-LEVEL_RATIOS = (0.4, 0.8)  # of the two finest levels; the coarser ones are kept whole
+LEVEL_RATIOS = (0.4, 0.8)  # of the two finest levels; 1 on coarser ones
 LAYER_RATIOS = (1.0, 0.8, 0.6, 0.6, 0.4, 0.2)  # of what the levels keep, of each of 6 layers
 
 
@@ -25,8 +25,8 @@ class LevelQuotas(KeepSchedule):
     """A keep schedule with a share of its own for each level.
 
     Attributes:
-        ratio: share of all tokens that is kept at all, on levels that are each a
-            quarter of the one before.
+        ratio: share of all tokens that is kept, assuming that each level has a quarter of the
+            tokens of the next finer one.
         factors: per layer, share of the kept tokens that the layer takes.
         shares: per level, finest first, share of its valid tokens that is kept.
     """
@@ -38,7 +38,7 @@ class LevelQuotas(KeepSchedule):
         """Quotas by level and layer, each in (0, 1].
 
         Raises:
-            ValueError: numbers outside, or factors that increase.
+            ValueError: a number outside of (0, 1], or factors that increase.
         """
         for share in shares:
             _check("level_ratios", share)
@@ -57,20 +57,24 @@ class LevelQuotas(KeepSchedule):
         num_layers: int,
         cascade: bool,
     ) -> LevelQuotas:
-        """The quotas of a config; what is None is the released code's.
+        """The quotas of a config; None takes the released code's numbers.
 
         Args:
             level_ratios: one for each level; None: 0.4, 0.8, and 1 on the coarser levels.
             layer_ratios: one for each layer; None: 1, 0.8, 0.6, 0.6, 0.4, 0.2, interpolated
-                where there are not six layers.
+                for another number of layers than six.
             num_levels: feature levels.
             num_layers: encoder layers.
-            cascade: False: all layers take the same.
+            cascade: False: all layers take the same share.
+
+        Raises:
+            ValueError: a list of the wrong length, ``layer_ratios`` without a cascade, or see
+                :meth:`of`.
         """
         if level_ratios is None:
             level_ratios = (*LEVEL_RATIOS, *(1.0,) * num_levels)[:num_levels]
         if not cascade and layer_ratios is not None:
-            raise ValueError("layer_ratios are a cascade: leave them out with cascade=False")
+            raise ValueError("layer_ratios make a cascade; do not set them with cascade=False")
         if not cascade:
             layer_ratios = (1.0,) * num_layers
         if layer_ratios is None:
@@ -90,11 +94,11 @@ class LevelQuotas(KeepSchedule):
         return cls.of(level_ratios, layer_ratios)
 
     def at(self, keep_ratio: float | Sequence[float]) -> LevelQuotas:
-        """The quotas that keep another share of all tokens.
+        """The quotas scaled so that they keep ``keep_ratio`` of all tokens.
 
-        Level l keeps min(1, c * shares[l]), c such that the mean over the layers is
-        ``keep_ratio``. Where all levels are kept whole and that is too little, the
-        layers take min(1, d * factors[i]) of them.
+        Level l keeps min(1, c * shares[l]), with c such that the mean over the layers is
+        ``keep_ratio``. If that mean is not reached with all tokens of all levels, layer i
+        takes min(1, d * factors[i]) of them, with d such that it is.
 
         Args:
             keep_ratio: mean over the layers, or the share of each layer.
@@ -111,18 +115,18 @@ class LevelQuotas(KeepSchedule):
         return LevelQuotas.of(shares, factors)
 
     def capacities(self, tokens: TokenGrid, levels: range) -> list[int]:
-        """For each of some levels how many tokens any image keeps at most; on the host."""
+        """Upper bound, on the host, of the tokens that an image keeps on each of some levels."""
         counts = [
             floor_share(tokens.capacity_of(range(level, level + 1)), self.shares[level])
             for level in levels
         ]
-        # an image that would keep nothing keeps a token of the coarsest level
+        # an image that would keep no token keeps one of the coarsest level
         if tokens.padding_mask is not None or sum(counts) == 0:
             counts[-1] = max(counts[-1], 1)
         return counts
 
     def level_counts(self, tokens: TokenGrid, levels: range) -> Tensor:
-        """(B, n) int64, what each image keeps of each of n levels; at least one token of all."""
+        """(B, n) int64 tokens that each image keeps on each of n levels, in sum at least one."""
         counts = [
             floor_share(tokens.num_valid(range(level, level + 1)), self.shares[level])
             for level in levels
@@ -132,7 +136,7 @@ class LevelQuotas(KeepSchedule):
 
 
 def _level_weights(num_levels: int) -> list[float]:
-    """Share of each level in all tokens, each level a quarter of the one before."""
+    """Share of each level in all tokens, if each has a quarter of the tokens of the one before."""
     sizes = [4.0**-level for level in range(num_levels)]
     return [size / sum(sizes) for size in sizes]
 

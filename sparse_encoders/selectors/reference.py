@@ -1,4 +1,4 @@
-"""The floor and the ceiling of any comparison of selectors. Neither has a parameter."""
+"""Selectors without parameters that bound a comparison: random tokens, and tokens inside boxes."""
 
 from __future__ import annotations
 
@@ -18,27 +18,27 @@ from sparse_encoders.tokens import TokenGrid
 
 @MODELS.register_module()
 class RandomSelector(LevelSelector):
-    """Keeps tokens at random: what a selector is worth shows against this.
+    """Keeps random tokens: the lower bound in a comparison of selectors.
 
     Args:
         *args, **kwargs: see :class:`LevelSelector`. With ``by_level=True`` it takes as many
-            tokens of each level as Salience DETR, which is then compared to chance alone.
-        seed: at test time every call draws from this seed, once for all images of
-            the batch: an image's tokens depend on its (padded) size alone. Training
-            draws anew each time, and for each image.
+            tokens of each level as Salience DETR, for a comparison of the scores alone.
+        seed: at test time every call draws scores from this seed, the same for all images of
+            the batch, so that an image's tokens depend on its (padded) size only. In training
+            every call draws new scores for each image.
 
     Raises:
-        ValueError: a seed that is not a whole number of at least 0.
+        ValueError: a seed that is not an integer of at least 0.
     """
 
     def __init__(self, *args: Any, seed: int = 0, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
-            raise ValueError(f"seed must be a whole number of at least 0, got {seed!r}")
+            raise ValueError(f"seed must be an integer of at least 0, got {seed!r}")
         self.seed = seed
 
     def score(self, tokens: TokenGrid, detector: DetectorParts) -> Tensor:
-        """(B, N) uniform in [0, 1)."""
+        """(B, N) uniform in [0, 1); see :meth:`Selector.score`."""
         shape, device = tokens.features.shape[:2], tokens.features.device
         if self.training:
             return torch.rand(shape, device=device)
@@ -51,17 +51,17 @@ class RandomSelector(LevelSelector):
 class OracleSelector(LevelSelector):
     """Keeps the tokens inside boxes: an upper bound, for evaluation only.
 
-    It reads the boxes of the images in every forward pass, so it cannot predict
-    on images without annotations. First come the tokens that are foreground by
-    Focus-DETR's rule, then the others inside a box, then those outside, nearest
-    first; within each group, the deeper inside its box a token lies the better.
+    It reads the boxes of the images in every forward pass, so it cannot predict on images without
+    annotations. Tokens that are foreground by Focus-DETR's rule rank first, then the other tokens
+    inside a box, then those outside, the nearest first. Inside a box, tokens far from its sides
+    rank first.
 
     Args:
         *args, **kwargs: see :class:`LevelSelector`.
         intervals, strides: see :class:`ForegroundLabels`.
 
     Raises:
-        ValueError: what :class:`ForegroundLabels` refuses; when called, boxes that are missing.
+        ValueError: see :class:`ForegroundLabels`; in :meth:`score`, missing boxes.
     """
 
     needs_boxes = True
@@ -78,11 +78,14 @@ class OracleSelector(LevelSelector):
 
     @torch.no_grad()
     def score(self, tokens: TokenGrid, detector: DetectorParts) -> Tensor:
-        """(B, N): above 2 foreground, above 1 inside a box, negative outside."""
+        """(B, N): above 2 foreground, above 1 inside a box, negative outside.
+
+        See :meth:`Selector.score`.
+        """
         if detector.targets is None:
             raise ValueError(
-                "OracleSelector reads the boxes of the images, but the detector lent none; "
-                "it is for evaluation only, with annotations in the data samples"
+                "OracleSelector needs the boxes of the images, but the detector gave none; use it "
+                "for evaluation only, with annotations in the data samples"
             )
         boxes = detector.targets.boxes
         depth = self._depth(tokens, boxes)
@@ -108,7 +111,7 @@ class OracleSelector(LevelSelector):
         across = torch.minimum(x - x1, x2 - x) / width
         along = torch.minimum(y - y1, y2 - y) / height
         depth = torch.minimum(across, along)
-        # boxes of no size only fill up the lists of images with fewer
+        # boxes of size 0 only pad the lists of images that have fewer boxes
         depth = depth.masked_fill((x2 <= x1) | (y2 <= y1), -1e4)
         if depth.shape[-1] == 0:
             return depth.new_full(tokens.features.shape[:2], -1e4)

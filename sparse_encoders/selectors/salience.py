@@ -21,22 +21,22 @@ from sparse_encoders.tokens import TokenGrid
 
 @MODELS.register_module()
 class SalienceTokenSelector(LearnedSelector, LevelSelector):
-    """Soft salience scores, modulated top-down; every level has a quota of its own.
+    """Soft salience scores, modulated top-down, with a quota for each level.
 
     Args:
-        *args, **kwargs: see :class:`LevelSelector` and :class:`LearnedSelector`. ``count='batch'``,
-            the released way: a level gives the share of the batch's largest image from every
-            image.
-        keep_ratio: None: the quotas as they are (released). A number or one for each
-            layer scales them, see :meth:`LevelQuotas.at`.
-        intervals: see :class:`SalienceLabels`; None: targets of every level alike, as the
-            paper's abstract has it.
+        *args, **kwargs: see :class:`LevelSelector` and :class:`LearnedSelector`. With
+            ``count='batch'``, as released, each level contributes as many tokens of every image as
+            of the batch's largest image.
+        keep_ratio: None: the quotas unchanged (released). A number, or one for each
+            layer, scales them, see :meth:`LevelQuotas.at`.
+        intervals: see :class:`SalienceLabels`; None: the same targets on every level, as described
+            in the paper's abstract.
         loss_weight: weight of ``loss_salience``.
         modulation_place: see :class:`FocusTokenSelector`.
 
     Raises:
         ValueError: a ratio outside (0, 1], layer ratios that increase, a list that does not
-            match levels or layers, an unknown switch.
+            match levels or layers, an unknown value of a setting.
     """
 
     default_cascade = True
@@ -55,16 +55,19 @@ class SalienceTokenSelector(LearnedSelector, LevelSelector):
         check_modulation_place(modulation_place, self.num_levels > 1)
         self.modulation_place = modulation_place
         self.labels = SalienceLabels(self.num_levels, intervals)
-        # of each level that a coarser one modulates, the finest first
+        # one coefficient for each level that a coarser one modulates, finest first
         self.alpha = nn.Parameter(torch.empty(self.num_levels - 1).uniform_(-0.3, 0.3))
 
     def score(self, tokens: TokenGrid, detector: DetectorParts) -> Tensor:
-        """(B, N) salience logits, from the coarsest level to the finest."""
+        """(B, N) salience logits, computed from the coarsest level to the finest.
+
+        See :meth:`Selector.score`.
+        """
         z = self.project(tokens, detector)
         levels, steps = tokens.all_levels[::-1], self.alpha.flip(0)
         return modulated_scores(z, tokens, self.score_mlp, levels, steps, self.modulation_place)
 
     def loss(self, selection: Selection, tokens: TokenGrid, targets: Targets) -> dict[str, Tensor]:
-        """``loss_salience``, a scalar."""
+        """``loss_salience``, a scalar; see :meth:`Selector.loss`."""
         loss = salience_loss(selection.logits, self.labels(tokens, targets.boxes))
         return {"loss_salience": self.loss_weight * loss}

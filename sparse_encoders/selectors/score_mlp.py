@@ -1,4 +1,4 @@
-"""The score MLP that Sparse DETR introduced and Focus-DETR took over."""
+"""The score MLP of Sparse DETR, which Focus-DETR and Salience DETR also use."""
 
 from __future__ import annotations
 
@@ -46,8 +46,8 @@ class ScoreMLP(nn.Module):
         normed = norm(tokens)
         embedded = activation(linear(normed if factor is None else normed * factor))
         local, shared = embedded.chunk(2, dim=-1)
-        # Linear(cat(local, mean)) = Linear_l(local) + Linear_m(mean): the mean is one
-        # row, so its half of the first layer need not run on every token
+        # Linear(cat(local, mean)) = Linear_l(local) + Linear_m(mean), where Linear_m needs to be
+        # computed for one row only
         first, *others = self.head.children()
         assert isinstance(first, nn.Linear)
         by_token, by_mean = first.weight.chunk(2, dim=1)

@@ -1,6 +1,6 @@
-"""What a selector decides: records of token indices, whose sizes the host knows.
+"""The output of a selector: token indices, in tensors whose sizes are known on the host.
 
-They hold decisions only. What an encoder made of them in each of its layers is
+The tokens that the layers of an encoder then refine are in
 :attr:`sparse_encoders.encoders.EncoderOutput.layers`.
 """
 
@@ -25,11 +25,10 @@ class LayerSelection:
             on the host.
         kept: (B, K) bool, True where the layer's result is written back. An image that
             keeps fewer than K tokens has False in its last rows.
-        taken: (B, K) bool, True where a token takes part in the layer. Counted over a
-            batch, an image takes as many as the batch's largest one keeps, as in the
-            released Focus-DETR; else the same as ``kept``.
-        all_kept: whether all of ``kept`` and ``taken`` is known to be True without
-            reading the device.
+        taken: (B, K) bool, True where a token takes part in the layer. With numbers counted over
+            the batch, an image takes as many tokens as the batch's largest image keeps, as in
+            the released Focus-DETR; otherwise the same as ``kept``.
+        all_kept: True if the host knows that all of ``kept`` and ``taken`` is True.
     """
 
     indices: Tensor
@@ -39,7 +38,7 @@ class LayerSelection:
 
     @classmethod
     def concat(cls, parts: Sequence[LayerSelection]) -> LayerSelection:
-        """The tokens of several selections that share none, one selection after another."""
+        """Concatenate selections that have no token in common."""
         if len(parts) == 1:
             return parts[0]
         return cls(
@@ -59,15 +58,15 @@ class LayerSelection:
         all_kept: bool,
         allowed: Tensor | None = None,
     ) -> tuple[LayerSelection, ...]:
-        """What each layer takes from the head of one ranking.
+        """One selection for each layer: the first rows of a ranking.
 
         Args:
             ranked: (B, K) int64 token indices, best first.
             sizes: K of each layer, on the host; none is larger than the ranking's.
             limits: for each layer (B,) int64, how many of its rows are ``taken``.
-            num_foreground: (B,) int64, no row of an image from there on is ``kept``.
-            all_kept: whether limits and num_foreground are all the sizes.
-            allowed: (B, K) bool, which rows may be ``kept``; None: all.
+            num_foreground: (B,) int64; rows of an image from this rank on are not ``kept``.
+            all_kept: whether all limits and num_foreground equal the sizes.
+            allowed: (B, K) bool, False for rows that are never ``kept``; None: all may be.
         """
         layers = []
         for size, limit in zip(sizes, limits, strict=True):
@@ -106,7 +105,7 @@ class LayerSelection:
         return new if self.all_kept else torch.where(self.kept.unsqueeze(-1), new, old)
 
     def mask(self, num_tokens: int, carried: bool = False) -> Tensor:
-        """(B, N) bool, True where a token is kept; with ``carried``, where it is taken."""
+        """(B, N) bool, True where a token is kept or, with ``carried``, taken."""
         blank = torch.zeros(
             self.indices.shape[0], num_tokens, dtype=torch.bool, device=self.indices.device
         )
@@ -115,16 +114,16 @@ class LayerSelection:
 
 @dataclass(frozen=True)
 class TokenRange(LayerSelection):
-    """Every token from ``start`` on, gathered as a view.
+    """All tokens from index ``start`` on, gathered as a view.
 
-    Padding is refined, too, as in a dense encoder, but it is not ``kept``.
+    As in a dense encoder, padding is refined, too, but it is not ``kept``.
     """
 
     start: int = 0
 
     @classmethod
     def of(cls, tokens: TokenGrid, start: int) -> TokenRange:
-        """The tokens of a batch from ``start`` on."""
+        """The tokens of a batch from index ``start`` on."""
         batch, device = tokens.features.shape[0], tokens.features.device
         indices = torch.arange(start, tokens.num_tokens, device=device).expand(batch, -1)
         mask = tokens.padding_mask
@@ -144,13 +143,13 @@ class TokenRange(LayerSelection):
 
 @dataclass(frozen=True)
 class GroupSelection:
-    """What is kept of a group of levels, ranked among themselves.
+    """The kept tokens of a group of levels, which are ranked together.
 
     Attributes:
         levels: neighbouring feature levels.
         layers: for each encoder layer the tokens of these levels that it keeps, as
-            indices into all N tokens, best score first. All layers share one
-            ranking: the indices of a layer begin those of the layer before it.
+            indices into all N tokens, highest score first. All layers share one
+            ranking: the indices of a layer are the first ones of the layer before it.
         num_foreground: (B,) int64 foreground tokens of each image on these levels,
             before any cascade.
         max_foreground: upper bound of ``num_foreground``, known on the host.
@@ -164,15 +163,14 @@ class GroupSelection:
 
 @dataclass(frozen=True)
 class Selection:
-    """What a selector decided for one batch.
+    """The output of a selector for one batch.
 
     Attributes:
-        groups: what is kept of each group of levels, finest group first. Together
-            they hold every level once. Encoders that refine all levels alike have
-            one group.
-        logits: (B, N) the selector's own scores, as a loss wants them.
-        scores: (B, N) float32 scores as encoders read them: padding (and NaN) at
-            the smallest score of the image, or of the batch where it counts over it.
+        groups: the kept tokens of each group of levels, finest group first. Together
+            the groups hold every level once; most encoders have one group.
+        logits: (B, N) scores with their gradient, for the selector's loss.
+        scores: (B, N) float32 scores without gradient, for encoders. Padding and NaN have
+            the smallest score of their image, or of the batch if numbers are counted over it.
     """
 
     groups: tuple[GroupSelection, ...]

@@ -1,1 +1,1 @@
-"""What teaches a selector: labels from boxes, pseudo labels from the decoder."""
+"""Labels and losses that train selectors: from boxes, and from the decoder's attention."""

@@ -1,9 +1,8 @@
-"""What the decoder looks at: map, pseudo labels, loss and Corr.
+"""The decoder attention map (DAM), pseudo labels made from it, their loss, and the metric Corr.
 
-Sparse DETR (Roh et al., ICLR 2022), sections 3.3 and 3.4: the decoder's
-cross-attention, summed on the token grid (the decoder attention map, DAM), says
-which tokens are worth refining. No gradient passes through any of it but the
-loss's logits.
+Sparse DETR (Roh et al., ICLR 2022), sections 3.3 and 3.4: the weights of the decoder's
+cross-attention, summed on the token grid, tell which tokens should be refined. Only the logits of
+the loss have a gradient.
 """
 
 from __future__ import annotations
@@ -26,11 +25,11 @@ def decoder_attention_map(
             normalised (x, y).
         weights: (B, ..., L, P) attention weights after the softmax.
         shapes: (height, width) of each level.
-        aligned: False is the released way, which counts token i's centre at
-            i / size; True puts it at (i + 0.5) / size, where attention reads.
+        aligned: the centre of token i is at i / size (False, as released) or at (i + 0.5) / size
+            (True, as in the attention itself).
 
     Returns:
-        (B, N) float32. What falls outside of a level's map is dropped.
+        (B, N) float32. Weights outside of a level's map are dropped.
 
     Raises:
         ValueError: shapes that do not fit each other.
@@ -59,7 +58,7 @@ def _spread(at: Tensor, weights: Tensor, h: int, w: int) -> Tensor:
             x, y = corner[..., 0] + right, corner[..., 1] + down
             by_x = share[..., 0] if right else 1 - share[..., 0]
             by_y = share[..., 1] if down else 1 - share[..., 1]
-            # also false where a location is not a number
+            # also False where a location is NaN
             inside = (x >= 0) & (x < w) & (y >= 0) & (y < h)
             index = torch.where(inside, y * w + x, 0.0).long()
             total.scatter_add_(1, index, torch.where(inside, weights * by_x * by_y, 0.0))
@@ -70,7 +69,7 @@ def _spread(at: Tensor, weights: Tensor, h: int, w: int) -> Tensor:
 def attention_labels(
     attention: Tensor, num_positive: Tensor, max_positive: int, padding_mask: Tensor | None = None
 ) -> Tensor:
-    """Pseudo labels: an image's most attended tokens are positive (section 3.3).
+    """Pseudo labels: the tokens of an image with the largest attention (section 3.3).
 
     Args:
         attention: (B, N) decoder attention map.
@@ -94,7 +93,7 @@ def token_selection_loss(
 ) -> Tensor:
     """Multi-label soft-margin loss, mean over tokens and images (section 3.3).
 
-    As released, padding counts as tokens with the batch's smallest logit.
+    As released, padding takes part as tokens with the batch's smallest logit.
 
     Args:
         logits: (B, N) scores of the selector.
@@ -109,7 +108,7 @@ def token_selection_loss(
 
 @torch.no_grad()
 def attention_share(attention: Tensor, chosen: Tensor, shapes: LevelShapes) -> Tensor:
-    """Corr: the share of the attention map's mass that the chosen tokens hold (section 3.4).
+    """Corr: the share of the attention map's sum that lies on the chosen tokens (section 3.4).
 
     Args:
         attention: (B, N) decoder attention map.
@@ -117,7 +116,7 @@ def attention_share(attention: Tensor, chosen: Tensor, shapes: LevelShapes) -> T
         shapes: (height, width) of each level.
 
     Returns:
-        (B, 1 + L): over all levels, then each level; NaN where nothing was looked at.
+        (B, 1 + L): over all levels, then for each level; NaN where the map is zero.
     """
     held = attention * chosen
     sizes = [h * w for h, w in shapes]
@@ -127,7 +126,7 @@ def attention_share(attention: Tensor, chosen: Tensor, shapes: LevelShapes) -> T
 
 @torch.no_grad()
 def best_share(scores: Tensor, share: float, valid: Tensor) -> Tensor:
-    """(B, N) bool, the best-scored ``share`` of each image's valid tokens.
+    """(B, N) bool, the ``share`` of each image's valid tokens with the highest scores.
 
     Focus-DETR's Table 3 compares the top 10% (share 0.1) of several selectors.
 
@@ -135,6 +134,9 @@ def best_share(scores: Tensor, share: float, valid: Tensor) -> Tensor:
         scores: (B, N).
         share: of the valid tokens, in (0, 1]; at least one token is taken.
         valid: (B, N) bool.
+
+    Raises:
+        ValueError: a share outside of (0, 1].
     """
     if not 0 < share <= 1:
         raise ValueError(f"share must lie in (0, 1], got {share}")

@@ -1,4 +1,4 @@
-"""Boxes to foreground labels, and the loss that teaches them.
+"""Foreground labels from boxes, and their loss.
 
 Focus-DETR, section 3.2, equation 1 and Figure 8; intervals from the
 supplement's Table 2.
@@ -27,9 +27,9 @@ INTERVALS: dict[str, tuple[tuple[float, float], ...]] = {
 
 
 class ForegroundLabels:
-    """Which tokens lie on an object of their level's size.
+    """Labels of tokens on objects whose size fits the token's level.
 
-    The token (i, j) of stride s stands at pixel s // 2 + s * (j, i). It is
+    Token (i, j) of a level with stride s is at pixel s // 2 + s * (j, i). It is
     foreground when it lies strictly inside a box and its largest distance to
     that box's four sides is in the level's interval (low, high].
 
@@ -40,8 +40,8 @@ class ForegroundLabels:
         strides: pixels between the tokens of each level; None: 8, 16, 32, ...
 
     Raises:
-        ValueError: intervals or strides that do not match the levels, an
-            interval that ends before it begins.
+        ValueError: intervals or strides that do not match the levels, or an
+            interval whose low is not below its high.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class ForegroundLabels:
         strides = [8 * 2**level for level in range(num_levels)] if strides is None else strides
         _check_length("strides", strides, num_levels)
         if any(int(s) != s or s < 1 for s in strides):
-            raise ValueError(f"strides must be whole pixels of at least 1, got {list(strides)}")
+            raise ValueError(f"strides must be integers of at least 1, got {list(strides)}")
         self.strides = tuple(int(s) for s in strides)
 
     def __call__(self, tokens: TokenGrid, boxes: Sequence[Tensor]) -> Tensor:
@@ -66,7 +66,7 @@ class ForegroundLabels:
                 input; n may be 0.
         """
         device = tokens.features.device
-        # a box of size 0 has no inside: padding the lists with it adds no label
+        # lists are padded with boxes of size 0, which contain no token
         padded = pad_sequence([b.reshape(-1, 4).to(device).float() for b in boxes], True)
         labels = []
         for (h, w), stride, (low, high) in zip(
@@ -86,7 +86,8 @@ def level_intervals(num_levels: int, intervals: str | Intervals) -> tuple[tuple[
         intervals: a name of :data:`INTERVALS`, or the intervals themselves.
 
     Raises:
-        ValueError: an unknown name, not one for each level, one that ends before it begins.
+        ValueError: an unknown name, another number of intervals than levels, or an interval
+            whose low is not below its high.
     """
     if isinstance(intervals, str):
         if intervals not in INTERVALS:
@@ -127,7 +128,7 @@ def foreground_focal_loss(
 
     Args:
         logits: (B, N) foreground logits.
-        labels: (B, N) bool; an image without any counts one positive.
+        labels: (B, N) bool; for an image without positives the sum is divided by one.
         alpha: weight of positives.
         gamma: focusing power (equation 7: 0.25 and 2).
     """

@@ -1,6 +1,6 @@
-"""Boxes to soft salience targets, and the loss that teaches them.
+"""Soft salience targets from boxes, and their loss.
 
-Salience DETR (Hou et al., CVPR 2024), section 3.1; the arithmetic is the released code's.
+Salience DETR (Hou et al., CVPR 2024), section 3.1; the arithmetic is that of the released code.
 """
 
 from __future__ import annotations
@@ -15,24 +15,24 @@ from torch.nn.utils.rnn import pad_sequence
 from sparse_encoders.supervision.foreground import Intervals, level_intervals
 from sparse_encoders.tokens import TokenGrid
 
-# Pixels between tokens of the finest level where a batch does not say how large its input is.
+# Pixels between tokens of the finest level, if the size of the batched input is not known.
 FINEST_STRIDE = 8
 
 
 class SalienceLabels:
-    """How central each token is to a box, from 1 in its centre to 0.29 in its corners.
+    """How close each token is to a box's centre, from 1 there to 0.29 in the box's corners.
 
     For a box that strictly contains the token, with distances to its four sides,
     ``1 - sqrt(((left - right) / w)^2 + ((top - bottom) / h)^2) / 2``; a token takes the
-    largest of all boxes, 0 outside of all. A token of row i and column j stands at
-    ((j + 0.5) s, (i + 0.5) s), s the padded input over the level's size.
+    largest value of all boxes, 0 outside of all. The token in row i and column j is at pixel
+    ((j + 0.5) s, (i + 0.5) s), with s the size of the padded input over that of the level.
 
     Args:
         num_levels: feature levels L.
-        intervals: targets of a level only where some box around the token has its farthest
-            side at a distance in the level's (low, high]: a name of
+        intervals: a token has a target only if the largest distance to the sides of some box
+            around it is in its level's (low, high]: a name of
             :data:`~sparse_encoders.supervision.foreground.INTERVALS` (4 levels) or L pairs
-            in pixels. None: targets of every level for boxes of any size.
+            in pixels. None: boxes of any size give targets on every level.
 
     Raises:
         ValueError: see :func:`~sparse_encoders.supervision.foreground.level_intervals`.
@@ -49,15 +49,15 @@ class SalienceLabels:
         """(B, N) float32 targets in [0, 1], 0 at padding.
 
         Args:
-            tokens: the batch's tokens. Where it does not know the size of its input, the
-                finest level's tokens are taken to be 8 pixels apart.
+            tokens: the batch's tokens. Without ``image_hw``, tokens of the finest level are
+                assumed to be 8 pixels apart.
             boxes: per image (n, 4) as (x1, y1, x2, y2) in pixels of the batched input; n
                 may be 0.
         """
         device = tokens.features.device
         finest_h, finest_w = tokens.shapes[0]
         height, width = tokens.image_hw or (FINEST_STRIDE * finest_h, FINEST_STRIDE * finest_w)
-        # a box of size 0 has no inside: lists are padded with it, and none is empty
+        # lists are padded with boxes of size 0, which contain no token, to at least one box
         padded = pad_sequence([b.reshape(-1, 4).to(device).float() for b in boxes], True)
         padded = F.pad(padded, (0, 0, 0, 1))
         targets = []
@@ -80,7 +80,7 @@ def _centrality(
     top, bottom = y[None, :, None, None] - y1, y2 - y[None, :, None, None]
     nearest = torch.minimum(torch.minimum(left, right), torch.minimum(top, bottom))
     outside = nearest <= 0
-    # the size of a box without an inside is not read
+    # clamped: a box of size 0 contains no token, so its value is not used
     across = (left - right) / (x2 - x1).clamp(min=1e-6)
     along = (top - bottom) / (y2 - y1).clamp(min=1e-6)
     centrality = 1 - 0.5 * (across.square() + along.square()).sqrt()
@@ -96,11 +96,11 @@ def _centrality(
 def salience_loss(
     logits: Tensor, targets: Tensor, alpha: float = 0.25, gamma: float = 2.0
 ) -> Tensor:
-    """Focal loss of soft targets, a scalar: summed, over the number of positive targets.
+    """Focal loss with soft targets, a scalar: the sum divided by the number of positive targets.
 
-    Each token's binary cross-entropy counts
-    ``(1 - alpha) s^gamma (1 - t) + alpha t (1 - s)^gamma``, s = sigmoid(logit); the gradient
-    passes through this weight, too.
+    The binary cross-entropy of each token is weighted by
+    ``(1 - alpha) s^gamma (1 - t) + alpha t (1 - s)^gamma``, s = sigmoid(logit). The gradient
+    also passes through this weight.
 
     Args:
         logits: (B, N) of all tokens of the batch.

@@ -176,7 +176,7 @@ def test_one_nan_token_does_not_take_the_others_with_it():
 def test_own_projection_where_the_detector_has_no_first_stage():
     own = make(first_stage=False)
     assert own.select(grid(), DetectorParts()).logits.shape == (1, 85)
-    with pytest.raises(ValueError, match="lends no first-stage projection"):
+    with pytest.raises(ValueError, match="no first-stage projection"):
         make().select(grid(), DetectorParts())
 
 
@@ -222,7 +222,7 @@ def test_after_the_norm_by_hand():
         (dict(intervals=[(-1, 64), (64, 128)]), "one entry for each of the 4 feature levels"),
         (dict(intervals=[(-1, 64), (64, 64), (64, 128), (128, 256)]), "low < high"),
         (dict(strides=(8, 16)), "strides must have one entry for each of the 4"),
-        (dict(strides=(8, 16, 32, 0)), "strides must be whole pixels"),
+        (dict(strides=(8, 16, 32, 0)), "strides must be integers"),
         (dict(loss_weight=-1.0), "loss_weight must not be negative"),
         (dict(keep_ratio=1.5), r"keep_ratio must lie in \(0, 1\]"),
         (dict(embed_dims=18), "embed_dims must be a multiple of 4"),

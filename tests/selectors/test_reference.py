@@ -98,7 +98,7 @@ def test_quotas_are_asked_for(kind):
 
 @pytest.mark.parametrize("seed", [-1, 1.5, True])
 def test_random_seed_is_checked(seed):
-    with pytest.raises(ValueError, match="seed must be a whole number of at least 0"):
+    with pytest.raises(ValueError, match="seed must be an integer of at least 0"):
         RandomSelector(seed=seed)
 
 
