@@ -1,4 +1,4 @@
-"""The two attention modules that every encoder and decoder here uses."""
+"""The two attention modules of all encoders and decoders of this package."""
 
 from sparse_encoders.attention.building import attention_config
 from sparse_encoders.attention.deformable import DeformableAttention

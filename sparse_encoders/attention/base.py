@@ -1,4 +1,4 @@
-"""What the two attention modules have in common: the arguments of a call, and its last steps."""
+"""The base of both attention modules: the arguments of a call, and its last steps."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which deformable attention a layer is built with."""
+"""The config of the deformable attention that a layer is built with."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from sparse_encoders.attention.key_aware import KeyAwareDeformableAttention
 
 ATTENTIONS = ("plain", "key_aware")
 KEY_AWARE_SETTINGS = ("same_locations_on_every_level", "separate_key_projection")
-# What an MMDetection config says of its attention that key-aware attention has, too.
+# Settings of MMDetection's deformable attention that key-aware attention has, too.
 _SHARED = ("embed_dims", "num_heads", "num_levels", "num_points", "dropout", "batch_first")
 
 
@@ -21,18 +21,18 @@ def attention_config(
     key_aware: Mapping[str, Any] | None = None,
     setting: str = "encoder.",
 ) -> dict[str, Any]:
-    """A config of MMDetection's deformable attention, told which of this package's it is.
+    """A config for ``MODELS.build`` with one of this package's attention modules as its type.
 
-    ``MODELS.build`` makes the module of it. Plain attention has MMCV's parameters, names and
-    initialisation; only the operator behind them differs.
+    Plain attention has MMCV's parameters, names and initialisation; the operator that computes it
+    is a setting.
 
     Args:
         config: MMDetection's ``self_attn_cfg`` or ``cross_attn_cfg``; not changed.
-        backend: 'auto', 'fused', 'mmcv' or 'torch'; key-aware attention has no 'mmcv' and takes
-            'torch' in its place.
+        backend: 'auto', 'fused', 'mmcv' or 'torch'; key-aware attention has no 'mmcv' and uses
+            'torch' instead.
         kind: 'plain' or 'key_aware'.
         key_aware: further settings of :class:`KeyAwareDeformableAttention`.
-        setting: what stands before 'attention' and 'key_aware' in messages.
+        setting: prefix of 'attention' and 'key_aware' in error messages.
 
     Raises:
         ValueError: an unknown kind, unknown settings, or ``key_aware`` for plain attention.
@@ -49,7 +49,7 @@ def attention_config(
         raise ValueError(
             f"{setting}key_aware is set ({key_aware}), but {setting}attention is 'plain'"
         )
-    # MMCV's dropout of 0.1 holds where a config describes the attention, as in MMDetection's layers
+    # as in MMDetection's layers: a given config without dropout has MMCV's default, 0.1
     settings = {"batch_first": True, "dropout": 0.1 if config else 0.0, **(config or {})}
     if kind == "plain":
         return {**settings, "type": DeformableAttention, "backend": backend}

@@ -1,4 +1,4 @@
-"""MMCV's deformable attention module over this package's operator."""
+"""MMCV's deformable attention module with this package's operators."""
 
 from __future__ import annotations
 

@@ -70,7 +70,7 @@ class KeyAwareDeformableAttention(SamplingAttention):
         self.init_weights()
 
     def init_weights(self) -> None:
-        """Deformable DETR's start: head m looks along direction m, point p at p + 1 tokens."""
+        """As Deformable DETR: point p of head m starts p + 1 tokens along direction m."""
         angles = torch.arange(self.num_heads, dtype=torch.float32) * (2 * math.pi / self.num_heads)
         directions = torch.stack([angles.cos(), angles.sin()], -1)
         directions = directions / directions.abs().amax(-1, keepdim=True)
@@ -127,7 +127,7 @@ class KeyAwareDeformableAttention(SamplingAttention):
         )
         centres = reference_points[:, :, None, :, None, :2]
         if reference_points.shape[-1] == 2:
-            # points and coordinates side by side: one pass over long rows, three times as fast
+            # points and coordinates in one dimension: longer rows, three times as fast on a CPU
             rows = (len(shapes), 2 * self.num_points)
             scale = reference_points.new_tensor([[1 / w, 1 / h] for h, w in shapes])
             return torch.addcmul(

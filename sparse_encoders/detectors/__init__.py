@@ -1,4 +1,4 @@
-"""MMDetection's detectors, each able to take any encoder."""
+"""MMDetection's detectors with an encoder that the config chooses."""
 
 from sparse_encoders.detectors.base import EncoderDetector
 from sparse_encoders.detectors.ddq_detr import DDQDETR

@@ -22,11 +22,10 @@ from sparse_encoders.registry import build_swappable
 
 
 class EncoderDetector(DetectorSteps):
-    """Base of all detectors here, put before MMDetection's own in the bases.
+    """Base of all detectors here; a detector lists it before MMDetection's class in its bases.
 
     A batch goes through the three steps of :class:`DetectorSteps`, then through
-    MMDetection's head. From the data preprocessor to the neck and in the heads all is
-    MMDetection's.
+    MMDetection's head. Data preprocessor, backbone, neck and heads are MMDetection's.
 
     A detector builds its layers in ``_init_layers``, with :meth:`build_encoder` and
     :meth:`decoder_config`.
@@ -35,18 +34,18 @@ class EncoderDetector(DetectorSteps):
         attention_backend: 'auto', 'fused', 'mmcv' or 'torch', for encoder and
             decoder alike.
         decoder_attention: 'plain', or 'key_aware' (Lite DETR, section 3.4) in the
-            decoder's cross-attention; the encoder has a setting of its own.
+            decoder's cross-attention; the encoder has a separate setting.
         decoder_key_aware: settings of key-aware attention, see
             :class:`LiteDETREncoder`.
         keep_ratio: in ``test_cfg``, keep this share of the tokens at test time
             instead of the one trained with; a number or one for each layer.
-        report_tokens: in ``test_cfg``, True puts what the encoder kept and what the
-            decoder looked at into the data samples (``token_selection``), for
-            the metrics of :mod:`sparse_encoders.evaluation`.
+        report_tokens: in ``test_cfg``, True adds the kept tokens and the decoder attention map
+            to the data samples (``token_selection``), for the metrics of
+            :mod:`sparse_encoders.evaluation`.
 
     Raises:
-        ValueError: more detections asked for than queries times classes, or settings
-            that the encoder or the attention refuses.
+        ValueError: ``max_per_img`` is larger than queries times classes, or a setting of the
+            encoder or the attention is invalid.
     """
 
     # configs until ``_init_layers`` builds them; MMDetection is not typed
@@ -73,7 +72,7 @@ class EncoderDetector(DetectorSteps):
             self.encoder.set_keep_ratio(keep_ratio, test_only=True)
 
     def _check_settings(self) -> None:
-        """Refuse at once what would fail in the middle of an epoch."""
+        """Check settings that would otherwise fail at the first test of a training."""
         max_detections = int((self.test_cfg or {}).get("max_per_img", 100))
         available = self.num_queries * int(self.bbox_head.cls_out_channels)
         if max_detections > available:
@@ -85,7 +84,7 @@ class EncoderDetector(DetectorSteps):
     # -- building ---------------------------------------------------------
 
     def build_encoder(self, config: dict[str, Any] | None) -> Encoder:
-        """The encoder of a config; without a ``type`` it is MMDetection's dense one."""
+        """The encoder of a config; without a ``type`` it is :class:`DenseEncoder`."""
         defaults = {
             "num_levels": self.num_feature_levels,
             "attention_backend": self.attention_backend,
@@ -96,7 +95,7 @@ class EncoderDetector(DetectorSteps):
         return build_swappable(config, Encoder, "model.encoder", defaults)
 
     def decoder_config(self, config: dict[str, Any]) -> dict[str, Any]:
-        """A copy of a decoder's config whose cross-attention says which one it is."""
+        """A copy of a decoder's config with the cross-attention that the settings choose."""
         config = copy.deepcopy(dict(config))
         config["layer_cfg"]["cross_attn_cfg"] = attention_config(
             config["layer_cfg"].get("cross_attn_cfg"),
@@ -108,10 +107,10 @@ class EncoderDetector(DetectorSteps):
         return config
 
     def check_position_channels(self) -> None:
-        """Refuse a position encoding of other channels than a token's.
+        """Check that the position embedding has as many channels as a token.
 
         Raises:
-            ValueError: they differ.
+            ValueError: it has not.
         """
         channels = 2 * self.positional_encoding.num_feats
         if channels != self.embed_dims:
@@ -121,12 +120,12 @@ class EncoderDetector(DetectorSteps):
             )
 
     def init_weights(self) -> None:
-        """MMDetection's initialisation, and that of the parts it does not know."""
+        """MMDetection's initialisation, then :meth:`init_own_weights`."""
         super().init_weights()
         self.init_own_weights()
 
     def init_own_weights(self) -> None:
-        """Key-aware attention and what the encoder initialises itself."""
+        """Initialise key-aware attention, and the encoder by its own method."""
         for module in self.modules():
             if isinstance(module, KeyAwareDeformableAttention):
                 module.init_weights()
@@ -135,14 +134,14 @@ class EncoderDetector(DetectorSteps):
     # -- training and testing ---------------------------------------------
 
     def loss(self, batch_inputs: Tensor, batch_data_samples: SampleList) -> dict[str, Tensor]:
-        """The detector's losses and its encoder's, under their own names.
+        """The losses of the detector and of its encoder, by name.
 
         Args:
-            batch_inputs: (B, 3, height, width).
+            batch_inputs: (B, 3, height, width), normalised and padded.
             batch_data_samples: with ground truth.
 
         Raises:
-            ValueError: encoder and head name the same loss.
+            ValueError: encoder and head have a loss of the same name.
         """
         samples = self.training_samples(batch_data_samples)
         targets = batches.targets_of(samples)
@@ -161,7 +160,7 @@ class EncoderDetector(DetectorSteps):
         return {**losses, **extra}
 
     def training_samples(self, samples: SampleList) -> SampleList:
-        """The batch's data samples as the training step takes them."""
+        """The batch's data samples, possibly changed for a training step."""
         return samples
 
     def _losses(
@@ -187,7 +186,7 @@ class EncoderDetector(DetectorSteps):
         return losses
 
     def head_inputs(self, queries: Queries, decoded: Decoded) -> dict[str, Any]:
-        """What the head takes: of the decoder, and in training of the first stage."""
+        """Arguments of the head: the decoder's output, in training also the first stage's."""
         inputs = dict(hidden_states=decoded.states, references=decoded.references)
         if not self.training:
             return inputs
@@ -225,16 +224,16 @@ class EncoderDetector(DetectorSteps):
     def forward_transformer(
         self, img_feats: Sequence[Tensor], batch_data_samples: SampleList | None = None
     ) -> dict[str, Any]:
-        """The three steps under MMDetection's name; returns the inputs of ``bbox_head``."""
+        """MMDetection's name for the three steps; returns the arguments of ``bbox_head``."""
         sizes, read = batches.sizes_of(batch_data_samples), self._boxes_read(batch_data_samples)
         encoded = self.encode(img_feats, *sizes, read)
         queries = self.prepare_queries(encoded, batch_data_samples)
         return self.head_inputs(queries, self.decode(queries, encoded))
 
     def _boxes_read(self, samples: SampleList | None) -> Targets | None:
-        """Annotated boxes of test images, for an encoder that reads them."""
+        """Annotated boxes of test images, if the encoder reads them; None otherwise."""
         return batches.annotations_of(samples) if self.encoder.needs_boxes else None
 
     def set_keep_ratio(self, keep_ratio: float | Sequence[float]) -> None:
-        """Keep another share of the tokens from now on, see :class:`Encoder`."""
+        """Set the keep ratio, see :meth:`Encoder.set_keep_ratio`."""
         self.encoder.set_keep_ratio(keep_ratio)

@@ -1,4 +1,4 @@
-"""Between MMDetection's data samples and tensors, and what this package takes."""
+"""Conversions between MMDetection's data samples and the records of this package."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ def sizes_of(
     """(height, width) of the padded input in pixels, and of each image in it.
 
     Raises:
-        ValueError: no data samples, which say so.
+        ValueError: there are no data samples.
     """
     if not samples:
-        raise ValueError("the detector needs data samples: they say how large each image is")
+        raise ValueError("the detector needs data samples, which hold the size of each image")
     height, width = samples[0].batch_input_shape[:2]
     sizes = [(int(s.img_shape[0]), int(s.img_shape[1])) for s in samples]
     return (int(height), int(width)), sizes
@@ -40,10 +40,10 @@ def targets_of(samples: SampleList) -> Targets:
 
 
 def annotations_of(samples: SampleList | None) -> Targets:
-    """Boxes and labels as a test pipeline loads them, boxes scaled to the input.
+    """Boxes and labels of test images, boxes in pixels of the resized input.
 
-    MMDetection's test pipelines load annotations after resizing, in pixels of
-    the original image, where its predictions and metrics are too.
+    MMDetection's test pipelines load annotations after resizing, in pixels of the original image;
+    the boxes are scaled here.
 
     Raises:
         ValueError: a sample without annotations.
@@ -68,8 +68,8 @@ def with_enough_tokens(
     """Memory, padding mask and level shapes with at least ``num_queries`` tokens.
 
     A two-stage detector ranks as many proposals as it has queries, and a small
-    image has fewer tokens than that. The missing ones are added as a level of
-    padding, which MMDetection's proposals leave out of range by themselves.
+    image may have fewer tokens. The missing ones are added as a level of padding,
+    whose proposals MMDetection marks as out of range.
 
     Returns:
         (B, N', C) memory, (B, N') bool mask or None, (h, w) of each of the L' levels, on
@@ -89,10 +89,10 @@ def with_enough_tokens(
 
 
 def detections_in_float32(results: Sequence[InstanceData]) -> Sequence[InstanceData]:
-    """Detections with float32 boxes and scores: metrics hand them to NumPy.
+    """Convert boxes and scores to float32, because metrics convert them to NumPy arrays.
 
     Args:
-        results: of each image, with ``bboxes`` and ``scores``; changed in place.
+        results: detections of each image, with ``bboxes`` and ``scores``; changed in place.
     """
     for detections in results:
         detections.set_data(

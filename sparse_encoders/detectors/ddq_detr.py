@@ -25,7 +25,7 @@ class DDQDecoder(DDQTransformerDecoder):
 
 
 class DistinctQueries(MMDetDDQDETR):
-    """MMDetection's DDQ-DETR, whose constructor asks nothing of the encoder."""
+    """MMDetection's DDQ-DETR with a constructor that does not read the encoder's layers."""
 
     def __init__(
         self,
@@ -42,8 +42,9 @@ class DistinctQueries(MMDetDDQDETR):
             )
         self.dense_topk_ratio = dense_topk_ratio
         self.dqs_cfg = dqs_cfg or dict(type="nms", iou_threshold=0.8)
-        # MMDetection's constructor reads the number of heads off the encoder, which here may have
-        # none: what it does after building is done below, with the decoder's.
+        # MMDetection's constructor reads the number of heads from the encoder, which here may have
+        # no layers. Its parent's constructor is called instead; the rest follows below, with the
+        # number of heads of the decoder.
         super(MMDetDDQDETR, self).__init__(*args, decoder=decoder, **kwargs)
         shared: dict[str, Any] = dict(
             dis_query_info=[0, 0],
@@ -58,7 +59,7 @@ class DistinctQueries(MMDetDDQDETR):
 
 @DETECTORS.register_module()
 class DDQDETR(DINO, DistinctQueries):
-    """MMDetection's DDQ-DETR; ``encoder.type`` chooses how tokens are refined.
+    """MMDetection's DDQ-DETR with the encoder that ``encoder.type`` names.
 
     Queries are the proposals that non-maximum suppression leaves, again after every
     decoder layer; a dense branch of queries exists in training only. In a config:
@@ -87,7 +88,7 @@ class DDQDETR(DINO, DistinctQueries):
         self.query_map = nn.Linear(self.embed_dims, self.embed_dims)
 
     def head_inputs(self, queries: Queries, decoded: Decoded) -> dict[str, Any]:
-        """What the head takes, in training with the dense branch's first stage."""
+        """Arguments of the head, in training with the dense branch's first stage."""
         inputs = super().head_inputs(queries, decoded)
         if queries.dense is None:
             return inputs

@@ -1,4 +1,4 @@
-"""MMDetection's decoders with this package's attention, and those that it does not have."""
+"""MMDetection's decoders with this package's attention, and further decoders."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from sparse_encoders.detectors.records import Decoded, Queries
 from sparse_encoders.encoders.base import EncoderOutput
 from sparse_encoders.registry import MODELS
 
-# References are kept this far from the image's border before their logit is taken
+# References are clamped to this distance from the image's border before the inverse sigmoid
 # (released DN-DETR, DINO and H-Deformable-DETR in detrex).
 BORDER = 1e-3
 
@@ -49,7 +49,7 @@ class DeformableDecoder(DeformableDetrTransformerDecoder):
     """Deformable DETR's decoder (Zhu et al., ICLR 2021, section 4.1) of :class:`DecoderLayer`.
 
     Raises:
-        ValueError: a ``post_norm_cfg``, which it has no place for.
+        ValueError: a ``post_norm_cfg``; the decoder has no such norm.
     """
 
     def _init_layers(self) -> None:
@@ -60,7 +60,7 @@ class DeformableDecoder(DeformableDetrTransformerDecoder):
 
 
 class DINODecoder(DinoTransformerDecoder):
-    """DINO's decoder of :class:`DecoderLayer`, with DINO's position MLP as published."""
+    """DINO's decoder of :class:`DecoderLayer`, with DINO's MLP for ``query_pos`` as published."""
 
     def _init_layers(self) -> None:
         DeformableDecoder._init_layers(self)
@@ -69,11 +69,11 @@ class DINODecoder(DinoTransformerDecoder):
 
 
 class RefiningDecoder(DeformableDecoder):
-    """Deformable DETR's decoder whose layers refine boxes (x, y, w, h) and may hide queries.
+    """Deformable DETR's decoder for boxes (x, y, w, h), with an attention mask between queries.
 
     Args:
-        look_forward_twice: a layer's box loss also reaches the layer before, through
-            the box that it refines (DINO, section 3.5).
+        look_forward_twice: the box that a layer refines keeps its gradient, so that the layer's
+            box loss also trains the layer before (DINO, section 3.5).
         *args, **kwargs: as MMDetection's decoder.
     """
 
@@ -81,16 +81,16 @@ class RefiningDecoder(DeformableDecoder):
         super().__init__(*args, **kwargs)
         self.look_forward_twice = look_forward_twice
 
-    def query_position(
+    def query_pos_of(
         self, layer: int, query: Tensor, points: Tensor, query_pos: Tensor | None
     ) -> Tensor | None:
-        """(B, Q, C) position embedding of a layer's queries.
+        """(B, Q, C) position embedding of a layer's queries; by default ``query_pos``.
 
         Args:
             layer: decoder layer, from 0.
-            query: (B, Q, C) what the layer before made of them.
+            query: (B, Q, C) output of the layer before.
             points: (B, Q, 4) their boxes, relative to the padded input.
-            query_pos: (B, Q, C) what the detector handed in.
+            query_pos: (B, Q, C) of the detector, or None.
         """
         return query_pos
 
@@ -107,19 +107,19 @@ class RefiningDecoder(DeformableDecoder):
         self_attn_mask: Tensor | None = None,
         **kwargs: Any,
     ) -> tuple[Tensor, list[Tensor]]:
-        """Decode.
+        """Refine queries and boxes layer by layer.
 
         Args:
             query: (B, Q, C) content queries.
             value: (B, N, C) memory.
-            key_padding_mask: (B, N) bool, True = padding; None where nothing is.
+            key_padding_mask: (B, N) bool, True = padding; None without padding.
             reference_points: (B, Q, 4) boxes as (x, y, w, h) in [0, 1] of the valid image.
             spatial_shapes: (h, w) of each level.
             valid_ratios: (B, L, 2) as (w, h).
             reg_branches: a box branch for each layer.
-            query_pos: (B, Q, C), see :meth:`query_position`.
-            self_attn_mask: (Q, Q) bool, True = may not attend; None hides nothing.
-            **kwargs: what other decoders take; ignored.
+            query_pos: (B, Q, C), see :meth:`query_pos_of`.
+            self_attn_mask: (Q, Q) bool, True = may not attend; None: no mask.
+            **kwargs: arguments of other decoders; ignored.
 
         Returns:
             (layers, B, Q, C) queries, and per layer the (B, Q, 4) boxes that its
@@ -133,7 +133,7 @@ class RefiningDecoder(DeformableDecoder):
             points = reference_points[:, :, None] * scale
             query = layer(
                 query,
-                query_pos=self.query_position(index, query, points[:, :, 0], query_pos),
+                query_pos=self.query_pos_of(index, query, points[:, :, 0], query_pos),
                 value=value,
                 key_padding_mask=key_padding_mask,
                 self_attn_mask=self_attn_mask,
@@ -152,10 +152,10 @@ class RefiningDecoder(DeformableDecoder):
 def refine_boxes(
     decoder: RefiningDecoder, queries: Queries, encoded: EncoderOutput, reg_branches: nn.ModuleList
 ) -> Decoded:
-    """Run a :class:`RefiningDecoder` on what a detector's first two steps give."""
+    """Run a :class:`RefiningDecoder` on the queries and the memory of a detector."""
     states, references = decoder(
         query=queries.content,
-        query_pos=queries.position,
+        query_pos=queries.pos_embed,
         value=encoded.memory,
         key_padding_mask=encoded.tokens.padding_mask,
         reference_points=queries.reference_points,
@@ -168,10 +168,10 @@ def refine_boxes(
 
 
 class AnchorDecoder(RefiningDecoder):
-    """DN-Deformable-DETR's: a query's position follows its box, scaled by its content.
+    """The decoder of DN-Deformable-DETR, where ``query_pos`` depends on box and content.
 
-    Position = MLP(sine embedding of the box), times MLP(content) from the second
-    layer on (Liu et al., DAB-DETR, ICLR 2022, section 4.2).
+    ``query_pos`` is MLP(sine embedding of the box), from the second layer on times
+    MLP(content) (Liu et al., DAB-DETR, ICLR 2022, section 4.2).
     """
 
     def _init_layers(self) -> None:
@@ -181,23 +181,23 @@ class AnchorDecoder(RefiningDecoder):
         # the first layer does not scale
         self.query_scale = MLP(dims, dims, dims, 2) if self.num_layers > 1 else None
 
-    def query_position(
+    def query_pos_of(
         self, layer: int, query: Tensor, points: Tensor, query_pos: Tensor | None
     ) -> Tensor | None:
         """(B, Q, C), see the class."""
         sine = coordinate_to_encoding(points, num_feats=self.embed_dims // 2)
-        position: Tensor = self.ref_point_head(sine)
+        pos_embed: Tensor = self.ref_point_head(sine)
         if layer == 0 or self.query_scale is None:
-            return position
-        return position * self.query_scale(query)
+            return pos_embed
+        return pos_embed * self.query_scale(query)
 
 
 class PositionHead(MLP):
-    """DINO's MLP from the sine embedding of a box to a query's position, as published.
+    """DINO's MLP from the sine embedding of a box to the query's ``query_pos``, as published.
 
     DINO embeds each of a box's four coordinates in C / 2 channels. MMDetection's
-    fork (``onedl-mmdetection``) does in C, with an MLP twice as wide, into which
-    no published weights fit; every second frequency of its embedding is DINO's.
+    fork (``onedl-mmdetection``) uses C channels and an MLP twice as wide, which published weights
+    do not fit; every second frequency of its embedding is one of DINO's.
 
     Args:
         dims: C.
@@ -208,9 +208,9 @@ class PositionHead(MLP):
         self.dims = dims
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, Q, 2 C), or the fork's (B, Q, 4 C), sine embedding to (B, Q, C) position."""
+        """(B, Q, 2 C) sine embedding, or the fork's (B, Q, 4 C), to (B, Q, C)."""
         if x.shape[-1] == 4 * self.dims:
             pairs = x.unflatten(-1, (4, -1, 2))  # coordinate, frequency, sine and cosine
             x = pairs[..., ::2, :].flatten(-3)
-        position: Tensor = super().forward(x)
-        return position
+        pos_embed: Tensor = super().forward(x)
+        return pos_embed

@@ -21,10 +21,10 @@ from sparse_encoders.registry import DETECTORS
 
 @DETECTORS.register_module()
 class DeformableDETR(EncoderDetector, MMDetDeformableDETR):
-    """MMDetection's Deformable DETR; ``encoder.type`` chooses how tokens are refined.
+    """MMDetection's Deformable DETR with the encoder that ``encoder.type`` names.
 
-    One-stage (learned queries), with box refinement, or two-stage, as
-    MMDetection's settings say. In a config:
+    One-stage (learned queries), with box refinement, or two-stage, by
+    MMDetection's settings. In a config:
     ``type='sparse_encoders.DeformableDETR'``. With ``DenseEncoder`` (the default)
     it is MMDetection's bit for bit, and loads its checkpoints. Sparse DETR's
     detector (Roh et al., ICLR 2022, section 4 and appendix) is two-stage with box
@@ -32,12 +32,12 @@ class DeformableDETR(EncoderDetector, MMDetDeformableDETR):
 
     Args:
         efficient_query_init: a query's content is the memory of its proposal, and
-            only its position comes from the proposal's box,
-            LN(Linear(sine embedding)), after Efficient DETR. Changes the shape of
-            ``pos_trans_fc`` and ``pos_trans_norm``.
-        class_specific_first_stage: the first stage learns the classes, and
-            proposals are ranked by their best class; False is Deformable DETR's:
-            its first class stands for any object.
+            only its position embedding, LN(Linear(sine embedding)), comes from the
+            proposal's box (Efficient DETR). Changes the shape of ``pos_trans_fc`` and
+            ``pos_trans_norm``.
+        class_specific_first_stage: the first stage predicts the classes, and
+            proposals are ranked by their highest class score. False: its first
+            class means any object, as in Deformable DETR.
 
     Raises:
         ValueError: one of the two options on a one-stage detector.
@@ -73,10 +73,10 @@ class DeformableDETR(EncoderDetector, MMDetDeformableDETR):
         if self.as_two_stage:
             self.memory_trans_fc = nn.Linear(dims, dims)
             self.memory_trans_norm = nn.LayerNorm(dims)
-            # a query's content and position, or its position only
-            made = dims if self.efficient_query_init else 2 * dims
-            self.pos_trans_fc = nn.Linear(2 * dims, made)
-            self.pos_trans_norm = nn.LayerNorm(made)
+            # position embedding and content of a query, or its position embedding only
+            channels = dims if self.efficient_query_init else 2 * dims
+            self.pos_trans_fc = nn.Linear(2 * dims, channels)
+            self.pos_trans_norm = nn.LayerNorm(channels)
         else:
             self.reference_points_fc = nn.Linear(dims, 2)
 
@@ -98,12 +98,12 @@ class DeformableDETR(EncoderDetector, MMDetDeformableDETR):
             self.pos_trans_fc(self.get_proposal_pos_embed(chosen.boxes, self.embed_dims // 2))
         )
         if self.efficient_query_init:
-            position, content = embedded, chosen.of(stage.memory)
+            pos_embed, content = embedded, chosen.of(stage.memory)
         else:
-            position, content = embedded.split(self.embed_dims, dim=2)
+            pos_embed, content = embedded.split(self.embed_dims, dim=2)
         return Queries(
             content=content,
-            position=position,
+            pos_embed=pos_embed,
             reference_points=chosen.boxes.sigmoid(),
             proposals=stage.proposals() if self.training else None,
         )
@@ -111,11 +111,11 @@ class DeformableDETR(EncoderDetector, MMDetDeformableDETR):
     def head_loss(
         self, queries: Queries, decoded: Decoded, samples: SampleList
     ) -> dict[str, Tensor]:
-        """The head's losses; a class-specific first stage learns the classes."""
+        """The head's losses, with those of a class-specific first stage."""
         first = queries.proposals
         if not self.class_specific_first_stage or first is None:
             return super().head_loss(queries, decoded, samples)
-        # MMDetection's head would teach the first stage one class only
+        # MMDetection's head would train the first stage with one class for all objects
         losses = super().head_loss(replace(queries, proposals=None), decoded, samples)
         parts = self.detection_loss(samples)(first.logits, first.boxes)
         names = ("enc_loss_cls", "enc_loss_bbox", "enc_loss_iou")

@@ -22,15 +22,15 @@ from sparse_encoders.registry import MODELS
 class DNDETRHead(DINOHead):
     """MMDetection's ``DINOHead`` with DN-DETR's denoising loss.
 
-    Only queries that denoise a box have a loss. Those that pad an image with fewer boxes
-    than the batch's largest have none, and all three losses are divided by the number of
-    denoised boxes of the batch (released DN-DETR; DINO counts them as background).
+    Only queries that denoise a box have a loss. Images with fewer boxes than the largest of the
+    batch have padding queries, which have no loss here, as in the released DN-DETR; DINO counts
+    them as background. All three losses are divided by the number of denoised boxes of the batch.
     """
 
     def _get_dn_targets_single(
         self, gt_instances: InstanceData, img_meta: dict[str, Any], dn_meta: dict[str, int]
     ) -> tuple[Tensor, ...]:
-        """MMDetection's targets of an image; what denoises no box weighs nothing."""
+        """MMDetection's targets of an image, with weight 0 for padding queries."""
         labels, _, boxes, weights, denoising, _ = super()._get_dn_targets_single(
             gt_instances, img_meta, dn_meta
         )
@@ -38,24 +38,24 @@ class DNDETRHead(DINOHead):
 
 
 class DNQueryGenerator(CdnQueryGenerator):
-    """Noised ground truth as further queries, which the decoder learns to put right.
+    """Noised ground truth as additional queries, which the decoder learns to denoise.
 
-    DINO's generator without its contrastive negatives, with DN-DETR's noise and an
-    indicator in the last channel: 1 of a denoising query, 0 of a matching one.
+    DINO's generator without contrastive negatives, with DN-DETR's noise and an
+    indicator in the last channel: 1 for a denoising query, 0 for a matching one.
 
     Args:
         num_classes: classes.
         embed_dims: channels C of a query, indicator included.
-        num_matching_queries: queries beside the denoising ones.
-        label_noise_scale: probability that a label is drawn anew, in [0, 1] (0.2 in
-            the released model; it may hit the old one).
+        num_matching_queries: queries that are not denoising ones.
+        label_noise_scale: probability that a label is replaced by a random one, in [0, 1]
+            (0.2 in the released model).
         box_noise_scale: a centre moves by up to this share of half the box's sides,
             a side changes by up to this share of itself, in [0, 1] (0.4).
         group_cfg: ``dict(dynamic=False, num_groups=5)`` as released, or DINO's
             ``dict(dynamic=True, num_dn_queries=100)``.
 
     Raises:
-        ValueError: a noise outside [0, 1], or fewer than one group or query.
+        ValueError: a noise scale outside of [0, 1], or fewer than one group or query.
     """
 
     def __init__(
@@ -92,8 +92,7 @@ class DNQueryGenerator(CdnQueryGenerator):
         Returns:
             (B, G * n, C) content with indicator, (B, G * n, 4) box logits (zero where
             an image has fewer boxes), (G * n + Q, G * n + Q) bool attention mask
-            (True = may not attend) and ``dn_meta`` as MMDetection's ``DINOHead``
-            wants it.
+            (True = may not attend) and ``dn_meta`` for MMDetection's ``DINOHead``.
         """
         targets = targets_of(batch_data_samples)
         max_boxes = max(len(labels) for labels in targets.labels)
@@ -114,13 +113,13 @@ class DNQueryGenerator(CdnQueryGenerator):
         return content, logits, mask, meta
 
     def noise_labels(self, labels: Tensor) -> Tensor:
-        """Class indices of any shape, a share of them drawn anew."""
+        """Class indices of any shape, some of them replaced by random ones."""
         drawn = torch.randint_like(labels, self.num_classes)
         chosen = torch.rand(labels.shape, device=labels.device) < self.label_noise_scale
         return torch.where(chosen, drawn, labels)
 
     def noise_boxes(self, boxes: Tensor) -> Tensor:
-        """(..., 4) boxes (x, y, w, h) in [0, 1], moved and scaled at random."""
+        """(..., 4) boxes (x, y, w, h) in [0, 1], shifted and scaled at random."""
         sides = boxes[..., 2:]
         max_shift = torch.cat([sides / 2, sides], -1) * self.box_noise_scale
         return (boxes + (torch.rand_like(boxes) * 2 - 1) * max_shift).clamp(0, 1)
@@ -128,7 +127,7 @@ class DNQueryGenerator(CdnQueryGenerator):
     def attention_mask(self, size: int, groups: int, device: torch.device) -> Tensor:
         """(Q', Q') bool, True where a query may not attend.
 
-        Groups do not see each other, and the matching queries see none of them.
+        Groups do not attend to each other, and matching queries to none of them.
         """
         denoising = torch.arange(groups, device=device).repeat_interleave(size)
         group = torch.cat([denoising, denoising.new_full((self.num_matching_queries,), -1)])

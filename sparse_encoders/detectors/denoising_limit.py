@@ -1,9 +1,9 @@
-"""A bound on denoising queries, whose number otherwise grows with the boxes of an image.
+"""A limit on denoising queries, whose number otherwise grows with the boxes of an image.
 
-DINO puts two queries for each box into at least one group, DN-DETR one into each of its groups,
-so that an image of 500 boxes has 1000 and 2500 of them; attention between queries grows with the
-square. With ``dn_cfg.max_boxes`` so many boxes of an image are denoised, drawn anew in each step.
-All boxes are matched and learned as ever.
+DINO has two denoising queries for each box and group, with at least one group; DN-DETR has one for
+each box in every group. For an image of 500 boxes that is 1000 and 2500 queries, and the memory of
+attention between queries grows with the square. ``dn_cfg.max_boxes`` limits how many boxes of an
+image are denoised; each step draws which. All boxes take part in matching and losses.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ def split_limit(dn_cfg: Mapping[str, Any] | None) -> tuple[dict[str, Any] | None
     most = rest.pop("max_boxes", None)
     if most is not None and (not isinstance(most, int) or most < 1):
         raise ValueError(
-            f"model.dn_cfg.max_boxes must be a whole number of at least 1, or None, got {most!r}"
+            f"model.dn_cfg.max_boxes must be an integer of at least 1, or None, got {most!r}"
         )
     return rest, most
 
 
 def limited_head(bbox_head: Mapping[str, Any] | None, most: int | None) -> dict[str, Any] | None:
-    """The config of a head that knows of the limit; as it is where there is none.
+    """A head's config with the limit; unchanged without a limit.
 
     Raises:
         TypeError: a head without denoising queries.
@@ -46,33 +46,30 @@ def limited_head(bbox_head: Mapping[str, Any] | None, most: int | None) -> dict[
     if bbox_head is None or most is None:
         return None if bbox_head is None else dict(bbox_head)
     kind = bbox_head["type"]
-    found = MODELS.get(kind) if isinstance(kind, str) else kind
-    if found is None or not issubclass(found, DINOHead):
+    head = MODELS.get(kind) if isinstance(kind, str) else kind
+    if head is None or not issubclass(head, DINOHead):
         raise TypeError(
             f"model.dn_cfg.max_boxes needs a bbox_head with denoising queries, got {kind!r}"
         )
-    return {**bbox_head, "type": type(found.__name__, (DenoisesSomeBoxes, found), {})}
+    return {**bbox_head, "type": type(head.__name__, (DenoisesSomeBoxes, head), {})}
 
 
 class DenoisesSomeBoxes:
-    """A head whose denoising targets are the first boxes of an image.
-
-    ``dn_meta['max_boxes']`` says how many.
-    """
+    """A head whose denoising targets are the first ``dn_meta['max_boxes']`` boxes of an image."""
 
     def _get_dn_targets_single(
         self, gt_instances: InstanceData, img_meta: dict[str, Any], dn_meta: dict[str, int]
     ) -> tuple[Tensor, ...]:
         """Targets of an image's denoising queries."""
         first = gt_instances[: dn_meta["max_boxes"]]
-        found: tuple[Tensor, ...] = super()._get_dn_targets_single(  # type: ignore[misc]
+        targets: tuple[Tensor, ...] = super()._get_dn_targets_single(  # type: ignore[misc]
             first, img_meta, dn_meta
         )
-        return found
+        return targets
 
 
 def in_drawn_order(samples: SampleList, most: int | None) -> SampleList:
-    """The samples; boxes of images that have more than ``most`` in an order drawn anew."""
+    """The samples, with boxes in random order for images that have more than ``most``."""
     if most is None:
         return samples
     return [
@@ -82,7 +79,7 @@ def in_drawn_order(samples: SampleList, most: int | None) -> SampleList:
 
 
 def first_boxes(samples: SampleList, most: int | None) -> SampleList:
-    """The samples with at most ``most`` boxes each: what is denoised."""
+    """The samples with the first ``most`` boxes of each image, which are denoised."""
     if most is None:
         return samples
     return [_with_boxes(sample, sample.gt_instances[:most]) for sample in samples]

@@ -26,7 +26,7 @@ from sparse_encoders.registry import DETECTORS
 
 @DETECTORS.register_module()
 class DINO(EncoderDetector, MMDetDINO):
-    """MMDetection's DINO; ``encoder.type`` chooses how tokens are refined.
+    """MMDetection's DINO with the encoder that ``encoder.type`` names.
 
     In a config: ``type='sparse_encoders.DINO'``. With ``DenseEncoder`` (the
     default) it is MMDetection's DINO bit for bit, and loads its checkpoints; also
@@ -34,8 +34,8 @@ class DINO(EncoderDetector, MMDetDINO):
     :class:`PositionHead`).
 
     Args:
-        dn_cfg: as MMDetection's, and ``max_boxes``: so many boxes of an image are denoised,
-            drawn anew in each step (None: all of them).
+        dn_cfg: as MMDetection's, and ``max_boxes``: at most so many boxes of an image are
+            denoised, chosen at random in each step (None: all boxes).
         bbox_head: config of the head.
         **kwargs: as MMDetection's ``DINO`` and :class:`EncoderDetector`.
 
@@ -81,11 +81,11 @@ class DINO(EncoderDetector, MMDetDINO):
         return Queries.from_mmdet(decoder_inputs, head_inputs)
 
     def training_samples(self, samples: SampleList) -> SampleList:
-        """The batch's samples, the boxes to be denoised first."""
+        """The batch's samples, with the boxes to be denoised first."""
         return in_drawn_order(samples, self.max_denoised_boxes)
 
     def decoder_inputs(self, queries: Queries) -> dict[str, Any]:
-        """What ``forward_decoder`` takes of the queries."""
+        """Arguments of ``forward_decoder`` that come from the queries."""
         return dict(
             query=queries.content,
             reference_points=queries.reference_points,
@@ -93,6 +93,6 @@ class DINO(EncoderDetector, MMDetDINO):
         )
 
     def head_inputs(self, queries: Queries, decoded: Decoded) -> dict[str, Any]:
-        """What the head takes, in training with the numbers of denoising queries."""
+        """Arguments of the head, in training with the numbers of denoising queries."""
         inputs = super().head_inputs(queries, decoded)
         return dict(**inputs, dn_meta=queries.denoising) if self.training else inputs

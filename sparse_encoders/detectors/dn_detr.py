@@ -30,11 +30,10 @@ from sparse_encoders.registry import DETECTORS, MODELS
 class DNDETR(EncoderDetector, MMDetDeformableDETR):
     """Deformable DETR with learned 4-d anchors and denoising training.
 
-    A query is a learned content of C - 1 channels and an indicator, and a learned
-    anchor box; while training, noised ground truth is denoised beside it. In a
-    config: ``type='sparse_encoders.DNDETR'`` with
-    ``bbox_head.type='DNDETRHead'``; for ``'DINOHead'``, which counts padding queries as
-    background, it builds the same.
+    A query has a learned content of C - 1 channels and an indicator, and a learned
+    anchor box. In training there are denoising queries, too. In a config:
+    ``type='sparse_encoders.DNDETR'`` with ``bbox_head.type='DNDETRHead'``; ``'DINOHead'`` is
+    replaced by it, because it counts padding queries as background.
 
     Args:
         bbox_head: config of the head, see above.
@@ -95,7 +94,7 @@ class DNDETR(EncoderDetector, MMDetDeformableDETR):
         self.anchor_embedding = nn.Embedding(self.num_queries, 4)
 
     def init_weights(self) -> None:
-        """Deformable DETR's, which has no anchors but reference points to initialise."""
+        """As Deformable DETR's, but without reference points: the anchors are an embedding."""
         super(MMDetDeformableDETR, self).init_weights()
         for coder in (self.encoder, self.decoder):
             for parameter in coder.parameters():
@@ -130,7 +129,7 @@ class DNDETR(EncoderDetector, MMDetDeformableDETR):
         )
 
     def training_samples(self, samples: SampleList) -> SampleList:
-        """The batch's samples, the boxes to be denoised first."""
+        """The batch's samples, with the boxes to be denoised first."""
         return in_drawn_order(samples, self.max_denoised_boxes)
 
     def run_decoder(self, queries: Queries, encoded: EncoderOutput) -> Decoded:
@@ -138,6 +137,6 @@ class DNDETR(EncoderDetector, MMDetDeformableDETR):
         return refine_boxes(self.decoder, queries, encoded, self.bbox_head.reg_branches)
 
     def head_inputs(self, queries: Queries, decoded: Decoded) -> dict[str, Any]:
-        """What the head takes, in training with the numbers of denoising queries."""
+        """Arguments of the head, in training with the numbers of denoising queries."""
         inputs = super().head_inputs(queries, decoded)
         return dict(**inputs, dn_meta=queries.denoising) if self.training else inputs

@@ -17,7 +17,7 @@ class Chosen:
     """The proposals that become queries.
 
     Attributes:
-        indices: (B, Q) int64, where they stand among the tokens, best first.
+        indices: (B, Q) int64 indices of their tokens, highest score first.
         boxes: (B, Q, 4) their boxes before the sigmoid, without gradient.
     """
 
@@ -31,10 +31,10 @@ class Chosen:
 
 @dataclass(frozen=True)
 class FirstStage:
-    """Its outputs on all N tokens (Zhu et al., Deformable DETR, appendix A.4).
+    """Outputs of the first stage for all N tokens (Zhu et al., Deformable DETR, appendix A.4).
 
     Attributes:
-        memory: (B, N, C), with as many tokens as queries at least.
+        memory: (B, N, C), with at least as many tokens as there are queries.
         logits: (B, N, classes).
         boxes: (B, N, 4) before the sigmoid.
     """
@@ -44,12 +44,12 @@ class FirstStage:
     boxes: Tensor
 
     def best(self, count: int, class_specific: bool) -> Chosen:
-        """The ``count`` best proposals.
+        """The ``count`` proposals with the highest scores.
 
         Args:
-            count: how many.
-            class_specific: rank by the best class; False: the first class alone stands for
-                any object, as in Deformable DETR.
+            count: number of proposals.
+            class_specific: the score is the highest class logit; False: the logit of the first
+                class, which means any object, as in Deformable DETR.
         """
         scores = self.logits.amax(-1) if class_specific else self.logits[..., 0]
         indices = scores.topk(count, dim=1).indices
@@ -58,7 +58,7 @@ class FirstStage:
         )
 
     def proposals(self) -> Proposals:
-        """What the first stage is trained on."""
+        """Logits and boxes for the losses of the first stage."""
         return Proposals(self.logits, self.boxes.sigmoid())
 
 
@@ -67,8 +67,8 @@ def run_first_stage(detector: Any, encoded: EncoderOutput, count: int) -> FirstS
 
     Args:
         detector: a two-stage MMDetection detector.
-        encoded: of the encoder.
-        count: how many of them become queries.
+        encoded: the encoder's output.
+        count: number of proposals that become queries.
     """
     memory, mask, shapes = with_enough_tokens(encoded, count)
     projected, proposals = detector.gen_encoder_output_proposals(memory, mask, shapes)

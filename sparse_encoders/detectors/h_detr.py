@@ -23,13 +23,13 @@ class HDETRHead(DeformableDETRHead):
     """Deformable DETR's head with a second, one-to-many matching (section 3.2).
 
     Args:
-        k_one2many: how often each box is repeated for the one-to-many queries
+        k_one2many: number of copies of each box for the one-to-many queries
             (6 in the released models).
         one2many_weight: weight of their losses, lambda in equation 4.
         *args, **kwargs: as MMDetection's ``DeformableDETRHead``.
 
     Raises:
-        ValueError: fewer than one repetition, a negative weight.
+        ValueError: fewer than one copy, or a negative weight.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class HDETRHead(DeformableDETRHead):
             enc_outputs_class: (B, N, classes) of the first stage.
             enc_outputs_coord: (B, N, 4) of the first stage.
             batch_data_samples: with ground truth.
-            num_one2one: how many of the Q queries are matched one to one.
+            num_one2one: number of queries, the first of the Q, that are matched one to one.
         """
         instances = [sample.gt_instances for sample in batch_data_samples]
         metas = [sample.metainfo for sample in batch_data_samples]
@@ -82,7 +82,7 @@ class HDETRHead(DeformableDETRHead):
             )
             for each in instances
         ]
-        # no first stage of its own
+        # DETRHead's losses, because these queries have no first stage
         many = DETRHead.loss_by_feat(
             self, classes[:, :, num_one2one:], boxes[:, :, num_one2one:], repeated, metas
         )
@@ -96,24 +96,24 @@ def _plain(boxes: Any) -> Tensor:
 
 @DETECTORS.register_module()
 class HDETR(DeformableDETR):
-    """Two-stage Deformable DETR with a one-to-many branch of queries while training.
+    """Two-stage Deformable DETR with an additional one-to-many group of queries in training.
 
     In a config: ``type='sparse_encoders.HDETR'`` with ``bbox_head.type='HDETRHead'``.
-    The two groups of queries do not see each other; only ``num_queries`` of them
-    exist at test time, where it is a plain two-stage detector.
+    The two groups of queries do not attend to each other. At test time only the ``num_queries``
+    one-to-one queries exist.
 
     Args:
-        num_queries_one2many: further queries while training, 1500 in the released
-            models (beside 300).
-        mixed_selection: content queries are learned and only positions come from the
-            proposals (the released "tricks"); False takes both from the proposals.
+        num_queries_one2many: additional queries in training, 1500 in the released
+            models (with 300 one-to-one queries).
+        mixed_selection: content is learned and only the position embedding comes from the
+            proposals (the released "tricks"); False: both come from the proposals.
         look_forward_twice: see :class:`RefiningDecoder`.
         with_box_refine, as_two_stage: True.
         **kwargs: as MMDetection's ``DeformableDETR`` and :class:`EncoderDetector`.
 
     Raises:
         TypeError: a head without the second matching.
-        ValueError: no one-to-many queries, a one-stage model, no box refinement.
+        ValueError: no one-to-many queries, a one-stage model, or no box refinement.
     """
 
     def __init__(
@@ -144,7 +144,7 @@ class HDETR(DeformableDETR):
             )
 
     def build_decoder(self) -> nn.Module:
-        """A decoder that may hide the two groups of queries from each other."""
+        """A decoder that refines boxes and takes an attention mask between queries."""
         return RefiningDecoder(
             **self.decoder_config(self.decoder), look_forward_twice=self.look_forward_twice
         )
@@ -167,12 +167,12 @@ class HDETR(DeformableDETR):
         embedded = self.pos_trans_norm(
             self.pos_trans_fc(self.get_proposal_pos_embed(chosen.boxes, self.embed_dims // 2))
         )
-        position, content = embedded.split(self.embed_dims, dim=2)
+        pos_embed, content = embedded.split(self.embed_dims, dim=2)
         if self.mixed_selection:
             content = self.query_embedding.weight[:count].expand(len(content), -1, -1)
         return Queries(
             content=content,
-            position=position,
+            pos_embed=pos_embed,
             reference_points=chosen.boxes.sigmoid(),
             attention_mask=self._group_mask(count, content.device),
             proposals=stage.proposals() if self.training else None,
@@ -183,12 +183,12 @@ class HDETR(DeformableDETR):
         return refine_boxes(self.decoder, queries, encoded, self.bbox_head.reg_branches)
 
     def head_inputs(self, queries: Queries, decoded: Decoded) -> dict[str, Any]:
-        """What the head takes, in training with the size of the one-to-one group."""
+        """Arguments of the head, in training with the size of the one-to-one group."""
         inputs = super().head_inputs(queries, decoded)
         return dict(**inputs, num_one2one=self.num_queries) if self.training else inputs
 
     def _group_mask(self, count: int, device: torch.device) -> Tensor | None:
-        """(Q, Q) bool, True between the two groups; None where there is one."""
+        """(Q, Q) bool, True between the two groups; None if there is only one."""
         if count == self.num_queries:
             return None
         many = torch.arange(count, device=device) >= self.num_queries

@@ -1,4 +1,4 @@
-"""What a decoder's cross-attention reads, recorded while it runs."""
+"""Recording of the locations and weights of a decoder's cross-attention."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from sparse_encoders.tokens import LevelShapes
 
 @dataclass
 class AttentionRecord:
-    """Where the queries of every decoder layer read, and how much.
+    """Sampling locations and attention weights of the queries in every decoder layer.
 
     Attributes:
         locations: per layer (B, Q, M, L, P, 2) sampling locations, normalised (x, y).
@@ -42,13 +42,13 @@ class AttentionRecord:
 def record_cross_attention(decoder: nn.Module, queries: slice) -> Iterator[AttentionRecord]:
     """Record the decoder's cross-attention for the length of a ``with`` block.
 
-    The modules run as they are; locations and weights are computed a second time
-    from their inputs, without gradient, which for a decoder's few hundred
-    queries costs next to nothing.
+    The modules are not changed: forward pre-hooks compute locations and weights a second
+    time, from the modules' inputs and without gradient. For the few hundred queries of a decoder
+    this takes little time.
 
     Args:
         decoder: its deformable attention modules are recorded, in their order.
-        queries: the queries that count (denoising queries do not).
+        queries: the queries to record (without denoising queries).
 
     Raises:
         ValueError: the decoder has no deformable cross-attention.
@@ -62,8 +62,8 @@ def record_cross_attention(decoder: nn.Module, queries: slice) -> Iterator[Atten
     @without_gradient
     def observe(module: nn.Module, args: tuple[Any, ...], inputs: dict[str, Any]) -> None:
         query = args[0] if args else inputs["query"]
-        position = inputs.get("query_pos")
-        query = query if position is None else query + position
+        query_pos = inputs.get("query_pos")
+        query = query if query_pos is None else query + query_pos
         if not module.batch_first:
             query = query.transpose(0, 1)
         query, points = query[:, queries], inputs["reference_points"][:, queries]

@@ -1,4 +1,4 @@
-"""What travels between a detector's three steps: encode, prepare queries, decode."""
+"""Records passed between a detector's three steps: encode, prepare queries, decode."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Proposals:
-    """What a first stage predicts, for its losses.
+    """Predictions of a first stage, for its losses.
 
     Attributes:
         logits: (B, n, classes) class logits, of all tokens or of the chosen ones.
@@ -24,15 +24,15 @@ class Proposals:
 
 @dataclass(frozen=True)
 class Queries:
-    """What a decoder starts from; Q queries, those of denoising first.
+    """The input of a decoder: Q queries, denoising queries first.
 
     Attributes:
         content: (B, Q, C).
         reference_points: (B, Q, 2) as (x, y) or (B, Q, 4) as (cx, cy, w, h), in [0, 1].
-        position: (B, Q, C) position embedding; None where the decoder makes it
+        pos_embed: (B, Q, C) position embedding; None if the decoder computes it
             from the reference points.
-        attention_mask: (Q, Q) bool, True where a query may not attend; None
-            hides nothing.
+        attention_mask: (Q, Q) bool, True where a query may not attend; None: no
+            mask.
         proposals: of the first stage, in training; None without one.
         dense: of DDQ-DETR's dense branch, in training; None elsewhere.
         denoising: MMDetection's ``dn_meta`` (``num_denoising_queries``, groups),
@@ -41,7 +41,7 @@ class Queries:
 
     content: Tensor
     reference_points: Tensor
-    position: Tensor | None = None
+    pos_embed: Tensor | None = None
     attention_mask: Tensor | None = None
     proposals: Proposals | None = None
     dense: Proposals | None = None
@@ -51,11 +51,11 @@ class Queries:
     def from_mmdet(
         cls, decoder_inputs: Mapping[str, Any], head_inputs: Mapping[str, Any]
     ) -> Queries:
-        """Of the two dicts that ``pre_decoder`` of an MMDetection detector gives."""
+        """From the two dicts that ``pre_decoder`` of an MMDetection detector returns."""
         return cls(
             content=decoder_inputs["query"],
             reference_points=decoder_inputs["reference_points"],
-            position=decoder_inputs.get("query_pos"),
+            pos_embed=decoder_inputs.get("query_pos"),
             attention_mask=decoder_inputs.get("dn_mask"),
             proposals=_proposals(head_inputs, "enc_outputs"),
             dense=_proposals(head_inputs, "aux_enc_outputs"),
@@ -70,14 +70,13 @@ def _proposals(head_inputs: Mapping[str, Any], name: str) -> Proposals | None:
 
 @dataclass(frozen=True)
 class Decoded:
-    """What a decoder gives.
+    """The output of a decoder.
 
     Attributes:
         states: (layers, B, Q, C) queries after each layer.
         references: per layer the (B, Q, 2 or 4) points or boxes that its box
-            branch corrects (and a last one that nobody reads, in MMDetection's own).
-        attention_map: (B, N) how much the decoder looked at each token, where
-            it was recorded.
+            branch corrects; MMDetection's decoders add a last one, which is not read.
+        attention_map: (B, N) float32 decoder attention map, if it was recorded.
     """
 
     states: Tensor

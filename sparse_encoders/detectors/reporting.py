@@ -1,4 +1,4 @@
-"""What an encoder kept, in a form that travels in MMDetection's data samples."""
+"""Kept tokens and decoder attention as elements of MMDetection's data samples."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ def token_reports(encoded: EncoderOutput, attention_map: Tensor) -> list[BaseDat
     """One record for each image.
 
     Args:
-        encoded: what the encoder gave. An encoder without a selector kept every
-            token, in one layer.
+        encoded: the encoder's output. An encoder without a selector counts as one
+            layer that keeps every valid token.
         attention_map: (B, N) decoder attention map.
 
     Returns:

@@ -24,12 +24,12 @@ ImageSize = tuple[int, int]
 class DetectorSteps(DetectionTransformer):
     """How a batch goes through a detector, in training, at test time and when deployed.
 
-    :meth:`encode`, :meth:`prepare_queries`, :meth:`decode`, one after another, with records
-    of :mod:`sparse_encoders.detectors.records` between them; and what the encoder borrows
-    of the detector for the length of a call.
+    :meth:`encode`, :meth:`prepare_queries` and :meth:`decode` are called one after another and
+    pass on records of :mod:`sparse_encoders.detectors.records`. The class also has the parts that
+    a detector lends to its encoder for the length of a call.
     """
 
-    # -- what the encoder borrows ----------------------------------------
+    # -- what the detector lends to its encoder ---------------------------
 
     def detector_parts(self, targets: Targets | None = None) -> DetectorParts:
         """The first stage's projection and the category head that this detector lends.
@@ -44,16 +44,16 @@ class DetectorSteps(DetectionTransformer):
             )
         return DetectorParts(
             projection=lambda x: self.memory_trans_norm(self.memory_trans_fc(x)),
-            # the first stage's head stands after those of the decoder layers
+            # the first stage's head comes after those of the decoder layers
             category_head=lambda layer: heads[last],
             targets=targets,
         )
 
     def detection_loss(self, samples: SampleList) -> DetectionLoss:
-        """Class, box and IoU losses of predictions that are matched like a decoder layer's.
+        """The class, box and IoU losses of the head, with the matching of a decoder layer.
 
         Args:
-            samples: with the ground truth that they are matched to.
+            samples: with the ground truth that predictions are matched to.
         """
         return partial(
             self.bbox_head.loss_by_feat_single,
@@ -62,7 +62,7 @@ class DetectorSteps(DetectionTransformer):
         )
 
     def matching_queries(self, queries: Queries) -> slice:
-        """The decoder queries that also exist at test time; denoising ones stand before them."""
+        """The decoder queries that also exist at test time; denoising queries precede them."""
         start = 0 if queries.denoising is None else queries.denoising["num_denoising_queries"]
         return slice(start, start + self.num_queries)
 
@@ -189,7 +189,7 @@ class DetectorSteps(DetectionTransformer):
             **self.decoder_inputs(queries),
             memory=encoded.memory,
             memory_mask=encoded.tokens.padding_mask,
-            # on the host, so that the attention need not read them off the device
+            # on the host, so that the attention does not have to read them from the device
             spatial_shapes=encoded.tokens.shapes,
             level_start_index=None,
             valid_ratios=encoded.tokens.valid_ratios,
@@ -197,9 +197,9 @@ class DetectorSteps(DetectionTransformer):
         return Decoded(outputs["hidden_states"], outputs["references"])
 
     def decoder_inputs(self, queries: Queries) -> dict[str, Any]:
-        """What ``forward_decoder`` takes of the queries."""
+        """Arguments of ``forward_decoder`` that come from the queries."""
         return dict(
             query=queries.content,
-            query_pos=queries.position,
+            query_pos=queries.pos_embed,
             reference_points=queries.reference_points,
         )
