@@ -1,4 +1,4 @@
-"""What must not run under autocast as the rest of a detector does: losses, boxes, rankings."""
+"""Parts of a detector that need other rules under autocast: losses, boxes, rankings."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ P = ParamSpec("P")
 def in_float32(call: Callable[[T], R], inputs: T, owner: nn.Module) -> R:
     """``call(inputs)`` outside of autocast, in the dtype of the weights: float32 in training.
 
-    Losses and boxes are computed this way. In bfloat16 a head's boxes would be rounded
-    to pixels, and MMCV's focal loss takes no bfloat16 on a GPU.
+    Losses and boxes are computed this way, because bfloat16 would round boxes to whole pixels and
+    MMCV's focal loss has no bfloat16 kernel on a GPU.
 
     Args:
-        call: a head, a loss, or what calls one.
-        inputs: what it takes; the floating tensors in it (in dataclasses, dicts, lists
+        call: a function that calls a head or a loss.
+        inputs: its argument; floating-point tensors in it (in dataclasses, dicts, lists
             and tuples) are cast.
-        owner: whose weights they meet; its first parameter gives device and dtype.
+        owner: the module whose weights are used; its first parameter gives device and dtype.
     """
     weight = next(owner.parameters())
     with torch.autocast(weight.device.type, enabled=False):
@@ -35,11 +35,11 @@ def in_float32(call: Callable[[T], R], inputs: T, owner: nn.Module) -> R:
 
 
 def cast_floats(value: Any, dtype: torch.dtype) -> Any:
-    """``value`` with every floating tensor in it as ``dtype``; itself where nothing changes.
+    """``value`` with every floating-point tensor in it as ``dtype``; itself if none changes.
 
     Args:
-        value: a tensor, or a dataclass, dict, list or tuple that holds some, however
-            deep; anything else is left as it is.
+        value: a tensor, or a dataclass, dict, list or tuple with tensors at any
+            depth; other objects are returned unchanged.
         dtype: a floating dtype.
     """
     if isinstance(value, Tensor):
@@ -59,18 +59,17 @@ def cast_floats(value: Any, dtype: torch.dtype) -> Any:
 
 
 def without_gradient(function: Callable[P, R]) -> Callable[P, R]:
-    """Like ``torch.no_grad()``, for what ranks or observes with weights that are used again.
+    """``torch.no_grad()`` for functions whose weights also get a gradient elsewhere.
 
-    Autocast keeps the half-precision copy of a weight until it ends. Torch before
-    December 2025 (pull request 165068) also keeps one made under ``no_grad``, and what
-    uses that weight afterwards gives it no gradient. Inside ``function`` copies are neither
-    kept nor taken from the store; what is in it stays.
+    Autocast caches the half-precision copy of a weight. Torch before December 2025 (pull request
+    165068) also caches a copy made under ``no_grad``, and later uses of that weight then give it no
+    gradient. The autocast cache is switched off inside ``function``; its entries stay.
     """
 
     @wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
         with torch.no_grad():
-            if is_compiling():  # a traced graph has no such store
+            if is_compiling():  # a traced graph has no such cache
                 return function(*args, **kwargs)
             before = torch.is_autocast_cache_enabled()
             torch.set_autocast_cache_enabled(False)

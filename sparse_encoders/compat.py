@@ -1,18 +1,18 @@
-"""What the stack below needs, and what one of its accepted versions lacks.
+"""Adaptations to the accepted versions of torch, MMEngine, MMCV and MMDetection.
 
-``prepare()`` runs when this module is imported, before anything else of this package, and does
-three things, each of them harmless when done twice and each a no-op where it is not needed:
+``prepare()`` runs when this module is imported, before the rest of this package. It does three
+things; each may be done twice, and does nothing if it is not needed:
 
-* ``declare_torchvision_schemas``: lets ``import torchvision`` work beside a torch that its binary
-  operators were not built for.
-* ``let_mmengine_load``: while MMEngine's loader reads a file, ``torch.load(weights_only=True)``
-  takes MMEngine's own types, and nothing else; before and after it takes what it always does.
-* ``check_versions``: says at once which version of the stack is out of range.
+* ``declare_torchvision_schemas`` lets ``import torchvision`` succeed with a torch that
+  torchvision's binary operators were not built for.
+* ``let_mmengine_load`` makes ``torch.load(weights_only=True)`` accept MMEngine's own types while
+  MMEngine's loader reads a file, and only then.
+* ``check_versions`` raises an error if a package is missing or its version is out of range.
 
-The functions at the end stand for what torch 2.1 does not have yet, asked for by whether it is
-there and not by version number; where a feature cannot be had, they say so.
+The functions at the end replace features that torch 2.1 lacks. They test for the feature, not for a
+version number.
 
-Only torch is imported at the top, so that the schemas are there before timm or MMEngine's runner
+Only torch is imported at the top, so that the schemas are declared before timm or MMEngine's runner
 import torchvision.
 """
 
@@ -52,20 +52,20 @@ _TORCHVISION_SCHEMAS = {
     "nms": "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
     "qnms": "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
 }
-_declared: list[torch.library.Library] = []  # a Library takes its schemas along when it is freed
+_declared: list[torch.library.Library] = []  # kept, because freeing a Library removes its schemas
 
 
 def declare_torchvision_schemas() -> tuple[str, ...]:
-    """Declare the operators that ``import torchvision`` looks up, where they are missing.
+    """Declare the operators that ``import torchvision`` looks up, if they are missing.
 
     torchvision registers fake kernels for its operators when it is imported. Its binary part does
-    not load beside a torch of another build (a CPU torch and the CUDA torchvision of the package
-    index, say); the lookup then fails with ``operator torchvision::nms does not exist``. With the
-    schemas declared the import goes through; calling such an operator still raises torchvision's
-    own error.
+    not load with a torch of another build (for example a CPU torch with the CUDA torchvision of the
+    package index); the import then fails with ``operator torchvision::nms does not exist``. With
+    the schemas declared it succeeds; a call of such an operator still raises torchvision's own
+    error.
 
     Returns:
-        Names of the operators declared by this call; empty where torchvision is not installed, is
+        Names of the operators declared by this call; empty if torchvision is not installed, is
         imported already, or has loadable operators.
     """
     if "torchvision" in sys.modules:
@@ -83,7 +83,7 @@ def declare_torchvision_schemas() -> tuple[str, ...]:
 
 
 def _load_torchvision_operators(spec: ModuleSpec) -> bool:
-    """Load torchvision's binary operators the way its own import does; False where they do not."""
+    """Load torchvision's binary operators as its own import does; False if that fails."""
     for folder in spec.submodule_search_locations or ():
         for suffix in EXTENSION_SUFFIXES:
             library = Path(folder) / f"_C{suffix}"
@@ -98,15 +98,15 @@ def _load_torchvision_operators(spec: ModuleSpec) -> bool:
 
 @contextmanager
 def checkpoint_types(allowed: Sequence[type] = ()) -> Iterator[None]:
-    """Inside, ``torch.load(weights_only=True)`` takes exactly what MMEngine's runner writes, too.
+    """Inside, ``torch.load(weights_only=True)`` also accepts the types that MMEngine writes.
 
-    That is the message hub's ``HistoryBuffer`` with its four statistics, and NumPy arrays and
+    These are the message hub's ``HistoryBuffer`` with its four statistics, and NumPy arrays and
     scalars of float64, float32, int64 and bool. ``HistoryBuffer`` pickles its statistics through
-    ``getattr``; what is allowed under that name gives these four functions only. Any other type
-    in a file is refused by torch as before. Afterwards nothing more is allowed than before.
+    ``getattr``; the function allowed under that name returns only these four. torch refuses any
+    other type as usual, and on exit the list of allowed types is restored.
 
-    A torch that cannot be told so has no weights-only reading by default either: MMEngine reads
-    its checkpoints there as it always did, and this package reads by :func:`load_weights`.
+    A torch without such a list does not read weights-only by default either: MMEngine reads its
+    checkpoints there without restrictions, and this package reads them by :func:`load_weights`.
 
     Args:
         allowed: further classes.
@@ -114,18 +114,19 @@ def checkpoint_types(allowed: Sequence[type] = ()) -> Iterator[None]:
     if not _takes_names():
         yield
         return
-    # With their names: the fork's MMEngine allows some of these types while it loads a file
-    # and takes them back afterwards, but only the entries that have no name.
+    # with names: the fork's MMEngine allows some of these types while it loads a file and removes
+    # them afterwards, but only entries without a name
     named: list[Any] = [(value, name) for name, value in mmengine_types().items()]
-    known = torch.serialization.get_safe_globals()  # stay when the others are taken back
+    known = torch.serialization.get_safe_globals()  # not removed on exit
     with torch.serialization.safe_globals([t for t in (*named, *allowed) if t not in known]):
         yield
 
 
 def let_mmengine_load() -> None:
-    """Let MMEngine read its own checkpoints, from files and over HTTP, by its public registry.
+    """Let MMEngine read its own checkpoints, from files and over HTTP, through its public registry.
 
-    From torch 2.6 on ``torch.load`` is weights-only by default and refuses them otherwise.
+    Without this, ``torch.load`` of torch 2.6 and later, which is weights-only by default, refuses
+    them.
     """
     from mmengine.runner import checkpoint
 
@@ -144,10 +145,10 @@ def let_mmengine_load() -> None:
 
 @cache
 def _takes_names() -> bool:
-    """Whether torch can be told what to allow in a file, by object and name.
+    """Whether torch has a list of allowed types that takes pairs of object and name.
 
-    The first releases that have a list of allowed types take classes without a name only, and
-    stumble over a pair at the next file that is read.
+    The first releases with such a list take classes only, and fail at the next file that is read
+    if it has a pair.
     """
     if not hasattr(torch.serialization, "safe_globals"):
         return False
@@ -157,13 +158,13 @@ def _takes_names() -> bool:
     try:
         with torch.serialization.safe_globals([(find_spec, "a.name")]):
             torch.load(file, weights_only=True)
-    except Exception:  # whatever it is that stumbles
+    except Exception:  # the type of the error differs by version
         return False
     return True
 
 
 def installed_version(package: str) -> str | None:
-    """Version of an installed package, or None where it is not there.
+    """Version of an installed package, or None if it is not installed.
 
     Args:
         package: import name, which is also the name it is distributed under.
@@ -174,33 +175,33 @@ def installed_version(package: str) -> str | None:
         pass
     if find_spec(package) is None:
         return None
-    found = getattr(importlib.import_module(package), "__version__", None)
-    return None if found is None else str(found)
+    attribute = getattr(importlib.import_module(package), "__version__", None)
+    return None if attribute is None else str(attribute)
 
 
 def check_versions() -> None:
     """Check the versions of torch, MMEngine, MMCV and MMDetection.
 
     Raises:
-        ImportError: one is missing or out of range; the message names every such package, what
-            was found and the accepted ranges of all.
+        ImportError: one is missing or out of range; the message has every such package, its
+            version and the accepted ranges of all.
     """
     from packaging.specifiers import SpecifierSet
 
     wrong = []
     for package, accepted in ACCEPTED_VERSIONS.items():
-        found = str(torch.__version__) if package == "torch" else installed_version(package)
-        if found is None:
+        installed = str(torch.__version__) if package == "torch" else installed_version(package)
+        if installed is None:
             wrong.append(f"{package} is not installed")
-        elif not SpecifierSet(accepted).contains(found, prereleases=True):
-            wrong.append(f"{package} is {found}")
+        elif not SpecifierSet(accepted).contains(installed, prereleases=True):
+            wrong.append(f"{package} is {installed}")
     if wrong:
         ranges = "; ".join(f"{name} {accepted}" for name, accepted in ACCEPTED_VERSIONS.items())
         raise ImportError(f"sparse_encoders: {', '.join(wrong)}; accepted: {ranges}")
 
 
 def prepare() -> None:
-    """Check the versions, then give the stack what it needs. Runs on import."""
+    """Check the versions, then apply the other adaptations. Runs on import."""
     check_versions()
     declare_torchvision_schemas()
     let_mmengine_load()
@@ -214,8 +215,8 @@ def load_weights(path: str | Path, allowed: Sequence[type] = ()) -> Any:
         allowed: further classes that the file may hold.
 
     Raises:
-        pickle.UnpicklingError: it holds something else.
-        OSError, RuntimeError, EOFError: it cannot be read.
+        pickle.UnpicklingError: the file holds other types.
+        OSError, RuntimeError, EOFError: the file cannot be read.
     """
     if _takes_names():
         with checkpoint_types(allowed):
@@ -237,14 +238,14 @@ def is_autocast_enabled(device: str) -> bool:
 
 
 def disabled_scaler() -> Any:
-    """A gradient scaler that scales nothing, for training without loss scaling."""
+    """A disabled gradient scaler, for training without loss scaling."""
     if hasattr(torch.amp, "GradScaler"):
         return torch.amp.GradScaler("cpu", enabled=False)
     return torch.cuda.amp.GradScaler(enabled=False)
 
 
 def register_flop_formula(operator: Any, formula: Callable[..., int]) -> None:
-    """Tell torch's flop counter what an operator costs; a second time changes nothing.
+    """Register an operator's formula with torch's flop counter, if it has none yet.
 
     Args:
         operator: such as ``torch.ops.aten.mm``, all its overloads.
@@ -259,7 +260,7 @@ def register_flop_formula(operator: Any, formula: Callable[..., int]) -> None:
 
 @contextmanager
 def no_attention_fastpath() -> Iterator[None]:
-    """Inside, ``nn.MultiheadAttention`` runs in operators that an exporter knows."""
+    """Inside, ``nn.MultiheadAttention`` uses only operators that can be exported."""
     mha = getattr(torch.backends, "mha", None)
     if mha is None:
         yield
@@ -275,8 +276,10 @@ def no_attention_fastpath() -> Iterator[None]:
 OutOfMemoryError: type[RuntimeError] = getattr(
     torch, "OutOfMemoryError", torch.cuda.OutOfMemoryError
 )
-"""What torch raises where a device has no memory left."""
-_AUTOCAST_BY_DEVICE = hasattr(torch, "get_autocast_dtype")  # came with the device as an argument
+"""The error of torch for a device without free memory."""
+_AUTOCAST_BY_DEVICE = hasattr(
+    torch, "get_autocast_dtype"
+)  # added together with the device argument
 is_compiling: Callable[[], bool] = getattr(
     torch.compiler, "is_compiling", getattr(torch._utils, "is_compiling", lambda: False)
 )

@@ -1,7 +1,7 @@
-"""Where the package's configs are, and their name ``sparse_encoders::dino/....py``.
+"""Paths of the package's configs, and their names ``sparse_encoders::dino/....py``.
 
-The configs lie in the package's ``.mim`` folder, as OpenMMLab's do: in a wheel as files, in a
-checkout as links to ``mmdet_configs``.
+As in OpenMMLab's packages, the configs are in the package's ``.mim`` folder: as files in a wheel,
+as links to ``mmdet_configs`` in a checkout.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ _COCO_NAME = re.compile(
 
 @dataclass(frozen=True)
 class CocoConfig:
-    """A config for COCO, by its name: dino-4scale_r50_focus-k10_8xb2-36e_coco.
+    """A config for COCO, parsed from its name, such as dino-4scale_r50_focus-k10_8xb2-36e_coco.
 
     Attributes:
-        path: below the folder of the configs.
+        path: relative to the folder of the configs.
         detector: first word, such as 'dino-4scale'.
         backbone: second word, such as 'r50'.
         encoder: third word, such as 'focus-k10'.
@@ -40,7 +40,7 @@ def configs_folder() -> Path:
     """Folder of the configs, with one folder for each detector.
 
     Raises:
-        FileNotFoundError: an installation without its configs.
+        FileNotFoundError: the configs are not installed.
     """
     folder = Path(__file__).parent / ".mim" / "configs"
     if not folder.is_dir():
@@ -56,40 +56,41 @@ def config_path(name: str) -> str:
             'dino/dino-4scale_r50_focus_8xb2-12e_coco.py'.
 
     Raises:
-        ValueError: there is no such config; names near ones.
+        ValueError: there is no such config; the message has similar names.
     """
     folder = configs_folder()
     wanted = name.removeprefix(f"{SCOPE}::").removesuffix(".py")
-    there = {p.relative_to(folder).with_suffix("").as_posix(): p for p in folder.rglob("*.py")}
-    short = {p.stem: p for relative, p in there.items() if not relative.startswith("_base_")}
-    found = there.get(wanted) or short.get(wanted)
-    if found is None:
-        near = difflib.get_close_matches(wanted, [*there, *short], 3)
+    by_path = {p.relative_to(folder).with_suffix("").as_posix(): p for p in folder.rglob("*.py")}
+    by_stem = {p.stem: p for relative, p in by_path.items() if not relative.startswith("_base_")}
+    path = by_path.get(wanted) or by_stem.get(wanted)
+    if path is None:
+        near = difflib.get_close_matches(wanted, [*by_path, *by_stem], 3)
         raise ValueError(
             f"there is no config file {name}, nor one of that name in {folder}"
-            + (f"; near: {', '.join(near)}" if near else "")
+            + (f"; similar: {', '.join(near)}" if near else "")
             + "; MMDetection's are named mmdet::dino/..."
         )
-    return str(found)
+    return str(path)
 
 
 def coco_configs() -> list[CocoConfig]:
     """All configs for COCO, sorted by path."""
-    found = []
+    configs = []
     for path in sorted(configs_folder().glob("*/*_coco.py")):
         if match := _COCO_NAME.fullmatch(path.stem):
             below = path.relative_to(configs_folder())
             words = match["detector"], match["backbone"], match["encoder"]
-            found.append(CocoConfig(below, *words, int(match["epochs"])))
-    return found
+            configs.append(CocoConfig(below, *words, int(match["epochs"])))
+    return configs
 
 
 def register_config_scope() -> None:
     """Let MMEngine resolve ``sparse_encoders::...``; runs when the package is imported.
 
-    MMEngine knows the packages of OpenMMLab only, and looks a package's folder up by its
-    distribution, which an editable installation has elsewhere. The name of this module is no
-    distribution, so that its own file is asked for, which is right for every installation.
+    MMEngine has a table of OpenMMLab's packages and finds a package's folder through its
+    distribution, which is in another folder for an editable installation. This module's name is
+    entered instead: it is not a distribution, so MMEngine uses the module's own file, which is
+    right for every installation.
     """
     from mmengine.config.utils import MODULE2PACKAGE
 

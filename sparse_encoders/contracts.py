@@ -1,7 +1,7 @@
-"""What travels between a detector and its encoder.
+"""Records that a detector passes to its encoder.
 
-Kept apart from both so that imports point one way: detectors know encoders,
-encoders know selectors, and all of them know these two small records.
+They have a module of their own so that imports point one way: detectors import encoders, encoders
+import selectors, and all of them import these records.
 """
 
 from __future__ import annotations
@@ -13,24 +13,24 @@ from torch import Tensor
 
 CategoryHead = Callable[[Tensor], Tensor]
 DetectionLoss = Callable[[Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
-"""(B, K, classes) logits and (B, K, 4) boxes, as (cx, cy, w, h) shares of the image, to the class,
-box and IoU losses: matched to the ground truth of the batch like one decoder layer's."""
+"""Function of (B, K, classes) logits and (B, K, 4) boxes, (cx, cy, w, h) as shares of the image,
+that returns the class, box and IoU losses, with the matching of a decoder layer."""
 
 
 @dataclass(frozen=True)
 class DetectorParts:
-    """What a detector lends to its encoder for the length of one call.
+    """Parts of a detector that its encoder may use during one call.
 
-    Lent as callables and never stored, so that no parameter appears twice in a
+    They are passed as functions and never stored, so that no parameter appears twice in a
     state dict.
 
     Attributes:
-        projection: the first stage's LayerNorm(Linear(.)) on (B, N, C); None in
-            a detector without a first stage.
-        category_head: encoder layer index -> head giving (B, K, classes) logits
-            for (B, K, C) tokens; None where the detector has none to lend.
-        targets: boxes of the images, lent to a selector that cannot do without
-            them (:attr:`Selector.needs_boxes`); None otherwise.
+        projection: the first stage's LayerNorm(Linear(.)), (B, N, C) to (B, N, C); None
+            for a detector without a first stage.
+        category_head: maps the index of an encoder layer to a head, (B, K, C) tokens to
+            (B, K, classes) logits; None if the detector has no such head.
+        targets: boxes of the images, for a selector with
+            :attr:`Selector.needs_boxes`; None otherwise.
     """
 
     projection: Callable[[Tensor], Tensor] | None = None
@@ -45,8 +45,8 @@ class Targets:
     Attributes:
         boxes: per image (n, 4) as (x1, y1, x2, y2).
         labels: per image (n,) int64 class indices.
-        attention_map: (B, N) how much the decoder looked at each token, for a
-            selector that learns from it (:attr:`Selector.learns_from_decoder`).
+        attention_map: (B, N) float32 decoder attention map, for a selector with
+            :attr:`Selector.learns_from_decoder`; None otherwise.
     """
 
     boxes: Sequence[Tensor]

@@ -1,4 +1,4 @@
-"""Train and test by name, in one process or several: MMDetection's scripts, with a launcher.
+"""MMDetection's training and test scripts for configs by name, in one process or several.
 
     python -m sparse_encoders.launch train CONFIG [options of MMDetection's tools/train.py]
     python -m sparse_encoders.launch test CONFIG CHECKPOINT [options of its tools/test.py]
@@ -8,9 +8,9 @@ CONFIG is a file, a name of this package's configs, or ``mmdet::dino/...``. ``mi
 sparse_encoders CONFIG`` runs the same. The package is imported before the config is read, so that
 CONFIG may inherit from ``sparse_encoders::...``.
 
-MMEngine's PyTorch launcher selects a CUDA device before it joins the process group, and fails
-where torch has none. A group that exists already is left as it is; so several processes without a
-GPU join here, over gloo.
+MMEngine's PyTorch launcher selects a CUDA device before it joins the process group, which fails
+without a GPU. It uses a group that exists already, so processes without a GPU join one here, with
+the gloo backend.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ import sparse_encoders  # noqa: F401  (registers the package)
 from sparse_encoders.loading import find_config, read_config
 
 LAUNCHER_VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-# MMEngine would name a device for each process; on the CPU there is none to name.
+# MMEngine would set a GPU for each process.
 _ON_CPU = (
     "--cfg-options",
     "model_wrapper_cfg.type=MMDistributedDataParallel",
@@ -53,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--local-rank", help=argparse.SUPPRESS)  # mim's launcher says it twice
+    parser.add_argument("--local-rank", help=argparse.SUPPRESS)  # mim's launcher passes it, too
     parser.add_argument("command", choices=("train", "test"))
     parser.add_argument("config", metavar="CONFIG", help="file or name")
     parser.add_argument("options", nargs=argparse.REMAINDER, help="of MMDetection's script")
@@ -69,18 +69,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def is_launched(options: Sequence[str]) -> bool:
-    """Whether this is one of several processes: by torchrun, or as ``--launcher pytorch`` says."""
+    """Whether this is one of several processes, by torchrun's variables and ``--launcher``."""
     if not all(name in os.environ for name in LAUNCHER_VARIABLES):
         return False
     return "--launcher" not in options or "pytorch" in options
 
 
 def process_options(config: Path, options: Sequence[str]) -> list[str]:
-    """Further options of one of several processes; without a GPU it joins their group, too.
+    """Additional options for one of several processes; without a GPU also joins their group.
 
     Args:
-        config: that is run.
-        options: that are given.
+        config: the config that is run.
+        options: the options that are given.
     """
     more = [] if "--launcher" in options else ["--launcher", "pytorch"]
     if torch.cuda.is_available():

@@ -1,4 +1,4 @@
-"""Training in bfloat16, on processors too."""
+"""Training in bfloat16, on a GPU or a CPU."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from sparse_encoders.compat import disabled_scaler
 class BFloat16OptimWrapper(AmpOptimWrapper):
     """MMEngine's mixed-precision training in bfloat16, on a GPU or without one.
 
-    ``AmpOptimWrapper`` itself refuses to start without a GPU. In a config, or by
+    Unlike ``AmpOptimWrapper`` it works without a GPU. To be set in a config, or by
     ``--cfg-options optim_wrapper.type=BFloat16OptimWrapper``. Weights and the optimiser's
-    state stay float32; bfloat16 has float32's range, so losses are not scaled.
+    state stay in float32. Losses are not scaled, because bfloat16 has the range of float32.
 
     Args:
         optimizer: what updates the parameters.
         **kwargs: see MMEngine's ``OptimWrapper`` (clip_grad, accumulative_counts, ...).
 
     Raises:
-        TypeError: ``loss_scale`` or ``dtype``, which are settled here.
+        TypeError: ``loss_scale`` or ``dtype``, which cannot be set.
     """
 
     def __init__(self, optimizer: torch.optim.Optimizer, **kwargs: Any) -> None:

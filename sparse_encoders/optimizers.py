@@ -1,4 +1,4 @@
-"""AdamW as one operation for all parameters, where torch has that for them."""
+"""AdamW as one fused operation for all parameters, if torch has it for their device."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from mmengine.registry import OPTIMIZERS
 
 @OPTIMIZERS.register_module()
 class FusedAdamW(torch.optim.AdamW):
-    """``AdamW(fused=True)`` where torch has it for the parameters' device, else ``AdamW``.
+    """``AdamW(fused=True)`` if torch has it for the parameters' device, else ``AdamW``.
 
-    On a CPU it needs torch 2.4; an older torch refuses ``fused=True`` there. Both compute the same
+    On a CPU the fused form needs torch 2.4. Both compute the same
     (Loshchilov and Hutter, Decoupled Weight Decay Regularization, ICLR 2019, Algorithm 2), up to
     rounding.
 
@@ -29,5 +29,5 @@ class FusedAdamW(torch.optim.AdamW):
             super().__init__(
                 [dict(g) if isinstance(g, dict) else g for g in groups], fused=True, **settings
             )
-        except RuntimeError:  # fused=True is refused for these parameters
+        except RuntimeError:  # no fused form for these parameters
             super().__init__(groups, **settings)

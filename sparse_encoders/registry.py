@@ -1,10 +1,10 @@
-"""Where the package's parts are registered.
+"""Registries of the package's parts.
 
-Encoders, selectors, attention modules and backbones go plainly into
-MMDetection's ``MODELS`` (their names are our own). Detectors share their names
-with MMDetection's, so they live in a child registry with a scope of its own and
-are written ``sparse_encoders.DINO`` in a config: importing the package changes
-nothing for configs that do not ask for it.
+Encoders, selectors, attention modules and backbones are registered in
+MMDetection's ``MODELS``, under names that MMDetection does not have. Detectors have the names of
+MMDetection's, so they are in a child registry with the scope ``sparse_encoders`` and
+are written ``sparse_encoders.DINO`` in a config. Importing the package changes
+nothing for configs that do not name its parts.
 """
 
 import inspect
@@ -19,10 +19,11 @@ from mmengine.registry import Registry
 DETECTORS = Registry(
     "model", parent=MODELS, scope="sparse_encoders", locations=["sparse_encoders.detectors"]
 )
-# MMEngine looks up what a config inherits from 'sparse_encoders::...' in this scope: give it one
-# in every registry of MMDetection's, where an unknown name falls back to MMDetection's own.
+# MMEngine looks up the types of a config that inherits from 'sparse_encoders::...' in this scope.
+# So each of MMDetection's registries gets a child of that scope, where unknown names fall back to
+# MMDetection's own.
 SCOPES = [
-    # the parent's own are not imported when a name is looked up from here
+    # a lookup from here does not import the parent's locations
     Registry(
         registry.name, parent=registry, scope="sparse_encoders", locations=[*registry._locations]
     )
@@ -39,12 +40,12 @@ def lookup(name: object, base: type[T], setting: str) -> type[T]:
     """The registered subclass of ``base`` that a config names.
 
     Args:
-        name: what the config says, a name or the class itself.
-        base: what it must be.
-        setting: the config's key, for the error.
+        name: the config's value, a name or the class itself.
+        base: class that it must be derived from.
+        setting: the config's key, for the error message.
 
     Raises:
-        ValueError: nothing of that name is a ``base``; lists what is.
+        ValueError: no ``base`` is registered under that name; the message lists those that are.
     """
     kind = MODELS.get(name) if isinstance(name, str) else name
     if isinstance(kind, type) and issubclass(kind, base):
@@ -55,17 +56,17 @@ def lookup(name: object, base: type[T], setting: str) -> type[T]:
 def build_swappable(
     config: Mapping[str, Any], base: type[T], setting: str, ours: Mapping[str, Any] | None = None
 ) -> T:
-    """Build one of several exchangeable parts from config.
+    """Build one of several exchangeable parts from its config.
 
-    Changing ``type`` alone must exchange it, also in a config that inherits what
-    another part was set to: settings that only other parts have are left out,
-    and the log says so.
+    It is enough to change ``type`` in a config to exchange the part, even if the config inherits
+    settings of another part: settings that only other parts have are ignored with a warning in the
+    log.
 
     Args:
         config: with its ``type``.
-        base: what it must be.
+        base: class that the part must be derived from.
         setting: the config's key, for messages.
-        ours: defaults that the caller knows; ``config`` goes before them.
+        ours: defaults of the caller, for settings that are not in ``config``.
 
     Raises:
         ValueError: an unknown type, or a setting that no part has.
@@ -77,12 +78,12 @@ def build_swappable(
         if key in accepted or key == "type":
             used[key] = value
             continue
-        if key == "_scope_":  # MMEngine's note of where a config was inherited from
+        if key == "_scope_":  # added by MMEngine: the package that a config was inherited from
             continue
         owners = sorted(n for n, other in _kinds(base).items() if key in _settings(other))
         if not owners:
             raise ValueError(
-                f"{setting}.{key} is no setting of {kind.__name__}; accepted: {sorted(accepted)}"
+                f"{setting}.{key} is not a setting of {kind.__name__}; accepted: {sorted(accepted)}"
             )
         print_log(
             f"{setting}.{key} belongs to {', '.join(owners)}: {kind.__name__} ignores it",
@@ -94,7 +95,7 @@ def build_swappable(
 
 
 def _kinds(base: type[T]) -> dict[str, type[T]]:
-    """Registered name to class, of all kinds of ``base``."""
+    """Registered classes derived from ``base``, by name."""
     return {
         name: kind
         for name, kind in MODELS.module_dict.items()
@@ -103,7 +104,7 @@ def _kinds(base: type[T]) -> dict[str, type[T]]:
 
 
 def _settings(kind: type) -> set[str]:
-    """Names of the constructor's arguments, of the parents' too where it passes them on."""
+    """Names of the constructor's arguments, and of the parents' if it has ``**kwargs``."""
     names: set[str] = set()
     for parent in kind.__mro__:
         if "__init__" not in vars(parent):

@@ -1,4 +1,4 @@
-"""Build a model without drawing its weights: ``torch.nn.utils.skip_init`` for whole models."""
+"""Build a model without random initial weights: ``torch.nn.utils.skip_init`` for whole models."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ _DRAWS = frozenset(
 
 
 class SkipInit(TorchFunctionMode):
-    """Inside, random initial weights stay unset; half a second less for a detector on ResNet-50.
+    """Inside, random initial weights stay unset, which saves half a second with a ResNet-50.
 
-    For models whose weights are loaded next or never read. Constants are set, and what
-    ``torch.rand`` and its like draw is drawn.
+    For models whose weights are loaded afterwards or never read. Constant initial weights are set,
+    and functions such as ``torch.rand`` work as usual.
     """
 
     def __torch_function__(

@@ -1,8 +1,8 @@
 """The flattened feature pyramid and its geometry.
 
 Shapes: B images, N tokens (all levels, finest first, row by row), L levels,
-C channels. Token counts are known on the host; how many tokens of an image are
-real (not padding) is known on the device only and acts through masks.
+C channels. N is known on the host; how many tokens of an image are valid (not
+padding) is known on the device only and is applied by masks.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ PROPOSAL_SIDE = 0.05
 
 
 class _once(Generic[T]):
-    """A property that is computed when it is first read.
+    """A property that is computed at the first access and then stored.
 
     ``functools.cached_property`` takes a lock before Python 3.12, which stops
     ``torch.compile``.
@@ -40,7 +40,7 @@ class _once(Generic[T]):
 
     def __get__(self, grid: TokenGrid, owner: type[TokenGrid] | None = None) -> T:
         value = self.compute(grid)
-        # found before this descriptor from now on
+        # the instance attribute hides this descriptor from now on
         object.__setattr__(grid, self.name, value)
         return value
 
@@ -56,10 +56,10 @@ class TokenGrid:
             image of the batch is padded.
         shapes: (height, width) of each level, finest first.
         valid_ratios: (B, L, 2) valid share of each level's (width, height).
-        image_hw: (height, width) of the batched input in pixels, where known.
-        max_valid: largest number of valid tokens of any image, where the host
-            knows it; it only bounds tensor sizes, never decides what is kept.
-        level_max_valid: the same of each level.
+        image_hw: (height, width) of the batched input in pixels; None if unknown.
+        max_valid: largest number of valid tokens of any image, if known on the host;
+            it bounds the sizes of tensors and does not change which tokens are kept.
+        level_max_valid: the same for each level.
     """
 
     features: Tensor
@@ -134,7 +134,7 @@ class TokenGrid:
 
     @_once
     def level_slices(self) -> tuple[slice, ...]:
-        """Where each level lies in the token axis."""
+        """Slice of each level in the token dimension."""
         ends = [sum(self.level_sizes[: i + 1]) for i in range(self.num_levels)]
         return tuple(slice(e - s, e) for e, s in zip(ends, self.level_sizes, strict=True))
 
@@ -144,16 +144,16 @@ class TokenGrid:
         return range(self.num_levels)
 
     def tokens_of(self, levels: range) -> slice:
-        """Where neighbouring levels lie in the token axis."""
+        """Slice of neighbouring levels in the token dimension."""
         return slice(self.level_slices[levels[0]].start, self.level_slices[levels[-1]].stop)
 
     @property
     def capacity(self) -> int:
-        """Most tokens of an image that can be valid, known on the host."""
+        """Upper bound, on the host, of the valid tokens of an image."""
         return self.capacity_of(self.all_levels)
 
     def capacity_of(self, levels: range) -> int:
-        """The same of some levels."""
+        """The same for some levels."""
         part = self.tokens_of(levels)
         total: int = part.stop - part.start
         # without a mask every token is valid
@@ -164,11 +164,11 @@ class TokenGrid:
         return total if self.max_valid is None else min(total, self.max_valid)
 
     def padding_of(self, levels: range) -> Tensor | None:
-        """(B, n) bool, the padding mask of some levels; None where nothing is padded."""
+        """(B, n) bool, the padding mask of some levels; None without padding."""
         return None if self.padding_mask is None else self.padding_mask[:, self.tokens_of(levels)]
 
     def num_valid(self, levels: range | None = None) -> Tensor:
-        """(B,) int64, number of tokens of each image (on some levels) that are not padding."""
+        """(B,) int64, number of valid tokens of each image, on all or some levels."""
         levels = self.all_levels if levels is None else levels
         mask = self.padding_of(levels)
         if mask is None:
@@ -184,8 +184,8 @@ class TokenGrid:
     def reference_points(self) -> Tensor:
         """(B, N, L, 2) centre of each token as (x, y) in [0, 1] of every level's map.
 
-        The centre is normalised by the token's own valid area and scaled to the
-        sampled level's (Deformable DETR, section 4.1), so that padding shifts nothing.
+        The centre is normalised by the valid area of the token's level and scaled by that of
+        the sampled level (Deformable DETR, section 4.1), so that padding does not shift it.
         """
         device, points = self.features.device, []
         for level, (h, w) in enumerate(self.shapes):
@@ -220,7 +220,7 @@ class TokenGrid:
 
     @_once
     def _proposal_boxes(self) -> Tensor:
-        """(B, N, 4) box around each token, its side doubling with the level."""
+        """(B, N, 4) box around each token, whose side doubles with each level."""
         boxes = []
         for level, ((h, w), part) in enumerate(zip(self.shapes, self.level_slices, strict=True)):
             y, x = _cell_centres(h, w, self.features.device)
@@ -237,7 +237,7 @@ class TokenGrid:
         return self.features.sum(-1, keepdim=True).isnan()
 
     def _valid_size(self, part: slice, h: int, w: int) -> tuple[Tensor | int, Tensor | int]:
-        """Valid rows and columns of a level, each (B, 1), or the ints where nothing is padded."""
+        """Valid rows and columns of a level: (B, 1) each, or integers without padding."""
         if self.padding_mask is None:
             return h, w
         mask = self.padding_mask[:, part].unflatten(1, (h, w))
@@ -263,9 +263,9 @@ def padding_masks(
     image_hw: tuple[int, int],
     image_sizes: Sequence[tuple[int, int]] | None,
 ) -> list[Tensor] | None:
-    """Per level a (B, h, w) bool mask, True where padded; None where no image is.
+    """Per level a (B, h, w) bool mask, True where padded; None if no image is padded.
 
-    The pixel mask resampled to the nearest neighbour, as in MMDetection.
+    As in MMDetection, a mask of the pixels resampled by nearest neighbour.
 
     Args:
         features: per level (B, C, h, w).
@@ -285,8 +285,8 @@ def count_valid(
 ) -> tuple[int, ...]:
     """Valid tokens on each level of an image of ``valid_hw`` pixels in a batch of ``image_hw``.
 
-    The padding mask of a level is the pixel mask resampled to the nearest
-    neighbour, so row i is valid when pixel floor(i * H / h) is.
+    The padding mask of a level is the pixel mask resampled by nearest
+    neighbour, so row i is valid if pixel floor(i * H / h) is.
     """
     counts = []
     for h, w in shapes:

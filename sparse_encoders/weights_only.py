@@ -1,8 +1,8 @@
-"""Reading checkpoints without running what is in them, where torch cannot be told what to allow.
+"""A safe reader of checkpoints for versions of torch without a list of allowed types.
 
-Every torch that this package accepts has ``torch.load(weights_only=True)``; only newer ones let a
-caller add types to what it takes. This is the same reader for the others: pickle's own, which
-finds nothing but the names it is given, and fills the state of nothing but the types among them.
+Every accepted torch has ``torch.load(weights_only=True)``, but only newer versions let a caller
+allow further types. This is such a reader for the others: pickle's reader in Python, restricted to
+names that are given, which sets the state of objects of these types only.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ _REFUSED = "Weights only load failed: "
 
 
 def mmengine_types() -> dict[str, Any]:
-    """What MMEngine's runner writes beside tensors: full name in a file to what stands for it.
+    """Types that MMEngine's runner writes in addition to tensors, by their full name in a file.
 
-    ``getattr`` is stood for by a function that gives the statistics of ``HistoryBuffer`` only.
+    ``getattr`` is replaced by a function that returns the statistics of ``HistoryBuffer`` only.
     """
     import numpy as np
     from mmengine.logging import HistoryBuffer
@@ -46,10 +46,10 @@ def mmengine_types() -> dict[str, Any]:
 
 
 def _statistic(owner: object, name: str) -> Any:
-    """Give a statistic of ``HistoryBuffer``: stands in for ``getattr`` when a checkpoint is read.
+    """Replacement of ``getattr`` in a checkpoint: returns a statistic of ``HistoryBuffer``.
 
     Raises:
-        ValueError: anything else is asked for.
+        ValueError: for any other attribute or object.
     """
     from mmengine.logging import HistoryBuffer
 
@@ -62,14 +62,14 @@ def _statistic(owner: object, name: str) -> Any:
 
 
 def read_weights_only(path: str | Path, allowed: Sequence[type] = ()) -> Any:
-    """Read a checkpoint onto the CPU: what torch itself allows, and :func:`mmengine_types`.
+    """Read a checkpoint with the types that torch allows and :func:`mmengine_types`, on the CPU.
 
     Args:
         path: of the file.
         allowed: further classes that the file may hold.
 
     Raises:
-        pickle.UnpicklingError: the file holds something else; the message names it.
+        pickle.UnpicklingError: the file holds another type; the message names it.
         ValueError: NumPy values of another dtype.
     """
     names = {**_of_torch(), **mmengine_types()}
@@ -88,7 +88,7 @@ def read_weights_only(path: str | Path, allowed: Sequence[type] = ()) -> Any:
 
 
 def _of_torch() -> dict[str, Any]:
-    """What torch itself allows in a file of weights, and all its dtypes."""
+    """Names that torch allows in a file of weights, and all its dtypes."""
     from torch import _weights_only_unpickler as own
 
     names = dict(own._get_allowed_globals())
@@ -97,7 +97,7 @@ def _of_torch() -> dict[str, Any]:
 
 
 def _plain_dtype(name: str, align: bool = False, copy: bool = True) -> Any:
-    """Stands in for ``numpy.dtype`` when a checkpoint is read."""
+    """Replacement of ``numpy.dtype`` in a checkpoint."""
     import numpy as np
 
     made = np.dtype(name)
@@ -107,20 +107,20 @@ def _plain_dtype(name: str, align: bool = False, copy: bool = True) -> Any:
 
 
 def _latin1(text: str, encoding: str) -> bytes:
-    """Stands in for ``codecs.encode``, by which pickle's protocol 2 writes bytes."""
+    """Replacement of ``codecs.encode``, with which pickle's protocol 2 writes bytes."""
     if encoding != "latin1":
         raise ValueError(f"Weights only load failed: text as {encoding}")
     return text.encode(encoding)
 
 
 class _Reader(_Unpickler):
-    """Pickle's reader in Python, whose steps can be refused one by one."""
+    """Pickle's reader in Python, with checks of each name, call and state."""
 
     names: Mapping[str, Any] = {}
     dispatch: ClassVar[dict[int, Any]] = dict(_Unpickler.dispatch)
 
     def find_class(self, module: str, name: str) -> Any:
-        """What a name of the file stands for."""
+        """The object for a name in the file, if it is allowed."""
         full = f"{module}.{name}"
         if full not in self.names:
             raise pickle.UnpicklingError(f"{_REFUSED}Unsupported global: GLOBAL {full}")

@@ -47,8 +47,8 @@ def deformable_attention(
     Raises:
         TypeError: an argument is not a floating-point tensor.
         ValueError: shapes or devices that do not fit each other, a level without tokens, or a
-            backend that is unknown or cannot take these tensors. The compiled operators check
-            (csrc/common/checks.h); for the others :func:`.reference.check_fit` does.
+            backend that is unknown or cannot take these tensors. The compiled operators check this
+            themselves (csrc/common/checks.h), the others by :func:`.reference.check_fit`.
     """
     chosen = choose_backend("deformable_attention", backend, value)
     if chosen == "fused":

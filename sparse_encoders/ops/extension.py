@@ -1,4 +1,4 @@
-"""The compiled operators: loading them, and choosing what computes a call.
+"""The compiled operators: loading, and choice of the backend of a call.
 
 The extension is one shared library, ``sparse_encoders/_C*.so``, built by ``setup.py`` from
 ``csrc/``. It only registers ``torch.ops.sparse_encoders.*`` with the dispatcher, so it is loaded
@@ -18,7 +18,7 @@ from torch import Tensor
 from sparse_encoders.compat import is_compiling
 
 BACKENDS = ("auto", "fused", "mmcv", "torch")
-"""What ``backend`` may be; 'mmcv' exists for deformable attention only."""
+"""Values of ``backend``; 'mmcv' exists for deformable attention only."""
 
 _PACKAGE = Path(__file__).resolve().parent.parent
 _HOW_TO_BUILD = "build it with `python setup.py build_ext --inplace` in the project's folder"
@@ -27,11 +27,11 @@ _DTYPES = {
     "cuda": (torch.float32, torch.float16, torch.bfloat16),
 }
 _warned: set[str] = set()
-_libraries: list[torch.library.Library] = []  # a Library takes its kernels along when it is freed
+_libraries: list[torch.library.Library] = []  # kept, because freeing a Library removes its kernels
 
 
 def _load() -> str | None:
-    """Load the shared library; None on success, otherwise why there is none."""
+    """Load the shared library; None on success, otherwise the reason why it cannot be."""
     libraries = sorted(p for p in _PACKAGE.glob("_C*") if p.suffix in (".so", ".pyd", ".dylib"))
     if not libraries:
         return f"no compiled extension in {_PACKAGE}: {_HOW_TO_BUILD}"
@@ -39,7 +39,7 @@ def _load() -> str | None:
         torch.ops.load_library(str(libraries[0]))
     except OSError as error:
         return (
-            f"{libraries[0].name} does not load beside torch {torch.__version__} ({error}); "
+            f"{libraries[0].name} does not load with torch {torch.__version__} ({error}); "
             f"{_HOW_TO_BUILD} again"
         )
     return None
@@ -47,7 +47,7 @@ def _load() -> str | None:
 
 _why_no_extension = _load()
 _kernels = {
-    (operator, device)  # asked once: a graph being captured cannot ask the dispatcher
+    (operator, device)  # looked up once, because a graph capture cannot ask the dispatcher
     for operator in ("deformable_attention", "key_aware_attention")
     for device in _DTYPES
     if _why_no_extension is None
@@ -58,12 +58,12 @@ _kernels = {
 
 
 def why_no_extension() -> str | None:
-    """Why the compiled operators are not there, with the loader's own words; None if they are."""
+    """Why there are no compiled operators, with the loader's message; None if there are."""
     return _why_no_extension
 
 
 def has_extension() -> bool:
-    """Whether ``torch.ops.sparse_encoders.*`` are there (for at least the CPU)."""
+    """Whether ``torch.ops.sparse_encoders.*`` are available, at least for the CPU."""
     return _why_no_extension is None
 
 
@@ -87,7 +87,7 @@ def why_not_fused(operator: str, device: torch.device, dtype: torch.dtype) -> st
 
 
 def choose_backend(operator: str, backend: str, value: Tensor) -> str:
-    """Settle 'auto' and check what was asked for.
+    """The backend of a call: resolves 'auto' and checks a given backend.
 
     Returns:
         'fused', 'mmcv' or 'torch'.
@@ -128,7 +128,7 @@ def mmcv_has_cuda() -> bool:
 
 
 def _warn_once(message: str) -> None:
-    """Warn the first time a message comes up (never while a graph is being captured)."""
+    """Warn once for each message (never during a graph capture)."""
     if is_compiling() or message in _warned:
         return
     _warned.add(message)
@@ -141,15 +141,16 @@ def register(
     backward: Callable[..., Any] | None = None,
     setup_context: Callable[..., None] | None = None,
 ) -> None:
-    """Give an operator its meta kernel and its derivative; nothing without the extension.
+    """Register an operator's meta kernel and its derivative; without the extension do nothing.
 
-    By the dispatcher's keys, which every accepted torch has, compiles and exports through.
+    Registered under the dispatcher's keys, which ``torch.compile`` and ``torch.export`` of every
+    accepted torch support.
 
     Args:
         name: in ``torch.ops.sparse_encoders``.
-        meta: the operator on tensors without data: gives empty results.
-        backward: of an autograd function, ``(ctx, *grads)``; None for an operator that is a
-            backward itself, whose derivative is refused.
+        meta: the operator on tensors without data, which returns empty results.
+        backward: of an autograd function, ``(ctx, *grads)``; None for an operator that is itself a
+            backward, which cannot be differentiated.
         setup_context: of an autograd function, ``(ctx, inputs, output)``.
     """
     if not has_extension():

@@ -1,10 +1,10 @@
-"""Both operators in plain PyTorch: what the compiled ones are checked against.
+"""Both operators in plain PyTorch, the reference for tests of the compiled ones.
 
-Runs on any device and dtype without the extension, differentiates through PyTorch's own
-operators, and holds every sampled vector in memory, which the compiled operators do not.
+They run on any device and dtype without the extension and are differentiated by autograd. Unlike
+the compiled operators they hold all sampled vectors in memory.
 
-Half precision: locations, softmax and sums are computed in float32, the output is rounded to the
-dtype of ``value``.
+In half precision, locations, softmax and sums are computed in float32, and the output is rounded to
+the dtype of ``value``.
 """
 
 from __future__ import annotations
@@ -20,16 +20,17 @@ Shapes = Sequence[tuple[int, int]]
 
 
 def check_fit(shapes: Shapes, value: Tensor, **others: tuple[Tensor, str]) -> None:
-    """Refuse tensors that do not fit each other, before plain PyTorch stumbles over them.
+    """Check shapes, dtypes and devices of an operator's tensors, with messages that name them.
 
     Args:
         shapes: (h, w) per level.
         value: (B, N, M, D).
-        others: by an argument's name, the tensor and its layout, a letter or number a dimension.
+        others: by name of the argument, the tensor and its layout, one character for each
+            dimension.
 
     Raises:
-        TypeError: a tensor that is not of floating point.
-        ValueError: the argument that does not fit, its layout, and the sizes.
+        TypeError: a tensor that is not floating point.
+        ValueError: a tensor does not fit; the message has its layout and the sizes.
     """
     if not shapes or any(height < 1 or width < 1 for height, width in shapes):
         raise ValueError(f"every level in shapes must be at least 1 x 1, got {tuple(shapes)}")
@@ -48,7 +49,7 @@ def check_fit(shapes: Shapes, value: Tensor, **others: tuple[Tensor, str]) -> No
 
 
 def sampling_locations(shapes: Shapes, reference_points: Tensor, offsets: Tensor) -> Tensor:
-    """Where each query samples (Zhu et al., Deformable DETR, ICLR 2021, section 4.1).
+    """Sampling locations of each query (Zhu et al., Deformable DETR, ICLR 2021, section 4.1).
 
     Args:
         shapes: (h, w) per level.
@@ -125,5 +126,5 @@ def key_aware_attention(
 
 
 def _accumulate_dtype(dtype: torch.dtype) -> torch.dtype:
-    """Float64 stays, everything narrower is computed in float32."""
+    """float64 for float64, float32 for every other dtype."""
     return torch.float64 if dtype == torch.float64 else torch.float32

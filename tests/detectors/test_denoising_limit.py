@@ -107,7 +107,7 @@ def test_without_it_queries_grow_with_the_boxes() -> None:
 
 @pytest.mark.parametrize("most", [0, -1, 2.5])
 def test_a_wrong_limit_is_refused(most: Any) -> None:
-    with pytest.raises(ValueError, match=r"model.dn_cfg.max_boxes must be a whole number"):
+    with pytest.raises(ValueError, match=r"model.dn_cfg.max_boxes must be an integer"):
         detector("DINO", max_boxes=most)
 
 

@@ -162,7 +162,7 @@ def test_keep_ratio_changes_on_the_detector():
         (dict(encoder=dict(type="FocusEncoder")), r"must be one of .*got 'FocusEncoder'"),
         (
             dict(encoder=dict(type="DenseEncoder", keepratio=0.3)),
-            r"model.encoder.keepratio is no setting of DenseEncoder; accepted: .*num_layers",
+            r"model.encoder.keepratio is not a setting of DenseEncoder; accepted: .*num_layers",
         ),
         (dict(num_queries=20), "max_per_img is 300, but 20 queries of 5 classes"),
         (dict(attention_backend="fastest"), "backend"),

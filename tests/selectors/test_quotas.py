@@ -92,7 +92,7 @@ def test_host_and_device_count_alike(shapes, valid, ratio):
         (dict(level_ratios=(0.4, 0.8, 1, 1.2)), r"level_ratios must lie in \(0, 1\], got 1.2"),
         (dict(layer_ratios=(1, 1, 1, 1, 1, 0)), r"layer_ratios must lie in \(0, 1\], got 0"),
         (dict(layer_ratios=(0.2, 1, 1, 1, 1, 1)), "a cascade must not increase"),
-        (dict(layer_ratios=(1,) * 6, cascade=False), "leave them out with cascade=False"),
+        (dict(layer_ratios=(1,) * 6, cascade=False), "do not set them with cascade=False"),
     ],
 )
 def test_bad_quotas_are_refused(setting, message):
