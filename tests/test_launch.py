@@ -64,7 +64,7 @@ def test_mim_runs_the_same(ran, monkeypatch):
 
 
 def test_an_unknown_name_and_a_missing_one_are_refused(ran, capsys):
-    with pytest.raises(ValueError, match=r"near: .*dino_lite0_focus_shapes"):
+    with pytest.raises(ValueError, match=r"similar: .*dino_lite0_focus_shapes"):
         launch.main(["train", "dino_lite0_fokus_shapes"])
     with pytest.raises(SystemExit):
         launch.main(["train"])

@@ -60,5 +60,5 @@ def test_files_and_mmdetections_configs_are_found(child):
 
 
 def test_an_unknown_name_is_answered_with_near_ones():
-    with pytest.raises(ValueError, match=r"near: .*dino_lite0_focus_coco-folder"):
+    with pytest.raises(ValueError, match=r"similar: .*dino_lite0_focus_coco-folder"):
         config_path("dino_lite0_fokus_coco-folder.py")
