@@ -1,1 +1,1 @@
-"""Released weights in this package's terms."""
+"""Conversion of released weights to this package's names."""

@@ -1,4 +1,4 @@
-"""The rows of a converted model that belong to classes: COCO's 80 of 91, or another data set's."""
+"""Rows of classes in a converted model: COCO's 80 of 91, or those of another data set."""
 
 from __future__ import annotations
 
@@ -14,27 +14,27 @@ from mmdet.datasets import CocoDataset
 from torch import Tensor
 
 UNUSED_NUMBERS = (0, 12, 26, 29, 30, 45, 66, 68, 69, 71, 83)
-"""Numbers below 91 that no category of COCO has."""
+"""Numbers below 91 that are not the number of a category of COCO."""
 
 CATEGORY_NUMBERS = tuple(n for n in range(91) if n not in UNUSED_NUMBERS)
-"""The 80 categories' numbers, in MMDetection's order of classes."""
+"""Numbers of COCO's 80 categories, in MMDetection's order of classes."""
 
 _BY_CLASS = re.compile(
     r"(?P<head>(bbox_head\.cls_branches|encoder\.auxiliary\.cls_branches)\.\d+)\.(weight|bias)$"
     r"|dn_query_generator\.label_embedding\.weight$"
 )
 _NOT_A_CLASS = "N/A"
-_PRIOR = 0.01  # score of every class before training, as MMDetection's heads start
+_PRIOR = 0.01  # initial score of every class in MMDetection's heads
 
 
 @dataclass(frozen=True)
 class ClassRows:
-    """Which of a file's rows the classes of another data set start from.
+    """Rows of a file with which the classes of another data set are initialised.
 
     Attributes:
-        rows: one for each class; None starts anew.
-        names: the classes, where they have names.
-        sources: the file's names of the rows, None of new ones.
+        rows: row of the file for each class; None: a new row.
+        names: names of the classes; None if only their number is known.
+        sources: the file's name of each row; None for new rows.
     """
 
     rows: tuple[int | None, ...]
@@ -59,13 +59,13 @@ def class_rows(classes: int | Sequence[str], released: int) -> ClassRows:
     """Rows for a data set of other classes than the released model's.
 
     Args:
-        classes: how many, all new; or their names in the order of the data set's categories.
-            A name that COCO has, too, starts from COCO's row; ``'wolf=dog'`` calls a class
-            wolf and starts it from COCO's dog; any other starts anew.
-        released: classes of the file's heads.
+        classes: their number, for new rows only; or their names in the order of the data set's
+            categories. A name of COCO gets COCO's row; ``'wolf=dog'`` gives the class wolf the
+            row of COCO's dog; other names get a new row.
+        released: number of classes of the file's heads.
 
     Raises:
-        ValueError: no class, one twice, or a row to start from that the file does not have.
+        ValueError: no class, a name that occurs twice, or a row that the file does not have.
     """
     if isinstance(classes, int):
         if classes < 1:
@@ -93,16 +93,16 @@ def with_classes(
     first_stage: str | None = None,
     seed: int = 0,
 ) -> dict[str, Tensor]:
-    """A converted state dict with other rows of classes: heads, auxiliary heads, label embedding.
+    """A converted state dict for other classes: heads, auxiliary heads, label embedding.
 
-    New rows are drawn as MMDetection draws those of a new model: uniform weights, a bias that
+    New rows are initialised as in a new model of MMDetection: uniform weights, a bias that
     gives each class a score of 0.01, normal embeddings.
 
     Args:
-        state: this package's names to tensors.
-        rows: for each class the row of ``state`` that it gets, None for a new one.
-        first_stage: the head (its name without ``.weight``) whose row 0 says 'an object', whatever
-            its class, and stays row 0. None where the first stage tells classes, or there is none.
+        state: tensors by this package's names.
+        rows: for each class its row of ``state``; None: a new row.
+        first_stage: the head (its name without ``.weight``) whose row 0 means any object and stays
+            row 0. None if the first stage predicts classes, or if there is none.
         seed: of the new rows.
     """
     wanted = list(rows)
@@ -114,15 +114,15 @@ def with_classes(
             continue
         new = _new_rows(name, value, len(wanted), generator)
         agnostic = first_stage is not None and match["head"] == first_stage
-        for place, row in enumerate([0, *wanted[1:]] if agnostic else wanted):
+        for index, row in enumerate([0, *wanted[1:]] if agnostic else wanted):
             if row is not None:
-                new[place] = value[row]
+                new[index] = value[row]
         changed[name] = new
     return changed
 
 
 def _new_rows(name: str, value: Tensor, count: int, generator: torch.Generator) -> Tensor:
-    """Rows of a new model in the place of ``value``'s."""
+    """``count`` initial rows of a new model for the parameter ``name``."""
     if name.endswith(".bias"):
         return torch.full((count,), -math.log((1 - _PRIOR) / _PRIOR), dtype=value.dtype)
     shape = (count, *value.shape[1:])
@@ -135,13 +135,13 @@ def _new_rows(name: str, value: Tensor, count: int, generator: torch.Generator) 
 def coco_classes_only(
     state: Mapping[str, Tensor], first_stage: str | None = None
 ) -> dict[str, Tensor]:
-    """A converted state dict of 91 classes with the rows of COCO's 80 categories.
+    """A converted state dict of 91 classes, cut to COCO's 80 categories.
 
-    Releases of Deformable DETR's kind number classes as COCO does; MMDetection counts
-    them from 0. The other rows are of numbers that no box ever had.
+    Deformable DETR and the releases based on it use COCO's category numbers as class indices;
+    MMDetection uses 0 to 79. The rows that are removed belong to no category.
 
     Args:
-        state: this package's names to tensors.
+        state: tensors by this package's names.
         first_stage: see :func:`with_classes`.
 
     Raises:
@@ -150,7 +150,7 @@ def coco_classes_only(
     for name, value in state.items():
         if _BY_CLASS.match(name) and value.shape[0] != 91:
             raise ValueError(
-                f"only heads of COCO's 91 category numbers can be cut to its 80 categories, "
+                f"only heads with 91 classes can be cut to COCO's 80 categories, "
                 f"{name} has {value.shape[0]} rows"
             )
     return with_classes(state, CATEGORY_NUMBERS, first_stage)
@@ -170,7 +170,7 @@ def class_agnostic_first_stage(model: Mapping[str, Any]) -> str | None:
 
 
 def class_names(num_classes: int) -> tuple[str, ...]:
-    """Names by row of a released model's classes, as MMDetection has them; empty where unknown."""
+    """MMDetection's names of a released model's classes by row; empty if they are unknown."""
     names = tuple(CocoDataset.METAINFO["classes"])
     if num_classes == len(names):
         return names

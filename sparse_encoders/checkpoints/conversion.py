@@ -1,4 +1,4 @@
-"""A released state dict in this package's names, with nothing lost on the way."""
+"""Conversion of a released state dict to this package's names, with a record of every tensor."""
 
 from __future__ import annotations
 
@@ -20,28 +20,28 @@ from sparse_encoders.skip_init import SkipInit
 
 LABELS = "dn_query_generator.label_embedding.weight"
 
-# what released files carry beside the model, and why nothing here reads it
+# tensors of released files that are not part of the model, with the reason
 _NOT_THE_MODEL = (
     (r"(.*\.)?total_(ops|params)$", "a counter of the tool that counted its operations"),
-    (r"pixel_(mean|std)$", "the data preprocessor normalises; its config says how"),
-    (r"criterion\.", "of the training loss, not of the model"),
-    (rf".*\.{COUNTERS}$", "frozen batch norms count nothing"),
+    (r"pixel_(mean|std)$", "set in the config of the data preprocessor"),
+    (r"criterion\.", "part of the training loss, not of the model"),
+    (rf".*\.{COUNTERS}$", "not used by frozen batch norms"),
     (r"backbone\.(0\.body\.)?fc\.", "the backbone's ImageNet classes"),
     (r"backbone\..*\.attn_mask$", "computed from the image's size"),
 )
-# a released plain attention has the projections of the key-aware one, unused
+# released plain attention has the projections of key-aware attention, unused
 _KEY_AWARE_ONLY = re.compile(r"(encoder|decoder)\.layers\.\d+\.\w+_attn\.(query|key)_proj\.")
 
 
 @dataclass(frozen=True)
 class Conversion:
-    """What became of a released state dict.
+    """A converted state dict.
 
     Attributes:
-        state: this package's names to tensors.
-        sources: this package's names to the released ones.
-        left_out: released names of what is not in ``state``, to the reason.
-        shortened: released names of which ``state`` has a part, to what is missing.
+        state: tensors by this package's names.
+        sources: released names by this package's names.
+        left_out: reasons by released name, for tensors that are not in ``state``.
+        shortened: what is missing by released name, for tensors of which ``state`` has a part.
     """
 
     state: dict[str, Tensor] = field(default_factory=dict)
@@ -54,14 +54,13 @@ def convert(released: Mapping[str, Tensor], family: str, model: Mapping[str, Any
     """A released state dict in this package's names.
 
     Args:
-        released: the file's own names to tensors.
+        released: tensors by the file's names.
         family: its family.
-        model: its config, as :func:`sparse_encoders.checkpoints.released.model_config`
-            reads it off the shapes.
+        model: its config, from :func:`sparse_encoders.checkpoints.released.model_config`.
 
     Raises:
-        ValueError: an unknown family, tensors that no rule knows, or a parameter whose
-            two names hold different values.
+        ValueError: an unknown family, tensors for which there is no rule, or a parameter
+            with two names and different values.
     """
     done = Conversion()
     stage = model["decoder"]["num_layers"]
@@ -90,7 +89,7 @@ def convert(released: Mapping[str, Tensor], family: str, model: Mapping[str, Any
             done.sources[ours] = name
     if unknown:
         raise ValueError(
-            f"{len(unknown)} tensors have names that no {family} model is known to have, such as "
+            f"{len(unknown)} tensors have names that are not known for a {family} model, such as "
             f"{', '.join(unknown[:8])}; nothing was converted"
         )
     _fit(done, model)
@@ -100,41 +99,41 @@ def convert(released: Mapping[str, Tensor], family: str, model: Mapping[str, Any
 def _keep(
     name: str, value: Tensor, used: str, kept: dict[str, Tensor], left_out: dict[str, str]
 ) -> None:
-    """Keep a tensor under the name that is read here, once."""
+    """Keep a tensor under the name that is converted; check copies under other names."""
     if used not in kept:
         kept[used] = value
         if used == name:
             return
     elif kept[used].shape != value.shape or not torch.equal(kept[used], value):
         raise ValueError(
-            f"{name} and {used} are one parameter in the released model, but hold different "
-            "values: the file was altered, or saved by other code"
+            f"{name} and {used} are one parameter in the released model, but have different "
+            "values in the file: it was changed, or saved by other code"
         )
     if used != name:
         left_out[name] = f"a second name of {used}"
 
 
 def _rename_one(name: str, value: Tensor, rules: Renaming, swin: str | None) -> dict[str, Tensor]:
-    """Our name and layout of one tensor; nothing where no rule knows it."""
+    """One tensor with this package's name and layout; empty if there is no rule for it."""
     if swin is not None and name.startswith(swin):
         return rename_swin(name, value, swin)
     return rename({name: value}, rules)[0]
 
 
 def _fit(done: Conversion, model: Mapping[str, Any]) -> None:
-    """Bring to our shapes what has the released ones."""
+    """Convert tensors whose shape differs in this package."""
     classes = model["bbox_head"]["num_classes"]
     if LABELS in done.state:
         rows = done.state[LABELS].shape[0]
         if rows < classes:
             raise ValueError(
                 f"{done.sources[LABELS]} has {rows} rows for {classes} classes: "
-                "the file's class counts do not fit each other"
+                "the numbers of classes in the file do not fit each other"
             )
         if rows > classes:
             done.state[LABELS] = done.state[LABELS][:classes]
             done.shortened[done.sources[LABELS]] = (
-                f"rows {classes} to {rows - 1}: no class reads them"
+                f"rows {classes} to {rows - 1}: not used by any class"
             )
     plain = {
         "encoder": model["encoder"].get("attention", "plain") == "plain",
@@ -150,10 +149,10 @@ def _fit(done: Conversion, model: Mapping[str, Any]) -> None:
 
 
 def one_set_per_level(offsets: Tensor, levels: int, heads: int = 8, points: int = 4) -> Tensor:
-    """Sampling offsets of a plain attention with a set for each level.
+    """Sampling offsets of plain attention with one set for each level.
 
-    A released one may share its offsets between the levels; ours has a set for each
-    level, which then hold the same.
+    Released plain attention may share its offsets between the levels; here each level has a
+    set, and shared offsets are repeated.
 
     Args:
         offsets: (heads * points * 2, ...) or (heads * levels * points * 2, ...).
@@ -168,12 +167,12 @@ def one_set_per_level(offsets: Tensor, levels: int, heads: int = 8, points: int 
 
 
 def load_converted(model_config: Mapping[str, Any], state: Mapping[str, Tensor]) -> Any:
-    """A detector that holds exactly ``state``, in eval mode.
+    """A detector with the weights of ``state``, in eval mode.
 
     Raises:
-        ValueError: a tensor too few, too many, or of another shape.
+        ValueError: a missing tensor, an additional one, or one of another shape.
     """
-    with SkipInit():  # all of it is loaded next
+    with SkipInit():  # all weights are loaded below
         model: Any = MODELS.build(dict(model_config))
     check_fit(model, state, "what the released file holds")
     model.load_state_dict(state, strict=False)

@@ -1,4 +1,4 @@
-"""A released checkpoint file to one of this package's, with its config."""
+"""Conversion of a released checkpoint file to one of this package, with its config."""
 
 from __future__ import annotations
 
@@ -31,26 +31,26 @@ from sparse_encoders.loading import Checkpoint, read_checkpoint, read_config
 from sparse_encoders.loading.detectors import COUNTERS
 from sparse_encoders.skip_init import SkipInit
 
-# parts of a detector's config that a released model decides; the rest is training's
+# parts of a detector's config that follow from a released model; others belong to training
 _DECIDED = ("backbone", "neck", "encoder", "decoder", "positional_encoding")
 
 
 @dataclass(frozen=True)
 class Converted:
-    """A released file, converted.
+    """A converted file.
 
     Attributes:
-        source: the file.
+        source: path of the released file.
         family: its family.
-        convention: whose names it has.
-        file: what was read.
-        settings: the model's settings, and where each comes from.
-        model: its config.
-        conversion: its tensors.
+        convention: naming convention of its tensors, see :data:`CONVENTIONS`.
+        file: its content.
+        settings: the model's settings with their sources.
+        model: the model's config.
+        conversion: the converted tensors.
         config: name of the nearest config, as in ``sparse_encoders::NAME``.
-        differing: settings in which the model differs from that config, to its value
+        differing: for settings in which the model differs from that config, the model's value
             and the config's.
-        classes: where other classes start from that were asked for.
+        classes: initial rows of other classes, if these were requested.
     """
 
     source: Path
@@ -66,7 +66,7 @@ class Converted:
 
     @property
     def checkpoint(self) -> dict[str, Any]:
-        """What MMEngine loads: ``state_dict`` and ``meta``."""
+        """A checkpoint for MMEngine: ``state_dict`` and ``meta``."""
         classes = self.model["bbox_head"]["num_classes"]
         meta = {
             "sparse_encoders_version": sparse_encoders.__version__,
@@ -84,17 +84,17 @@ class Converted:
         return {"meta": meta, "state_dict": self.conversion.state}
 
     def report(self, all_names: bool = False) -> Iterator[str]:
-        """What was found and done, line by line.
+        """A report of the conversion, line by line.
 
         Args:
-            all_names: one line for each tensor that was left out, not one a reason.
+            all_names: one line for each tensor that was left out, instead of one for each reason.
         """
         used = len(self.conversion.state)
         yield f"{self.source.name}: {self.family}, {self.convention} names" + (
-            f", weights under {self.file.place!r}" if self.file.place else ""
+            f", weights under {self.file.key!r}" if self.file.key else ""
         )
         if self.file.others:
-            yield f"not taken: further weights under {', '.join(self.file.others)}"
+            yield f"not used: further weights under {', '.join(self.file.others)}"
         for name, setting in self.settings.items():
             yield f"  {name} = {setting.value}  ({setting.source})"
         left = self.conversion.left_out
@@ -109,14 +109,14 @@ class Converted:
         if self.classes is not None:
             yield str(self.classes)
         for name in self.file.not_tensors:
-            yield f"  {name}: no tensor"
+            yield f"  {name}: not a tensor"
         yield f"config: sparse_encoders::{self.config}"
         for name, (ours, theirs) in self.differing.items():
             yield f"  differs: {name} is {ours}, the config has {theirs}"
         if self.model["bbox_head"]["num_classes"] == 91:
             yield (
-                "its 91 classes are COCO's category numbers; MMDetection's datasets count 80: "
-                "--coco80 keeps those"
+                "the 91 classes are COCO's category numbers; --coco80 keeps the 80 classes of "
+                "MMDetection's datasets"
             )
 
 
@@ -135,51 +135,52 @@ def convert_file(
     Args:
         path: the file.
         family: one of :data:`sparse_encoders.checkpoints.families.FAMILIES`.
-        num_classes: what the file must have; None takes any number.
+        num_classes: number of classes that the file must have; None: any number.
         coco80: cut 91 classes to COCO's 80 categories.
         classes: for training on other classes, see :func:`class_rows`.
-        averaged: take the averaged weights (EMA) of a file that has both.
-        **options: settings that the tensors do not tell, see :func:`release_settings`.
+        averaged: use the averaged weights (EMA) of a file that has both.
+        **options: settings that do not follow from the tensors, see :func:`release_settings`.
 
     Raises:
-        ValueError: a file that cannot be read, another family's, another class count, or
-            tensors that are too few, too many or of another shape.
+        ValueError: a file that cannot be read, one of another family, another number of classes,
+            or tensors that are missing, additional or of another shape.
     """
     if coco80 and classes is not None:
-        raise ValueError("classes and coco80 exclude each other: classes knows COCO's 91 numbers")
+        raise ValueError("classes and coco80 exclude each other; classes may name COCO's classes")
     init_default_scope("mmdet")
     file = read_checkpoint(path, averaged)
     convention = check_family(file.state, family)
     shapes = {name: tuple(value.shape) for name, value in file.state.items()}
     try:
         settings = release_settings(family, shapes, file.args, options)
-        found = settings["num_classes"].value
-        if num_classes is not None and num_classes != found:
-            raise ValueError(f"the heads have {found} classes, {num_classes} were asked for")
+        released_classes = settings["num_classes"].value
+        if num_classes is not None and num_classes != released_classes:
+            raise ValueError(f"the heads have {released_classes} classes, not {num_classes}")
         values = {name: setting.value for name, setting in settings.items()}
         model = model_config(family, values, shapes)
     except (KeyError, StopIteration) as error:
         raise ValueError(
-            f"{path} is a {family} model by its names, but lacks {error}: it is incomplete"
+            f"{path} has the names of a {family} model, but is incomplete: {error} is missing"
         ) from error
     conversion = convert(file.state, family, model)
-    mapped = None if classes is None else class_rows(classes, found)
+    mapped = None if classes is None else class_rows(classes, released_classes)
     first_stage = class_agnostic_first_stage(model)
     if coco80:
         conversion.state.update(coco_classes_only(conversion.state, first_stage))
         model["bbox_head"]["num_classes"] = 80
-        _shorten(conversion, file, "11 rows of 91: numbers that no category of COCO has")
+        _shorten(conversion, file, "11 rows of 91: not the number of a category of COCO")
     elif mapped is not None:
         conversion.state.update(with_classes(conversion.state, mapped.rows, first_stage))
         model["bbox_head"]["num_classes"] = len(mapped.rows)
         kept = len({row for row in mapped.rows if row is not None})
-        _shorten(conversion, file, f"{found - kept} rows of {found}: other classes were asked for")
+        removed = released_classes - kept
+        _shorten(conversion, file, f"{removed} rows of {released_classes}: of other classes")
     built = load_converted(model, conversion.state)
-    # counters of frozen norms, which releases leave out, are the model's own
+    # releases have no counters of frozen norms: keep those of the built model
     own = built.state_dict()
     conversion.state.update({n: v for n, v in own.items() if n.endswith(COUNTERS)})
     nearest = matching_config(family, model, file.args).path.as_posix()
-    with SkipInit():  # its settings are asked for, not its weights
+    with SkipInit():  # only its settings are read, not its weights
         named = MODELS.build(read_config(f"sparse_encoders::{nearest}").model)
     return Converted(
         source=Path(path),
@@ -196,22 +197,22 @@ def convert_file(
 
 
 def _shorten(conversion: Conversion, file: Checkpoint, why: str) -> None:
-    """Note which of the file's tensors lost rows of classes."""
+    """Record the file's tensors from which rows of classes were removed."""
     for name in file.state:
         if ("class_embed" in name or "label_enc" in name) and name not in conversion.left_out:
             conversion.shortened[name] = why
 
 
 def write_converted(converted: Converted, path: str | Path) -> Path | None:
-    """Write the checkpoint and, where the package's config differs, a config beside it.
+    """Write the checkpoint and, if the package's config differs, a config next to it.
 
     Args:
         converted: see :func:`convert_file`.
         path: of the checkpoint.
 
     Returns:
-        The written config, ready for ``mim test`` and ``mim train``: everything is in it,
-        and it loads the checkpoint. None where the package's own does.
+        Path of the written config, which has all settings and loads the checkpoint, for
+        ``mim test`` and ``mim train``. None if the package's own config fits.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -229,7 +230,7 @@ def write_converted(converted: Converted, path: str | Path) -> Path | None:
 
 
 def ready_config(converted: Converted) -> Config:
-    """The nearest config with the released model's settings put in."""
+    """The nearest config with the released model's settings."""
     config = read_config(f"sparse_encoders::{converted.config}")
     model: dict[str, Any] = config.model.to_dict()
     released = copy.deepcopy(converted.model)

@@ -1,4 +1,4 @@
-"""Which released model a checkpoint's names are of."""
+"""Recognition of released models by the names in a checkpoint."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ FAMILIES = (
     "lite_dino",
     "sparse_deformable_detr",
 )
-"""What can be converted."""
+"""Families of released models that can be converted."""
 
 CONVENTIONS = ("detrex", "official")
-"""Whose names a file has: detrex's, or those of Deformable DETR's repository."""
+"""Naming conventions: detrex's, or that of Deformable DETR's repository."""
 
 OURS = "a checkpoint of MMDetection or of this package, which needs no conversion"
 
 
 def convention_of(names: Iterable[str]) -> str | None:
-    """'detrex', 'official', or None where the names are of neither."""
+    """'detrex', 'official', or None if the names follow neither convention."""
     names = list(names)
     if any(name.startswith("neck.convs.") for name in names):
         return "detrex" if any(name.startswith("transformer.") for name in names) else None
@@ -29,10 +29,10 @@ def convention_of(names: Iterable[str]) -> str | None:
 
 
 def looks_like(names: Iterable[str]) -> str | None:
-    """The family (one of :data:`FAMILIES`) or, in words, the other model that has such names.
+    """The family (one of :data:`FAMILIES`) or a description of another model with such names.
 
     Returns:
-        None where nothing is known of them.
+        None if the names are not known.
     """
     names = list(names)
 
@@ -72,18 +72,18 @@ def check_family(names: Iterable[str], family: str) -> str:
     """The convention of a file's names, if the file is one of ``family``.
 
     Raises:
-        ValueError: an unknown family, or names of another model; says which it looks like.
+        ValueError: an unknown family, or names of another model, which the message describes.
     """
     names = list(names)
     if family not in FAMILIES:
         raise ValueError(f"family must be one of {', '.join(FAMILIES)}, got {family!r}")
-    found = looks_like(names)
+    kind = looks_like(names)
     convention = convention_of(names)
-    if found == family and convention is not None:
+    if kind == family and convention is not None:
         return convention
-    said = "nothing that is known here" if found is None else found
-    examples = ", ".join(sorted(names)[:3]) or "nothing"
+    description = "no known model" if kind is None else kind
+    examples = ", ".join(sorted(names)[:3]) or "none"
     raise ValueError(
-        f"the file is no {family} model: it looks like {said} "
+        f"the file is not a {family} model: it looks like {description} "
         f"({len(names)} tensors, such as {examples})"
     )

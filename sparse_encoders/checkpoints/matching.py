@@ -1,4 +1,4 @@
-"""The config of this package that a released model is, and what differs from it."""
+"""The config of this package that is nearest to a released model, and the differences."""
 
 from __future__ import annotations
 
@@ -18,12 +18,15 @@ def matching_config(
 ) -> CocoConfig:
     """The config that is nearest to a released model.
 
-    Of several schedules it is the one that the file's ``args`` name, else the longest.
+    Of several training schedules it is that of the file's ``args``, else the longest.
 
     Args:
         family: the model's family.
         model: its config.
-        args: the training's settings in the file.
+        args: settings of the training in the file.
+
+    Raises:
+        ValueError: there is no config of the detector.
     """
     detector = _detector_word(family, model)
     backbone, encoder = _backbone_word(model["backbone"]), _encoder_word(model)
@@ -31,9 +34,9 @@ def matching_config(
     method = "lite-key-aware" if encoder.startswith("lite") else encoder.split("-")[0]
     words = dict.fromkeys((encoder, method, "dense"))
     for wanted in ((kind, word) for word in words for kind in (backbone, "r50")):
-        found = {c.epochs: c for c in known if (c.backbone, c.encoder) == wanted}
-        if found:
-            return found.get((args or {}).get("epochs", 0), found[max(found)])
+        by_epochs = {c.epochs: c for c in known if (c.backbone, c.encoder) == wanted}
+        if by_epochs:
+            return by_epochs.get((args or {}).get("epochs", 0), by_epochs[max(by_epochs)])
     raise ValueError(f"there is no config of {detector}")
 
 
@@ -67,9 +70,9 @@ def _encoder_word(model: Mapping[str, Any]) -> str:
 
 
 def facts(model: Any) -> dict[str, Any]:
-    """What decides a built detector's predictions beside its weights, by setting."""
-    encoder, neck, position = model.encoder, model.neck, model.positional_encoding
-    found = {
+    """Settings of a built detector that change its predictions, by name."""
+    encoder, neck, pos_embed = model.encoder, model.neck, model.positional_encoding
+    settings = {
         "type": type(model).__name__,
         "backbone": type(model.backbone).__name__,
         "backbone.out_indices": tuple(model.backbone.out_indices),
@@ -77,8 +80,8 @@ def facts(model: Any) -> dict[str, Any]:
         "num_queries": model.num_queries,
         "num_feature_levels": model.num_feature_levels,
         "bbox_head.num_classes": model.bbox_head.num_classes,
-        "positional_encoding.offset": float(position.offset),
-        "positional_encoding.temperature": position.temperature,
+        "positional_encoding.offset": float(pos_embed.offset),
+        "positional_encoding.temperature": pos_embed.temperature,
         "encoder.type": type(encoder).__name__,
         "encoder.num_layers": encoder.num_layers,
         "encoder hidden channels": encoder.layer_cfg["ffn_cfg"]["feedforward_channels"],
@@ -88,37 +91,37 @@ def facts(model: Any) -> dict[str, Any]:
     }
     for name in ("depth", "embed_dims", "depths", "window_size"):
         if hasattr(model.backbone, name):
-            found[f"backbone.{name}"] = getattr(model.backbone, name)
+            settings[f"backbone.{name}"] = getattr(model.backbone, name)
     for name in ("efficient_query_init", "class_specific_first_stage", "num_queries_one2many"):
         if hasattr(model, name):
-            found[name] = getattr(model, name)
+            settings[name] = getattr(model, name)
     if encoder.selector is not None:
         ratios = encoder.selector.schedule.per_layer
-        found["encoder.selector.type"] = type(encoder.selector).__name__
-        found["encoder.selector.keep_ratio"] = tuple(round(ratio, 6) for ratio in ratios)
-        found["encoder.selector.count"] = encoder.selector.count
+        settings["encoder.selector.type"] = type(encoder.selector).__name__
+        settings["encoder.selector.keep_ratio"] = tuple(round(ratio, 6) for ratio in ratios)
+        settings["encoder.selector.count"] = encoder.selector.count
     if isinstance(encoder, DualAttentionEncoder):
-        found["encoder.values"] = encoder.values
-        found["encoder.object_score"] = encoder.object_score
-        found["encoder.num_object_tokens"] = encoder.layers[0].object_attention.num_tokens
+        settings["encoder.values"] = encoder.values
+        settings["encoder.object_score"] = encoder.object_score
+        settings["encoder.num_object_tokens"] = encoder.layers[0].object_attention.num_tokens
     if isinstance(encoder, LiteDETREncoder):
-        found["encoder.blocks"] = encoder.schedule.blocks
-        found["encoder.high_levels"] = encoder.schedule.high_levels
+        settings["encoder.blocks"] = encoder.schedule.blocks
+        settings["encoder.high_levels"] = encoder.schedule.high_levels
     for part in ("backbone", "neck", "encoder", "decoder", "bbox_head"):
         own = [p.numel() for n, p in model.named_parameters() if n.startswith(f"{part}.")]
-        found[f"{part} parameters"] = sum(own)
-    return found
+        settings[f"{part} parameters"] = sum(own)
+    return settings
 
 
 def differences(ours: Mapping[str, Any], named: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """Settings that differ, to the released model's value and the config's.
+    """For settings that differ, the released model's value and the config's.
 
-    Parameter counts are among them only where no setting explains them.
+    Numbers of parameters are included only if no other setting differs.
     """
-    found = {
+    differing = {
         name: (ours.get(name), named.get(name))
         for name in sorted(ours.keys() | named.keys())
         if ours.get(name) != named.get(name)
     }
-    explained = {k: v for k, v in found.items() if not k.endswith(" parameters")}
-    return explained or found
+    explained = {k: v for k, v in differing.items() if not k.endswith(" parameters")}
+    return explained or differing

@@ -1,4 +1,4 @@
-"""Released parameter names to this package's."""
+"""Rules from released parameter names to this package's."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 Renaming = Sequence[tuple[str, str]]
 
-# First-stage projection and score MLP: Focus-DETR took Sparse DETR's names over.
+# First-stage projection and score MLP, with the same names in Sparse DETR and Focus-DETR.
 PROJECTION_AND_SCORES: Renaming = (
     (r"transformer\.enc_output_norm\.", r"memory_trans_norm."),
     (r"transformer\.enc_output\.", r"memory_trans_fc."),
@@ -17,7 +17,7 @@ PROJECTION_AND_SCORES: Renaming = (
     (r"transformer\.enc_mask_predictor\.layer2\.", r"encoder.selector.score_mlp.head."),
 )
 
-# Focus-DETR's release, the parts of its encoder and selector.
+# Encoder and selector of the released Focus-DETR.
 FOCUS_ENCODER: Renaming = (
     (r"transformer\.alpha", r"encoder.selector.alpha"),
     (r"transformer\.level_embeds", r"level_embed"),
@@ -46,7 +46,7 @@ _LOW_LEVEL_FFN = (
     ("norm22", "low_level_norm"),
 )
 
-# Lite DETR's release (after DINO's and Deformable DETR's), the encoder.
+# Encoder of the released Lite DETR, whose names follow DINO's and Deformable DETR's.
 LITE_ENCODER: Renaming = (
     (r"(?:transformer\.)?level_embeds?$", r"level_embed"),
     *(
@@ -55,7 +55,7 @@ LITE_ENCODER: Renaming = (
     ),
 )
 
-# Sparse DETR's release, the parts of its encoder, selector and auxiliary heads.
+# Encoder, selector and auxiliary heads of the released Sparse DETR.
 SPARSE_ENCODER: Renaming = (
     (r"transformer\.level_embed$", r"level_embed"),
     *PROJECTION_AND_SCORES,
@@ -78,7 +78,7 @@ def rename(state: Mapping[str, Tensor], renaming: Renaming) -> tuple[dict[str, T
     """Apply the first matching rule to each name.
 
     Returns:
-        The renamed state, and the names that no rule matched, as they were.
+        The renamed state, and the names that no rule matches.
     """
     renamed: dict[str, Tensor] = {}
     left_out = []

@@ -1,4 +1,4 @@
-"""Released backbones: what they are, read off their shapes, and their names here."""
+"""Released backbones: their configs, from the shapes of their tensors, and their names here."""
 
 from __future__ import annotations
 
@@ -50,30 +50,30 @@ def official_neck(outputs: int, levels: int) -> Renaming:
     """
     rules = []
     for index in range(levels):
-        place = f"convs.{index}" if index < outputs else f"extra_convs.{index - outputs}"
+        module = f"convs.{index}" if index < outputs else f"extra_convs.{index - outputs}"
         for part, name in (("0", "conv"), ("1", "gn")):
-            rules.append((rf"input_proj\.{index}\.{part}\.", rf"neck.{place}.{name}."))
+            rules.append((rf"input_proj\.{index}\.{part}\.", rf"neck.{module}.{name}."))
     return tuple(rules)
 
 
 def neck_channels(shapes: Shapes) -> list[int]:
-    """Channels of the backbone's outputs, finest first: what the 1 x 1 projections read.
+    """Channels of the backbone's outputs, finest first: inputs of the neck's 1 x 1 projections.
 
     Raises:
-        ValueError: no projection is there.
+        ValueError: there is no such projection.
     """
-    found: dict[int, int] = {}
+    channels: dict[int, int] = {}
     for name, shape in shapes.items():
         match = re.fullmatch(r"(?:input_proj\.(\d+)\.0|neck\.convs\.(\d+)\.conv)\.weight", name)
         if match and tuple(shape[2:]) == (1, 1):
-            found[int(match[1] or match[2])] = shape[1]
-    if not found:
-        raise ValueError("no 1 x 1 projection (input_proj.N.0 or neck.convs.N.conv) is there")
-    return [found[index] for index in sorted(found)]
+            channels[int(match[1] or match[2])] = shape[1]
+    if not channels:
+        raise ValueError("there is no 1 x 1 projection (input_proj.N.0 or neck.convs.N.conv)")
+    return [channels[index] for index in sorted(channels)]
 
 
 def swin_prefix(shapes: Shapes) -> str | None:
-    """What stands before a Swin Transformer's own names; None where there is none."""
+    """Prefix of the names of a Swin Transformer; None if there is none."""
     return next((n.removesuffix(SWIN_SIGN) for n in shapes if n.endswith(SWIN_SIGN)), None)
 
 
@@ -83,7 +83,7 @@ def rename_swin(name: str, value: Tensor, prefix: str) -> dict[str, Tensor]:
 
 
 def backbone_config(shapes: Shapes) -> dict[str, Any]:
-    """MMDetection's backbone of released shapes.
+    """MMDetection's config of a backbone with the released shapes.
 
     Raises:
         ValueError: neither a ResNet of 50, 101 or 152 layers nor a Swin Transformer.
@@ -100,7 +100,7 @@ def backbone_config(shapes: Shapes) -> dict[str, Any]:
     depth = RESNET_DEPTHS.get(len(blocks))
     if depth is None or any(c not in RESNET_CHANNELS for c in channels):
         raise ValueError(
-            f"the backbone is no ResNet of {sorted(RESNET_DEPTHS.values())} layers and no Swin "
+            f"the backbone is not a ResNet of {sorted(RESNET_DEPTHS.values())} layers or a Swin "
             f"Transformer: {len(blocks)} blocks in its third stage, outputs of {channels} channels"
         )
     return dict(
@@ -116,7 +116,7 @@ def backbone_config(shapes: Shapes) -> dict[str, Any]:
 
 
 def _swin_config(shapes: Shapes, channels: Sequence[int]) -> dict[str, Any]:
-    """Of a Swin Transformer under its own names."""
+    """MMDetection's config of a Swin Transformer, from shapes by its own names."""
     dims = shapes[SWIN_SIGN][0]
     table = "attn.relative_position_bias_table"
     blocks = re.findall(r"layers\.(\d+)\.blocks\.(\d+)\.norm1\.weight", " ".join(shapes))

@@ -1,4 +1,4 @@
-"""Released names of whole detectors to this package's.
+"""Rules from the names of released detectors to this package's.
 
 Two conventions cover the releases: detrex's (detectron2's ResNet, attentions and
 FFNs in lists) and that of Deformable DETR's repository (torchvision's ResNet,
@@ -25,12 +25,12 @@ from sparse_encoders.checkpoints.names_backbones import (
 
 
 def _box_branches(old: str, new: str) -> Renaming:
-    """The linear layers of an MLP, which stand at 0, 2 and 4 beside the activations here."""
+    """The linear layers of an MLP, which have the indices 0, 2 and 4 here."""
     return tuple((rf"{old}\.layers\.{i}\.", rf"{new}.{2 * i}.") for i in range(3))
 
 
 def _head(decoder_layers: int) -> Renaming:
-    """Branches of the decoder layers and of the first stage; others are shared ones."""
+    """Branches of the decoder layers and of the first stage."""
     numbers = "|".join(str(i) for i in range(decoder_layers + 1))
     return (
         (rf"class_embed\.({numbers})\.", r"bbox_head.cls_branches.\1."),
@@ -71,7 +71,7 @@ DETREX: Renaming = (
     *_QUERIES,
 )
 
-# cross-attention was written first there: its norm is norm1, self-attention's norm2
+# norm1 belongs to cross-attention in these names, norm2 to self-attention
 _OFFICIAL_DECODER: Renaming = tuple(
     (rf"transformer\.decoder\.layers\.(\d+)\.{old}", rf"decoder.layers.\1.{new}")
     for old, new in (
@@ -87,11 +87,11 @@ _OFFICIAL_DECODER: Renaming = tuple(
 
 
 def official(encoder: Renaming, decoder_layers: int, outputs: int = 3, levels: int = 4) -> Renaming:
-    """The convention of Deformable DETR's repository around an encoder's own names.
+    """Rules for the convention of Deformable DETR's repository, with an encoder's own rules.
 
     Args:
         encoder: rules of the encoder.
-        decoder_layers: decoder layers; the first stage's head stands after theirs.
+        decoder_layers: decoder layers; the first stage's head comes after theirs.
         outputs: feature maps of the backbone.
         levels: feature levels.
     """
@@ -121,7 +121,7 @@ def released_names(
     Args:
         family: one of :data:`FAMILIES`.
         decoder_layers: decoder layers.
-        convention: 'detrex' or 'official'; None is that of the family's own release.
+        convention: 'detrex' or 'official'; None: that of the family's own release.
         outputs: feature maps of the backbone.
         levels: feature levels.
 
@@ -130,7 +130,7 @@ def released_names(
     """
     if family not in RELEASED_IN:
         raise ValueError(
-            f"no names are known of family {family!r}; accepted: {', '.join(FAMILIES)}"
+            f"the names of family {family!r} are not known; accepted: {', '.join(FAMILIES)}"
         )
     known = RELEASED_IN[family]
     convention = convention or known[0]
@@ -143,7 +143,7 @@ def released_names(
     return official(encoder, decoder_layers, outputs, levels)
 
 
-# Whose names a family's files have, its best known release first.
+# Naming conventions of a family's files, that of its own release first.
 RELEASED_IN = {
     "dino": ("detrex", "official"),
     "dn_deformable_detr": ("detrex", "official"),
@@ -155,10 +155,10 @@ RELEASED_IN = {
 
 
 def used_name(name: str, decoder_layers: int) -> str:
-    """The name under which a released tensor is read here: its own, or that of its twin.
+    """The name under which a released tensor is converted.
 
-    Heads that encoder or decoder share with the detector stand in a state dict under
-    both owners' names.
+    Heads that the encoder or decoder shares with the detector are in a state dict under two
+    names, of which one is used.
     """
     stage = decoder_layers
     name = re.sub(r"^transformer\.decoder\.(class|bbox)_embed\.", r"\1_embed.", name)
@@ -167,7 +167,7 @@ def used_name(name: str, decoder_layers: int) -> str:
         f"class_embed.{stage}.",
         name,
     )
-    # Sparse DETR's encoder heads stand in the detector's list after the first stage's
+    # in the detector's list, Sparse DETR's encoder heads come after the first stage's
     match = re.match(r"^(class|bbox)_embed\.(\d+)\.", name)
     if match and int(match[2]) > stage:
         own = f"transformer.encoder.{match[1]}_embed.{int(match[2]) - stage - 1}."

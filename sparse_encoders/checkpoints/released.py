@@ -1,4 +1,4 @@
-"""Configs of the released models, read off their parameters' shapes."""
+"""Configs of the released models, from the shapes of their parameters."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ HEADS = {
     "DeformableDETR": "DeformableDETRHead",
 }
 
-# of the sine embedding, where a config does not say: Deformable DETR's repository takes
-# the centres of cells, DINO's their ends
+# default offsets of the sine embedding: Deformable DETR's repository uses the centres of cells,
+# DINO's their ends
 POSITION_OFFSETS = {"sparse_deformable_detr": -0.5}
 
 
@@ -34,20 +34,20 @@ def model_config(family: str, config: Mapping[str, Any], shapes: Shapes) -> dict
     Args:
         family: a key of :data:`DETECTORS`.
         config: ``num_classes``, ``num_queries``, ``position_temperature``,
-            ``position_offset``, ``max_per_img`` and what the family's encoder
-            takes.
-        shapes: released parameter name to shape; layers and hidden channels follow.
+            ``position_offset``, ``max_per_img`` and the settings of the family's
+            encoder.
+        shapes: shapes by released name; layers and hidden channels follow from them.
 
     Raises:
-        ValueError: an unknown family, another class count than the heads have, a
+        ValueError: an unknown family, another number of classes than the heads have, or a
             backbone that is neither a ResNet nor a Swin Transformer.
     """
     if family not in DETECTORS:
-        raise ValueError(f"no config is known of family {family!r}; accepted: {sorted(DETECTORS)}")
+        raise ValueError(f"family must be one of {sorted(DETECTORS)}, got {family!r}")
     detector = DETECTORS[family]
-    if (found := released_classes(shapes)) != config["num_classes"]:
+    if (classes := released_classes(shapes)) != config["num_classes"]:
         raise ValueError(
-            f"num_classes is {config['num_classes']}, but the released heads have {found} classes"
+            f"num_classes is {config['num_classes']}, but the released heads have {classes} classes"
         )
     dims, levels = _dims_and_levels(shapes)
     ffn = dict(embed_dims=dims, ffn_drop=0.0)
@@ -63,7 +63,7 @@ def model_config(family: str, config: Mapping[str, Any], shapes: Shapes) -> dict
             in_channels=neck_channels(shapes),
             kernel_size=1,
             out_channels=dims,
-            bias=True,  # the released necks keep it before their norm
+            bias=True,  # released necks have a bias before their norm
             act_cfg=None,
             norm_cfg=dict(type="GN", num_groups=32),
             num_outs=levels,
@@ -109,7 +109,7 @@ def model_config(family: str, config: Mapping[str, Any], shapes: Shapes) -> dict
 
 
 def _detector_settings(family: str, config: Mapping[str, Any], shapes: Shapes) -> dict[str, Any]:
-    """What is special about a family's detector."""
+    """Settings of a family's detector."""
     if DETECTORS[family] == "DINO":
         settings: dict[str, Any] = dict(
             dn_cfg=dict(group_cfg=dict(dynamic=True, num_dn_queries=100))
@@ -131,7 +131,7 @@ def _detector_settings(family: str, config: Mapping[str, Any], shapes: Shapes) -
 
 
 def learned_queries(shapes: Shapes) -> int | None:
-    """How many content queries a released model learned; None where it learned none."""
+    """Number of learned content queries of a released model; None without such queries."""
     names = ("query_embedding", "query_embed", "transformer.tgt_embed", "tgt_embed")
     return next((shapes[f"{n}.weight"][0] for n in names if f"{n}.weight" in shapes), None)
 
@@ -140,17 +140,17 @@ def released_classes(shapes: Shapes) -> int:
     """Outputs of the classification heads.
 
     Raises:
-        ValueError: there are none, or they differ.
+        ValueError: there are no heads, or their numbers of outputs differ.
     """
-    found = {s[0] for n, s in shapes.items() if re.search(r"class_embed(\.\d+)?\.weight$", n)}
-    if len(found) != 1:
-        said = f"heads of {sorted(found)} classes" if found else "no classification head"
-        raise ValueError(f"the file has {said}; wanted: heads that all have the same classes")
-    return found.pop()
+    outputs = {s[0] for n, s in shapes.items() if re.search(r"class_embed(\.\d+)?\.weight$", n)}
+    if len(outputs) != 1:
+        heads = f"heads of {sorted(outputs)} classes" if outputs else "no classification head"
+        raise ValueError(f"the file has {heads}; expected heads with one number of classes")
+    return outputs.pop()
 
 
 def _encoder(family: str, config: Mapping[str, Any], shapes: Shapes) -> dict[str, Any]:
-    """What is special about a family's encoder."""
+    """Settings of a family's encoder."""
     if family == "focus_dino":
         ratio = config["keep_ratio"]
         return dict(
@@ -189,7 +189,7 @@ def _encoder(family: str, config: Mapping[str, Any], shapes: Shapes) -> dict[str
 
 
 def _is_key_aware(shapes: Shapes, attention: str) -> bool:
-    """Whether an attention has queries instead of learned weights."""
+    """Whether an attention module has a query projection instead of attention weights."""
     name = f"transformer.{attention}"
     return (
         f"{name}.query_proj.weight" in shapes and f"{name}.attention_weights.weight" not in shapes
@@ -222,4 +222,4 @@ def _hidden(shapes: Shapes, part: str) -> int:
     for name in (f"{part}.layers.0.ffns.0.layers.0.0.weight", f"{part}.layers.0.linear1.weight"):
         if f"transformer.{name}" in shapes:
             return shapes[f"transformer.{name}"][0]
-    raise ValueError(f"the released names hold no FFN of the {part}'s first layer")
+    raise ValueError(f"there is no FFN of the {part}'s first layer under the released names")

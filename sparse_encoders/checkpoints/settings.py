@@ -1,4 +1,4 @@
-"""What a released model's tensors do not tell: keep ratios, schedules, temperatures."""
+"""Settings of a released model that do not follow from its tensors, such as keep ratios."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ class Setting:
     """A setting of a released model.
 
     Attributes:
-        value: what it is.
-        source: where that comes from.
+        value: its value.
+        source: where the value comes from.
     """
 
     value: Any
@@ -40,7 +40,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "h_deformable_detr": _DEFORMABLE,
     "sparse_deformable_detr": dict(_DEFORMABLE, max_per_img=100, keep_ratio=0.3, num_queries=300),
 }
-"""Settings that the released code sets where its files do not say them."""
+"""Defaults of the released code, for settings that are not in its files."""
 
 _DINO_ARGS = dict(pe_temperatureH="position_temperature", num_select="max_per_img")
 ARGS: dict[str, dict[str, str]] = {
@@ -54,9 +54,9 @@ ARGS: dict[str, dict[str, str]] = {
         eff_specific_head="class_specific_first_stage",
     ),
 }
-"""Names of the settings in the ``args`` of the files of Deformable DETR's repository's kind."""
+"""Names of the settings in the ``args`` of files of the official convention."""
 
-# H-DETR's one-to-many queries, which its files do not tell from the one-to-one ones
+# number of H-DETR's one-to-many queries; its files have them in one tensor with the others
 _ONE_TO_MANY = 1500
 
 
@@ -66,17 +66,17 @@ def release_settings(
     args: Mapping[str, Any] | None = None,
     options: Mapping[str, Any] | None = None,
 ) -> dict[str, Setting]:
-    """All settings that :func:`model_config` takes, and where each comes from.
+    """All settings that :func:`model_config` takes, with their sources.
 
     Args:
         family: the file's family.
-        shapes: released parameter name to shape.
-        args: the training's settings in the file.
-        options: what the caller sets; None stands for nothing. ``schedule`` is a name
-            such as 'H3L1-(2+1)x3', the others are :func:`model_config`'s.
+        shapes: shapes by released name.
+        args: settings of the training in the file.
+        options: settings of the caller; None: not set. ``schedule`` is a name
+            such as 'H3L1-(2+1)x3', the others are those of :func:`model_config`.
 
     Raises:
-        ValueError: an option that the family does not have, or one against the tensors.
+        ValueError: an option that the family does not have, or that contradicts the tensors.
     """
     settings = {name: Setting(value, RELEASE) for name, value in DEFAULTS[family].items()}
     for theirs, ours in ARGS.get(family, {}).items():
@@ -90,10 +90,10 @@ def release_settings(
         given |= dict(blocks=named.blocks, high_levels=named.high_levels)
     for name, value in given.items():
         if name not in settings:
-            raise ValueError(f"{name} is no setting of {family}; accepted: {sorted(settings)}")
+            raise ValueError(f"{name} is not a setting of {family}; accepted: {sorted(settings)}")
         old = settings[name]
         if old.source == TENSORS and old.value != value:
-            raise ValueError(f"{name} is {old.value} by the file's tensors, {value} was asked for")
+            raise ValueError(f"{name} is {old.value} by the file's tensors, got {value}")
         settings[name] = Setting(value, ASKED)
     if family == "focus_dino" and settings["keep_ratio"].source == ASKED:
         settings |= _per_layer(settings["keep_ratio"], shapes)
@@ -103,16 +103,16 @@ def release_settings(
 def _from_tensors(
     family: str, shapes: Shapes, settings: Mapping[str, Setting]
 ) -> dict[str, Setting]:
-    """What the shapes tell."""
-    found = {"num_classes": Setting(released_classes(shapes), TENSORS)}
+    """Settings that follow from the shapes."""
+    derived = {"num_classes": Setting(released_classes(shapes), TENSORS)}
     learned = learned_queries(shapes)
     if family == "h_deformable_detr":
         if "num_queries" not in settings:
             assert learned is not None
             one_to_one = learned - _ONE_TO_MANY if learned > _ONE_TO_MANY else learned // 2
-            found["num_queries"] = Setting(one_to_one, RELEASE)
+            derived["num_queries"] = Setting(one_to_one, RELEASE)
     elif learned is not None:
-        found["num_queries"] = Setting(learned, TENSORS)
+        derived["num_queries"] = Setting(learned, TENSORS)
     small = {
         int(match[1])
         for name in shapes
@@ -120,8 +120,8 @@ def _from_tensors(
     }
     if small:
         # the last layer of each block has an FFN of its own for the low levels
-        found["blocks"] = Setting(len(small), TENSORS)
-    return found
+        derived["blocks"] = Setting(len(small), TENSORS)
+    return derived
 
 
 def _per_layer(ratios: Setting, shapes: Shapes) -> dict[str, Setting]:

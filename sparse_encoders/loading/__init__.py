@@ -1,4 +1,4 @@
-"""Configs, checkpoints and detectors from files: the one way in for tools, analysis, deployment."""
+"""Reading of configs, checkpoints and detectors from files, for tools, analysis and deployment."""
 
 from sparse_encoders.loading.configs import find_config, read_config
 from sparse_encoders.loading.detectors import check_fit, load_detector

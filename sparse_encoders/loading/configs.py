@@ -1,4 +1,4 @@
-"""One way to a config: by file, by name, or as it was read."""
+"""Configs by file, by name, or as objects."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def find_config(name: str | Path) -> Path:
             name alone is enough; or one of MMDetection's, ``mmdet::dino/...``.
 
     Raises:
-        ValueError: there is no such config; names near ones.
+        ValueError: there is no such config; the message has similar names.
     """
     path = Path(name)
     if str(name).startswith(MMDET):
@@ -41,7 +41,7 @@ def read_config(config: str | Path | Config) -> Config:
         config: as in :func:`find_config`; or a config, which is copied.
 
     Returns:
-        One that the caller may change.
+        A config that the caller may change.
 
     Raises:
         ValueError: there is no such config, or it cannot be read.

@@ -28,8 +28,8 @@ def load_detector(
     Args:
         config: see :func:`sparse_encoders.loading.configs.read_config`; its data need not exist.
         checkpoint: its weights, as MMEngine's runner or ``tools/convert_checkpoint.py`` saves
-            them, whose classes count where it names them; None: made-up weights, the same each
-            time.
+            them; the number of classes follows from the class names in it, if it has any. None:
+            random weights, the same in every call.
         device: such as 'cpu' or 'cuda:0'.
 
     Returns:
@@ -39,12 +39,12 @@ def load_detector(
         ValueError: a file is missing or cannot be read, or the checkpoint belongs to another
             model.
     """
-    from mmdet.apis import init_detector  # brings in every data set and metric
+    from mmdet.apis import init_detector  # imports every data set and metric
 
     settings = read_config(config)
     register_all_modules(init_default_scope=True)
     if checkpoint is None:
-        return _with_made_up_weights(settings).to(device)
+        return _with_random_weights(settings).to(device)
     file = read_checkpoint(checkpoint)
     if file.classes is not None:
         settings.model.bbox_head.num_classes = len(file.classes)
@@ -52,41 +52,41 @@ def load_detector(
     return init_detector(settings, str(checkpoint), device=device, palette="random")
 
 
-def _with_made_up_weights(config: Config) -> Any:
-    """A detector in evaluation mode whose scores differ, as a trained one's do."""
+def _with_random_weights(config: Config) -> Any:
+    """A detector in evaluation mode with random weights, chosen such that its scores differ."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = MODELS.build(config.model)
-        # fresh weights would give all proposals almost the same score
+        # with MMDetection's initial weights all proposals have almost the same score
         for parameter in model.parameters():
             if parameter.dim() > 1:
                 nn.init.kaiming_uniform_(parameter, a=1)  # variance 1 / fan_in
     if model.as_two_stage and hasattr(model, "query_embedding"):
-        # proposals of equal scores stand in any order: which query they get must not matter
+        # equal queries, because the order of proposals with equal scores is not defined
         queries = model.query_embedding.weight
         queries.data = queries.data[:1].repeat(len(queries), 1)
     return model.eval()
 
 
 def check_fit(model: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
-    """Whether ``state`` fills a model: all of it, and nothing else.
+    """Check that ``state`` has exactly the parameters and buffers of a model.
 
     Args:
         model: the model.
-        state: parameter and buffer names to tensors; batch counters may be left out.
-        source: where they are from, for the error.
+        state: tensors by name; counters of batch norms may be missing.
+        source: where the tensors come from, for the error message.
 
     Raises:
-        ValueError: a tensor too few, too many, or of another shape.
+        ValueError: a missing tensor, an additional one, or one of another shape.
     """
-    wanted = {k: tuple(v.shape) for k, v in model.state_dict().items() if COUNTERS not in k}
-    found = {k: tuple(v.shape) for k, v in state.items() if COUNTERS not in k}
-    missing = sorted(wanted.keys() - found.keys())
-    unexpected = sorted(found.keys() - wanted.keys())
+    expected = {k: tuple(v.shape) for k, v in model.state_dict().items() if COUNTERS not in k}
+    given = {k: tuple(v.shape) for k, v in state.items() if COUNTERS not in k}
+    missing = sorted(expected.keys() - given.keys())
+    unexpected = sorted(given.keys() - expected.keys())
     shapes = [
-        f"{k} is {found[k]}, wanted {wanted[k]}"
-        for k in sorted(wanted.keys() & found.keys())
-        if wanted[k] != found[k]
+        f"{k} is {given[k]}, expected {expected[k]}"
+        for k in sorted(expected.keys() & given.keys())
+        if expected[k] != given[k]
     ]
     if missing or unexpected or shapes:
         raise ValueError(

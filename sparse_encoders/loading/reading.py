@@ -1,4 +1,4 @@
-"""Reading a checkpoint, released or MMEngine's, without running anything that is in it."""
+"""Safe reading of checkpoints, released or MMEngine's: no code in a file is run."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from sparse_encoders.compat import load_weights
 
-# where releases keep their weights, in the order in which they are looked for
+# keys under which files have their weights, in the order of the search
 WEIGHTS = ("model", "state_dict", "model_state", "module")
 AVERAGED = ("ema_model", "ema_state", "model_ema", "state_dict_ema", "ema")
 _WRAPPERS = ("module.", "_orig_mod.", "model.")
@@ -25,20 +25,20 @@ _REFUSED = re.compile(r"GLOBAL (\S+)|(?:class|function|global) ['\"]?([\w.]+\.[\
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a checkpoint holds.
+    """The content of a checkpoint.
 
     Attributes:
-        state: parameter names to tensors, without what wrapped the model.
-        place: key of the file under which they stood; '' where the file is the state.
-        args: the training's settings, where the file has them.
-        others: further weights in the file, which were not taken.
-        not_tensors: entries of the state that are no tensors.
-        classes: names of the classes that it was trained on, where MMEngine's meta says so.
-        meta: what MMEngine's runner says of the training: epoch, iter, cfg (a config's text), ...
+        state: tensors by parameter name, without the prefixes of wrappers of the model.
+        key: key of the file that has them; '' if the file itself is the state.
+        args: settings of the training, if the file has them.
+        others: keys of further weights in the file, which are not used.
+        not_tensors: entries of the state that are not tensors.
+        classes: names of the training's classes, if MMEngine's meta has them.
+        meta: MMEngine's record of the training: epoch, iter, cfg (a config's text), ...
     """
 
     state: dict[str, Tensor]
-    place: str = ""
+    key: str = ""
     args: dict[str, Any] = field(default_factory=dict)
     others: tuple[str, ...] = ()
     not_tensors: tuple[str, ...] = ()
@@ -49,43 +49,43 @@ class Checkpoint:
 def read_checkpoint(path: str | Path, averaged: bool = False) -> Checkpoint:
     """Read a checkpoint with torch's weights-only loader.
 
-    Beside tensors and plain Python values only ``argparse.Namespace``, which releases keep
-    their settings in, and MMEngine's own types (:mod:`sparse_encoders.compat`) are let through.
+    Tensors, plain Python values, ``argparse.Namespace`` (the settings of releases) and MMEngine's
+    own types (:mod:`sparse_encoders.compat`) are allowed; other types are refused.
 
     Args:
         path: the file.
-        averaged: take the averaged weights (EMA) of a released file that has both; MMEngine
+        averaged: use the averaged weights (EMA) of a released file that has both; MMEngine
             saves them as its ``state_dict``.
 
     Raises:
-        ValueError: no such file, a truncated one, one that holds other objects, or one
-            without weights; says what was found.
+        ValueError: there is no such file, or it is truncated, has objects of other types, or
+            has no weights.
     """
     content = _load(Path(path))
     if not isinstance(content, Mapping):
         raise ValueError(f"{path} holds a {type(content).__name__}, no dictionary of weights")
-    places = [key for key in (*WEIGHTS, *AVERAGED) if isinstance(content.get(key), Mapping)]
+    keys = [key for key in (*WEIGHTS, *AVERAGED) if isinstance(content.get(key), Mapping)]
     wanted = AVERAGED if averaged else WEIGHTS
-    place = next((key for key in places if key in wanted), None)
-    if averaged and place is None:
+    key = next((key for key in keys if key in wanted), None)
+    if averaged and key is None:
         raise ValueError(f"{path} has no averaged weights; keys: {_listed(content)}")
-    if place is None and places:
-        place = places[0]
-    state = content if place is None else content[place]
-    if place in AVERAGED and isinstance(state.get("module"), Mapping):
+    if key is None and keys:
+        key = keys[0]
+    state = content if key is None else content[key]
+    if key in AVERAGED and isinstance(state.get("module"), Mapping):
         state = state["module"]
     tensors = {str(k): _tensor(v) for k, v in state.items() if isinstance(v, Tensor | np.ndarray)}
     if not tensors:
         raise ValueError(f"{path} holds no weights; keys: {_listed(content)}")
-    args = content.get("args") if place is not None else None
-    meta = content.get("meta") if place is not None else None
+    args = content.get("args") if key is not None else None
+    meta = content.get("meta") if key is not None else None
     return Checkpoint(
         state=_unwrapped(tensors),
-        place=place or "",
+        key=key or "",
         args=dict(vars(args) if isinstance(args, Namespace) else args or {})
         if isinstance(args, Namespace | Mapping)
         else {},
-        others=tuple(key for key in places if key != place),
+        others=tuple(other for other in keys if other != key),
         not_tensors=tuple(str(k) for k in state if str(k) not in tensors),
         classes=_classes(meta),
         meta=meta if isinstance(meta, Mapping) else {},
@@ -112,16 +112,16 @@ def _load(path: Path) -> Any:
     except pickle.UnpicklingError as error:
         refused = _REFUSED.search(str(error))
         if refused is None:
-            raise ValueError(f"{path} is no checkpoint of torch, or is damaged: {error}") from error
+            raise ValueError(f"{path} is not a checkpoint or is damaged: {error}") from error
         raise ValueError(
             f"{path} holds an object of {refused[1] or refused[2]}, which is not loaded: it could "
-            "run code. Save the weights alone where that code is at home: "
+            "run code. Where that type is installed, save the weights alone: "
             "torch.save({'model': checkpoint['model']}, FILE)"
         ) from error
-    except Exception as error:  # what a damaged file makes the reader stumble over
+    except Exception as error:  # a damaged file may cause any error
         size = path.stat().st_size
         raise ValueError(
-            f"{path} ({size} bytes) is truncated or no checkpoint of torch: {error}"
+            f"{path} ({size} bytes) is truncated or not a checkpoint: {error}"
         ) from error
 
 
@@ -130,7 +130,7 @@ def _tensor(value: Tensor | np.ndarray[Any, Any]) -> Tensor:
 
 
 def _unwrapped(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Names without the prefixes of what wrapped the model."""
+    """The state without the prefixes of wrappers of the model."""
     for prefix in _WRAPPERS:
         if all(name.startswith(prefix) for name in state):
             state = {name[len(prefix) :]: value for name, value in state.items()}

@@ -67,7 +67,7 @@ def test_the_row_of_any_object_stays_first() -> None:
     cut = coco_classes_only(state(91), "bbox_head.cls_branches.1")
     assert cut["bbox_head.cls_branches.1.bias"][:3].tolist() == [0, 2, 3]
     assert cut[f"{HEAD}.bias"][:3].tolist() == [1, 2, 3]
-    with pytest.raises(ValueError, match=r"only heads of COCO's 91 .* has 5 rows"):
+    with pytest.raises(ValueError, match=r"only heads with 91 classes .* has 5 rows"):
         coco_classes_only(state(5))
 
 
