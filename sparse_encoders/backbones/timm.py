@@ -26,9 +26,9 @@ class TimmBackbone(BaseModule):
 
     timm is imported when a backbone is built, not before. Weights are read when
     the runner initialises the model for training, so that testing with a
-    checkpoint needs no weights file. Which mean and standard deviation the
-    weights expect is the config's business (``data_preprocessor``); a model's
-    own values are ``timm.get_pretrained_cfg(name)``.
+    checkpoint needs no weights file. The mean and standard deviation of the
+    images are set in the config's ``data_preprocessor``; a model's own values are in
+    ``timm.get_pretrained_cfg(name)``.
 
     Images of any size go through every convolutional model and most transformers
     with a pyramid (Swin, PVT, MViT, DaViT, Twins, ...). Some models take one size
@@ -37,7 +37,7 @@ class TimmBackbone(BaseModule):
 
     Args:
         model_name: timm's name, such as 'tf_efficientnet_lite0'.
-        out_indices: which of the model's features to give, counted from the
+        out_indices: which of the model's features to return, counted from the
             finest (0). Exactly one of ``out_indices`` and ``out_strides``.
         out_strides: the same by stride in pixels; of several features with one
             stride the last is taken.
@@ -54,7 +54,7 @@ class TimmBackbone(BaseModule):
             many pixels for the model, and cut its maps to ceil(size / stride).
             None does so where timm's model has patches of fixed size (Swin, ViT).
         model_args: further arguments of the timm model.
-        init_cfg: not used; here because MMDetection's configs carry it.
+        init_cfg: not used; accepted because MMDetection's configs set it.
 
     Attributes:
         channels: channels of each output.
@@ -178,8 +178,8 @@ class TimmBackbone(BaseModule):
         named = dict(self.body.named_modules())
         targets = _module_names(modules[stage], stage, len(modules), named)
         own = [
-            place
-            for place, name in enumerate(named)
+            index
+            for index, name in enumerate(named)
             if name in targets or name.startswith(tuple(f"{t}." for t in targets))
         ]
         if not own:
@@ -212,8 +212,8 @@ def _module_names(
 
 def _stage_of(name: str, stages: int, modules: dict[str, nn.Module]) -> int:
     """Index of a module in a list with an entry for each stage (in use); -1 if in none."""
-    found = re.match(r"((?:model\.)?[a-z_]+)\.(\d+)(?:\.|$)", name)
-    return int(found[2]) if found and 1 < _length(modules.get(found[1])) <= stages else -1
+    match = re.match(r"((?:model\.)?[a-z_]+)\.(\d+)(?:\.|$)", name)
+    return int(match[2]) if match and 1 < _length(modules.get(match[1])) <= stages else -1
 
 
 def _length(module: nn.Module | None) -> int:
@@ -237,7 +237,11 @@ def _allow_any_size(model_name: str, args: dict[str, Any]) -> bool:
 
 
 def _create(model_name: str, args: dict[str, Any], **more: Any) -> nn.Module:
-    """Build a timm model; an unknown name is answered with its near names."""
+    """Build a timm model.
+
+    Raises:
+        ValueError: an unknown name, with similar names in the message, or invalid arguments.
+    """
     import timm
 
     name = model_name.split(".")[0]
@@ -245,7 +249,7 @@ def _create(model_name: str, args: dict[str, Any], **more: Any) -> nn.Module:
         near = difflib.get_close_matches(name, timm.list_models(), 3)
         raise ValueError(
             f"model_name {model_name!r} is not one of timm {timm.__version__}'s models"
-            + (f"; near: {', '.join(near)}" if near else "")
+            + (f"; similar: {', '.join(near)}" if near else "")
         )
     try:
         return timm.create_model(model_name, **{"pretrained": False, **args, **more})
@@ -254,7 +258,7 @@ def _create(model_name: str, args: dict[str, Any], **more: Any) -> nn.Module:
 
 
 def _features_of(model_name: str, args: dict[str, Any]) -> list[dict[str, Any]]:
-    """What timm says of the model's features, finest first: num_chs, reduction, module."""
+    """The description by timm of the model's features, finest first: num_chs, reduction, module."""
     with torch.device("meta"):
         model = _create(model_name, args)
     features = getattr(model, "feature_info", None)

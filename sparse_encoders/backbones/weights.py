@@ -1,7 +1,7 @@
 """Weights of a timm model: from a local file or from an installed package.
 
-Files are read weights-only, renamed to timm's names where they come from another
-code base, and must fill the whole model but its classifier.
+Files are read weights-only, converted to timm's names if they come from another
+code base, and must have all weights of the model except for its classifier.
 """
 
 from __future__ import annotations
@@ -53,9 +53,9 @@ class PackagedWeights:
 
     Attributes:
         model: timm's name of the model that they fit.
-        package: what to install, as ``pip`` names it.
-        locate: gives the file; imports the package.
-        rename: the file's names to timm's.
+        package: name of the package for ``pip``.
+        locate: imports the package and returns the path of the file.
+        rename: converts the file's names to timm's.
     """
 
     model: str
@@ -68,15 +68,15 @@ def efficientnet_lite0_names(state: StateDict) -> StateDict:
     """TensorFlow-port names of EfficientNet-Lite0 to timm's ``tf_efficientnet_lite0``.
 
     Raises:
-        ValueError: a name belongs to no part of EfficientNet-Lite0.
+        ValueError: a name is not one of EfficientNet-Lite0.
     """
-    place = [(s, b) for s, blocks in enumerate(_LITE0_STAGES) for b in range(blocks)]
+    blocks_of = [(s, b) for s, blocks in enumerate(_LITE0_STAGES) for b in range(blocks)]
     renamed = {}
     for name, value in state.items():
         block = re.match(r"_blocks\.(\d+)\.(_\w+)\.(.+)", name)
         outer = re.match(r"(_\w+)\.(.+)", name)
-        if block and int(block[1]) < len(place):
-            stage, index = place[int(block[1])]
+        if block and int(block[1]) < len(blocks_of):
+            stage, index = blocks_of[int(block[1])]
             parts = _LITE0_BLOCK if stage else _LITE0_FIRST
             new = f"blocks.{stage}.{index}.{parts.get(block[2], '')}.{block[3]}"
             known = block[2] in parts
@@ -84,7 +84,7 @@ def efficientnet_lite0_names(state: StateDict) -> StateDict:
             known = outer is not None and outer[1] in _LITE0_OUTER
             new = f"{_LITE0_OUTER[outer[1]]}.{outer[2]}" if outer and known else ""
         if not known:
-            raise ValueError(f"{name!r} is no weight of EfficientNet-Lite0")
+            raise ValueError(f"{name!r} is not a weight of EfficientNet-Lite0")
         renamed[new] = value
     return renamed
 
@@ -157,14 +157,14 @@ def _read_file(path: Path) -> StateDict:
 
 
 def fit_to_model(state: StateDict, model: nn.Module, source: str) -> StateDict:
-    """Load weights into a whole timm model and give back its state dict.
+    """Load weights into a whole timm model and return its state dict.
 
     timm's own conversion of older files (``checkpoint_filter_fn``) runs first.
 
     Args:
         state: names and tensors.
         model: a timm model without classifier (``num_classes=0``); its values change.
-        source: what to call the weights in an error.
+        source: name of the weights in error messages.
 
     Raises:
         ValueError: a weight of the model is missing or has another shape.

@@ -10,9 +10,9 @@ in a config, for every runner::
 
     use_coco_folder(_base_, "DATA/cells", scale=(640, 480))
 
-(MMEngine takes a config that imports something before it names its ``_base_`` for another kind.)
-Class names are read from the annotations where they are not given. Everything
-is checked before anything is built.
+``_base_`` must come before the import, because MMEngine otherwise reads the config as one of its
+new style. Class names are read from the annotations if they are not given. All paths and classes
+are checked before anything is built.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class CocoFolder:
     """A data set in COCO's format.
 
     Attributes:
-        root: folder that the other paths start from, '' for this one; they may be absolute too.
+        root: folder that relative paths start from; '': the working directory.
         train: annotation file of the training images.
         val: annotation file of the validation images.
         images: folder that the annotations' file names start from.
@@ -131,7 +131,7 @@ def read_categories(path: Path) -> list[str]:
         for box in content["annotations"][:1]:
             box["bbox"], box["category_id"], box["image_id"]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} is no COCO annotation file: {error!r}") from error
+        raise ValueError(f"{path} is not a COCO annotation file: {error!r}") from error
     if not images or not names:
         raise ValueError(f"{path} lists {len(images)} images and {len(names)} categories")
     if len(set(names)) != len(names):
@@ -153,7 +153,7 @@ def use_coco_folder(
             shape; None leaves the pipelines as they are.
 
     Raises:
-        ValueError: as :class:`CocoFolder` and :func:`resize_images` say.
+        ValueError: see :class:`CocoFolder` and :func:`resize_images`.
     """
     folder = CocoFolder.of(folder)
     classes = folder.class_names()
@@ -177,7 +177,7 @@ def use_coco_folder(
 
 
 def resize_images(cfg: Config | ConfigDict, scale: Sequence[int] | int) -> None:
-    """Let all pipelines of a config resize images to fit ``scale``, in place.
+    """Set the scale of every resize step in a config's pipelines, in place.
 
     Args:
         cfg: the config.
@@ -188,9 +188,7 @@ def resize_images(cfg: Config | ConfigDict, scale: Sequence[int] | int) -> None:
     """
     sides = (scale, scale) if isinstance(scale, int) else tuple(scale)
     if len(sides) != 2 or not all(isinstance(side, int) and side >= 32 for side in sides):
-        raise ValueError(
-            f"scale must be one or two whole numbers of at least 32 pixels, got {scale!r}"
-        )
+        raise ValueError(f"scale must be one or two integers of at least 32 pixels, got {scale!r}")
     for stage in ("train", "val", "test"):
         loader = cfg.get(f"{stage}_dataloader")
         for step in () if loader is None else _steps(_inner(loader.dataset).pipeline):
@@ -199,7 +197,7 @@ def resize_images(cfg: Config | ConfigDict, scale: Sequence[int] | int) -> None:
 
 
 def _inner(dataset: Any) -> Any:
-    """The data set that wrappers hold."""
+    """The data set inside of wrappers."""
     while "dataset" in dataset:
         dataset = dataset.dataset
     return dataset

@@ -65,8 +65,8 @@ def coverage(shape: Shape, height: int, width: int) -> tuple[Picture, slice, sli
     """Share of every pixel that a shape covers, on the part of the picture it touches.
 
     Returns:
-        ((h, w) values in [0, 1], rows, columns) of that part; empty where the
-        shape lies outside the picture.
+        ((h, w) values in [0, 1], rows, columns) of that part; empty if the
+        shape is outside of the picture.
     """
     reach = 1.5 * max(shape.half_size)
     x, y = shape.centre

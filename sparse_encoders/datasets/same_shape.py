@@ -1,4 +1,4 @@
-"""Batches of images of one shape: nothing is padded, so no time goes into padding."""
+"""Batches of images of one shape, which need no padding."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from torch.utils.data import BatchSampler, Sampler
 class SameShapeBatchSampler(BatchSampler):
     """Groups images of the same width and height, for data sets of a few shapes.
 
-    A batch is padded to its largest image, and a detector computes the padding like
-    the rest. MMDetection's ``AspectRatioBatchSampler`` tells landscape from portrait only.
+    A batch is padded to its largest image, and a detector computes padding like valid
+    pixels. MMDetection's ``AspectRatioBatchSampler`` only separates landscape and portrait.
 
-    Images come in the sampler's order; a batch is given as soon as a shape has enough
-    of them. What is left at the end of an epoch is batched by shape as far as it goes, so
-    there are as many batches as without grouping.
+    Images are taken in the sampler's order; a batch is complete as soon as a shape has enough
+    images. The rest at the end of an epoch is sorted by shape and batched, so that there are as
+    many batches as without grouping.
 
     Args:
-        sampler: gives the indices; its data set tells each one's ``width`` and ``height``.
+        sampler: yields the indices; its data set has ``width`` and ``height`` of each image.
         batch_size: images in a batch, at least 1.
         drop_last: leave out a last batch that is smaller.
 
@@ -37,8 +37,8 @@ class SameShapeBatchSampler(BatchSampler):
         """Indices of one batch after another."""
         waiting: dict[tuple[int, int], list[int]] = {}
         for index in self.sampler:
-            found = self._dataset.get_data_info(index)
-            group = waiting.setdefault((found["width"], found["height"]), [])
+            info = self._dataset.get_data_info(index)
+            group = waiting.setdefault((info["width"], info["height"]), [])
             group.append(index)
             if len(group) == self.batch_size:
                 yield list(group)

@@ -48,7 +48,7 @@ IMAGE_NAME = re.compile(r"(train|val)_\d{6}\.png")
 
 @dataclass(frozen=True)
 class ShapesSettings:
-    """What the set depends on.
+    """Settings of the data set.
 
     Attributes:
         train: number of training pictures, at least 1.
@@ -128,7 +128,7 @@ def draw_picture(settings: ShapesSettings, split: str, index: int) -> DrawnPictu
 def _place(
     rng: np.random.Generator, picture: Picture, kind: str, side: float, masks: list[Mask]
 ) -> Mask | None:
-    """Paint one object where it hides no earlier one too much; its mask, None where none fits."""
+    """Paint one object that hides no earlier one too much; returns its mask, or None."""
     height, width = picture.shape[:2]
     for _ in range(8):
         stretch = np.exp(rng.uniform(-0.35, 0.35))
@@ -171,16 +171,16 @@ def make_shapes_dataset(
     """Write the set: ``train.json``, ``val.json`` and ``images/`` below ``folder``.
 
     Args:
-        folder: made where missing; an earlier set of this tool is replaced, or
-            kept where it is complete and has the same settings.
+        folder: created if missing. An earlier set of this tool is replaced, or
+            kept if it is complete and has the same settings.
         settings: what to draw.
-        progress: called as (pictures done, pictures in all).
+        progress: called as (finished pictures, all pictures).
 
     Returns:
-        True where the set was drawn, False where it was there already.
+        True if the set was drawn, False if it existed already.
 
     Raises:
-        ValueError: the folder holds something that this tool did not write.
+        ValueError: the folder has files that this tool did not write.
     """
     folder = Path(folder)
     wanted = {"version": VERSION, **asdict(settings)}
@@ -197,7 +197,7 @@ def make_shapes_dataset(
     for split in SPLITS:
         coco = _empty_coco(wanted)
         for name, drawn in _pictures(settings, split):
-            # grain does not compress: the fastest level makes no larger files than the best
+            # noise does not compress, so the fastest level gives no larger files
             Image.fromarray(drawn.pixels).save(images / name, compress_level=1)
             _add(coco, name, drawn)
             done += 1
@@ -209,7 +209,7 @@ def make_shapes_dataset(
 
 
 def _claim(folder: Path) -> dict[str, Any] | None:
-    """The settings of an earlier set in ``folder``; None where the folder is new or empty."""
+    """The settings of an earlier set in ``folder``; None if the folder is new or empty."""
     if not folder.exists():
         return None
     if not folder.is_dir():
@@ -217,15 +217,15 @@ def _claim(folder: Path) -> dict[str, Any] | None:
     if not any(folder.iterdir()):
         return None
     try:
-        found = json.loads((folder / MARKER).read_text())
+        settings = json.loads((folder / MARKER).read_text())
     except (OSError, ValueError):
-        found = None
-    if not isinstance(found, dict) or "complete" not in found:
+        settings = None
+    if not isinstance(settings, dict) or "complete" not in settings:
         raise ValueError(
             f"{folder} is not empty and has no valid {MARKER}, so it was not written by this "
             "tool and is left as it is: name a new or an empty folder"
         )
-    return found
+    return settings
 
 
 def _pictures(settings: ShapesSettings, split: str) -> Iterator[tuple[str, DrawnPicture]]:

@@ -1,4 +1,4 @@
-"""How sure is AP? COCO's box AP of sets of images drawn from the validation images."""
+"""A confidence interval of COCO's box AP, by resampling of the validation images."""
 
 from __future__ import annotations
 
@@ -47,16 +47,16 @@ class ResampledCocoMetric(CocoMetric):
 
     def compute_metrics(self, results: list[Any]) -> dict[str, float]:
         """COCO's metrics and the interval of ``bbox_mAP``, all in [0, 1]."""
-        found: dict[str, float] = super().compute_metrics(results)
+        metrics: dict[str, float] = super().compute_metrics(results)
         if self.count and self.ann_file is not None:
             with TemporaryDirectory() as folder:
                 predictions = [prediction for _, prediction in results]
-                files = self.results2json(predictions, str(Path(folder) / "found"))
+                files = self.results2json(predictions, str(Path(folder) / "detections"))
                 self.resamples = resampled_ap(
                     self.ann_file, files["bbox"], self.dataset_meta["classes"], self.count
                 )
-            found["bbox_mAP_interval"] = 1.96 * float(np.std(self.resamples, ddof=1))
-        return found
+            metrics["bbox_mAP_interval"] = 1.96 * float(np.std(self.resamples, ddof=1))
+        return metrics
 
 
 def resampled_ap(
@@ -64,15 +64,15 @@ def resampled_ap(
 ) -> list[float]:
     """Box AP of ``count`` sets of images drawn with replacement from the annotated images.
 
-    pycocotools matches detections to objects once, image by image: what an image's matches are
-    does not depend on the others. A set is then a weight of every image, the number of times that
-    it was drawn, and precision over recall is counted with these weights.
+    pycocotools matches detections to objects once, image by image, because the matches of an image
+    do not depend on the others. A set gives each image a weight, the number of times that
+    it was drawn, and precision over recall is computed with these weights.
 
     Args:
         annotations: COCO annotation file.
-        detections: COCO result file of the boxes found.
-        classes: names of the classes that count.
-        count: sets.
+        detections: COCO result file of the detected boxes.
+        classes: names of the classes.
+        count: number of sets.
 
     Returns:
         AP in [0, 1], the mean over classes and over IoU thresholds 0.50 to 0.95, of each set.
@@ -86,13 +86,13 @@ def resampled_ap(
     judge.evaluate()
     images = len(judge.params.imgIds)
     drawn = np.random.default_rng(0).integers(0, images, (count, images))
-    weights = np.stack([np.bincount(places, minlength=images) for places in drawn])
-    found = [
+    weights = np.stack([np.bincount(indices, minlength=images) for indices in drawn])
+    by_class = [
         _class_ap(judge.evalImgs[start : start + images], weights)
         for start in range(0, len(judge.evalImgs), images)
     ]
-    known = np.isfinite(found)
-    sums = np.where(known, found, 0.0).sum(0)
+    known = np.isfinite(by_class)
+    sums = np.where(known, by_class, 0.0).sum(0)
     return [round(float(v), 5) for v in sums / np.maximum(known.sum(0), 1)]
 
 
@@ -103,19 +103,19 @@ def _class_ap(matches: Sequence[dict[str, Any] | None], weights: NDArray[np.int6
         matches: of each image, as pycocotools' ``evalImgs`` has them; None: nothing of the class.
         weights: (S, images) how often a set has each image.
     """
-    there = [(place, match) for place, match in enumerate(matches) if match is not None]
+    there = [(index, match) for index, match in enumerate(matches) if match is not None]
     objects = np.zeros(len(matches))
-    for place, match in there:
-        objects[place] = np.sum(np.logical_not(match["gtIgnore"]))
+    for index, match in there:
+        objects[index] = np.sum(np.logical_not(match["gtIgnore"]))
     totals = weights @ objects
     scores = np.concatenate([match["dtScores"] for _, match in there] or [np.zeros(0)])
     if not len(scores):
         return np.where(totals > 0, 0.0, np.nan)
     order = np.argsort(-scores, kind="stable")
-    owner = np.concatenate([np.full(len(m["dtScores"]), place) for place, m in there])[order]
+    owner = np.concatenate([np.full(len(m["dtScores"]), index) for index, m in there])[order]
     matched = np.concatenate([m["dtMatches"] for _, m in there], 1)[:, order] > 0
     counted = ~np.concatenate([m["dtIgnore"] for _, m in there], 1)[:, order].astype(bool)
-    found = np.full(len(weights), np.nan)
+    values = np.full(len(weights), np.nan)
     parts = 1 + len(weights) * len(scores) // BLOCK
     for sets in np.array_split(np.arange(len(weights)), parts):
         own = weights[sets][:, owner]
@@ -123,8 +123,8 @@ def _class_ap(matches: Sequence[dict[str, Any] | None], weights: NDArray[np.int6
             _ap(own * (hit & valid), own * (~hit & valid), totals[sets])
             for hit, valid in zip(matched, counted, strict=True)
         ]
-        found[sets] = np.mean(thresholds, 0)
-    return np.where(totals > 0, found, np.nan)
+        values[sets] = np.mean(thresholds, 0)
+    return np.where(totals > 0, values, np.nan)
 
 
 def _ap(right: NDArray[np.int64], wrong: NDArray[np.int64], totals: FloatArray) -> FloatArray:
@@ -139,8 +139,8 @@ def _ap(right: NDArray[np.int64], wrong: NDArray[np.int64], totals: FloatArray) 
     precision = hits / np.maximum(hits + misses, np.spacing(1))
     precision = np.maximum.accumulate(precision[:, ::-1], 1)[:, ::-1]
     recall = hits / np.maximum(totals, 1)[:, None]
-    found = np.zeros(len(right))
+    values = np.zeros(len(right))
     for number, (line, reached) in enumerate(zip(precision, recall, strict=True)):
-        places = np.searchsorted(reached, RECALLS, side="left")
-        found[number] = line[places[places < len(line)]].sum() / len(RECALLS)
-    return found
+        indices = np.searchsorted(reached, RECALLS, side="left")
+        values[number] = line[indices[indices < len(line)]].sum() / len(RECALLS)
+    return values

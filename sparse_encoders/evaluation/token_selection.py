@@ -1,4 +1,4 @@
-"""Do the kept tokens hold what the decoder looks at, and what lies on objects?"""
+"""Metrics of token selection: decoder attention (Corr) and foreground on the kept tokens."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class TokenMetric(BaseMetric):
             report = sample.get("token_selection")
             if report is None:
                 raise ValueError(
-                    f"{type(self).__name__} needs what the encoder kept: set "
+                    f"{type(self).__name__} needs the encoder's kept tokens: set "
                     "model.test_cfg.report_tokens=True on a detector of sparse_encoders"
                 )
             if not isinstance(report, dict):
@@ -45,18 +45,18 @@ class TokenMetric(BaseMetric):
             self.results.append(self.measure(sample, report))
 
     def measure(self, sample: dict[str, Any], report: dict[str, Any]) -> dict[str, Any]:
-        """Numbers of one image."""
+        """The metric's values for one image; subclasses implement it."""
         raise NotImplementedError
 
 
 @METRICS.register_module()
 class DecoderCorrelation(TokenMetric):
-    """Corr: the share of the decoder attention map's mass that the kept tokens hold.
+    """Corr: the share of the decoder attention map's sum that lies on the kept tokens.
 
     Sparse DETR, section 3.4. Mean over images of ``corr_all`` (all levels),
     ``corr_level{i}`` (finest first) and, for encoders with a selector,
-    ``corr_top{n}`` of the n% best-scored valid tokens, whatever is kept
-    (Focus-DETR's Table 3). Counted on the first layer's kept tokens.
+    ``corr_top{n}`` of the n% of valid tokens with the highest scores, independent of
+    the keep ratio (Focus-DETR's Table 3). The kept tokens are those of the first layer.
 
     Args:
         top: share of the tokens in ``corr_top``, 0.1 in Table 3.
@@ -73,17 +73,17 @@ class DecoderCorrelation(TokenMetric):
         shapes, attention = report["shapes"], report["attention"][None].cpu()
         kept, valid = report["kept"][:1].cpu(), report["valid"][None].cpu()
         share = attention_share(attention, kept, shapes)[0].tolist()
-        found = {"corr_all": share[0]}
-        found.update({f"corr_level{i}": value for i, value in enumerate(share[1:])})
+        values = {"corr_all": share[0]}
+        values.update({f"corr_level{i}": value for i, value in enumerate(share[1:])})
         if "scores" in report:
             best = best_share(report["scores"][None].cpu(), self.top, valid)
-            found[f"corr_top{self.top * 100:g}"] = float(
+            values[f"corr_top{self.top * 100:g}"] = float(
                 attention_share(attention, best, shapes)[0, 0]
             )
-        return found
+        return values
 
     def compute_metrics(self, results: list[dict[str, float]]) -> dict[str, float]:
-        """Means over the images in which the decoder looked at the level at all."""
+        """Means over the images whose attention map is not zero on the level."""
         names = list(dict.fromkeys(name for result in results for name in result))
         values = {name: torch.tensor([r[name] for r in results if name in r]) for name in names}
         return {name: float(value.nanmean()) for name, value in values.items()}
@@ -133,16 +133,16 @@ class ForegroundRecall(TokenMetric):
         return {"kept": held.tolist(), "foreground": foreground.sum(-1).tolist()}
 
     def compute_metrics(self, results: list[dict[str, Any]]) -> dict[str, float]:
-        """Shares over all images; NaN for a size that none has."""
+        """Shares over all images; NaN for a size without objects."""
         kept = torch.tensor([result["kept"] for result in results]).sum(0).double()
         foreground = torch.tensor([result["foreground"] for result in results]).sum(0)
         share = kept / foreground
-        found = {"recall": float(share[:, 0].mean())}
+        metrics = {"recall": float(share[:, 0].mean())}
         for layer, values in enumerate(share.tolist()):
-            found[f"recall_layer{layer}"] = values[0]
+            metrics[f"recall_layer{layer}"] = values[0]
             for size, value in zip(self.sizes, values[1:], strict=True):
-                found[f"recall_layer{layer}_{size}"] = value
-        return found
+                metrics[f"recall_layer{layer}_{size}"] = value
+        return metrics
 
 
 def _original_boxes(sample: dict[str, Any]) -> Tensor:

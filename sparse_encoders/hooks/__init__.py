@@ -1,4 +1,4 @@
-"""What this package adds to MMEngine's training loop."""
+"""Hooks for MMEngine's training loop."""
 
 from sparse_encoders.hooks.host_memory import HostMemoryHook
 from sparse_encoders.hooks.non_finite_loss import NonFiniteLossHook

@@ -1,4 +1,4 @@
-"""Host memory of a training, so that it is seen whether it grows."""
+"""Log of the host memory of a training, to see whether it grows."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class HostMemoryHook(Hook):
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None
     ) -> None:
-        """Read and hand to the logger."""
+        """Log the memory of this process and of its workers."""
         own = resident_memory(os.getpid())
         if own is None or not self.every_n_train_iters(runner, self.interval):
             return
@@ -48,7 +48,7 @@ class HostMemoryHook(Hook):
 
 
 def resident_memory(process: int) -> int | None:
-    """Bytes of a process that are in memory; None where that cannot be read."""
+    """Resident memory of a process in bytes; None if it cannot be read."""
     try:
         pages = Path(f"/proc/{process}/statm").read_text().split()[1]
     except (OSError, IndexError):
@@ -57,11 +57,11 @@ def resident_memory(process: int) -> int | None:
 
 
 def children(process: int) -> list[int]:
-    """Numbers of the processes that a process has started and that still run."""
-    found = []
+    """Ids of the running child processes of a process."""
+    ids: list[int] = []
     for task in Path(f"/proc/{process}/task").glob("*/children"):
         try:
-            found += [int(number) for number in task.read_text().split()]
+            ids += [int(number) for number in task.read_text().split()]
         except OSError:
             continue  # the thread has ended
-    return found
+    return ids

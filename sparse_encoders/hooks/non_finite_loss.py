@@ -1,4 +1,4 @@
-"""Stop a training whose loss is no number, and say where it began."""
+"""Stop a training with a NaN or infinite loss, with a message about its origin."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from sparse_encoders.tokens import TokenGrid
 
 @HOOKS.register_module()
 class NonFiniteLossHook(Hook):
-    """Stop with a sentence when a loss turns NaN or infinite, before it reaches a weight.
+    """Stop a training when a loss is NaN or infinite, before a weight is updated with it.
 
-    In a config: ``custom_hooks = [dict(type="NonFiniteLossHook")]``. The sentence names
+    In a config: ``custom_hooks = [dict(type="NonFiniteLossHook")]``. The error message names
     the first such loss in the order of computation, the first tensor of encoder and
-    selector that was not finite, and a weight that is not. Losses are read as the model
-    gives them, in each pass of accumulated gradients: a loss scaler's overflow (float16)
-    makes gradients infinite, not losses, and stops nothing. Predictions that are no
-    numbers reach the losses (see :class:`MatchAnyway`).
+    selector that was not finite, and a weight that is not. The losses of each forward pass are
+    checked, with accumulated gradients too. An overflow of a loss scaler (float16)
+    makes gradients infinite, not losses, and does not stop the training. NaN predictions reach
+    the losses (see :class:`MatchAnyway`).
 
-    What the encoder takes and what its layers and its selector's modules give is reduced
-    to smallest and largest value on the device; the host waits for one flag a pass.
+    Inputs of the encoder and outputs of its layers and of its selector's modules are reduced
+    to their smallest and largest value on the device; the host waits for one flag in each pass.
 
     Raises:
         FloatingPointError: in training, at the first such loss.
@@ -39,7 +39,7 @@ class NonFiniteLossHook(Hook):
         self._handles: list[Any] = []
 
     def before_train(self, runner: Runner) -> None:
-        """Watch the runner's model."""
+        """Register the checks on the runner's model."""
         self.after_train(runner)
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
         ranges = EncoderRanges()
@@ -59,20 +59,20 @@ class NonFiniteLossHook(Hook):
             self._handles.append(MatchAnyway(assigner))
 
     def after_train(self, runner: Runner) -> None:
-        """Let go of the model."""
+        """Remove the checks."""
         while self._handles:
             self._handles.pop().remove()
 
 
 class MatchAnyway:
-    """Let predictions that are no numbers reach the losses, until it is removed.
+    """Let NaN predictions reach the losses, until it is removed.
 
-    SciPy refuses to match them (``matrix contains invalid numeric entries``), so that no
-    loss would ever be NaN. They are then matched as zeros; the loss still reads them as
-    they are.
+    SciPy refuses to match them (``matrix contains invalid numeric entries``), before
+    a loss is computed. Here they are matched as zeros; the losses are computed from the
+    predictions themselves.
 
     Args:
-        assigner: of a detector's head; gets another ``assign``.
+        assigner: of a detector's head; its ``assign`` is replaced.
     """
 
     def __init__(self, assigner: HungarianAssigner) -> None:
@@ -90,7 +90,7 @@ class MatchAnyway:
         assigner.assign = assign_anyway
 
     def remove(self) -> None:
-        """Give the assigner its own ``assign`` back."""
+        """Restore the assigner's own ``assign``."""
         del self.assigner.assign
 
 
@@ -98,11 +98,11 @@ class EncoderRanges:
     """Smallest and largest value of each tensor of an encoder, in the order they were made."""
 
     def __init__(self) -> None:
-        #: name and (2,) range on the tensor's device, of the pass at hand
+        #: name and (2,) range on the tensor's device, of the current pass
         self.seen: list[tuple[str, Tensor]] = []
 
     def observe(self, encoder: nn.Module) -> list[Any]:
-        """Register the hooks that fill :attr:`seen`; the handles that remove them."""
+        """Register the hooks that fill :attr:`seen`; returns their handles."""
 
         def begin(module: nn.Module, inputs: Any, named: dict[str, Any]) -> None:
             self.seen.clear()
@@ -124,10 +124,10 @@ class EncoderRanges:
         return [*handles, encoder.register_forward_hook(end)]
 
     def first_non_finite(self) -> str | None:
-        """Name of the first tensor with a NaN or an infinity; None where all were finite."""
+        """Name of the first tensor with a NaN or an infinity; None if all were finite."""
         if not self.seen:
             return None
-        finite = torch.stack([found for _, found in self.seen]).isfinite().all(1).tolist()
+        finite = torch.stack([range_ for _, range_ in self.seen]).isfinite().all(1).tolist()
         return next((n for (n, _), good in zip(self.seen, finite, strict=True) if not good), None)
 
     def _noting(self, name: str) -> Any:
@@ -145,7 +145,7 @@ class EncoderRanges:
 
 
 def _floats(value: Any, name: str) -> Iterator[tuple[str, Tensor]]:
-    """The floating tensors in what a module takes or gives, with names."""
+    """The floating-point tensors in a module's input or output, with names."""
     if isinstance(value, Tensor):
         if value.is_floating_point() and value.numel():
             yield name, value
@@ -161,7 +161,7 @@ def non_finite_losses(losses: Mapping[str, Any]) -> list[tuple[str, float]]:
     """Name and value of every loss that is not finite, in the order of computation.
 
     Args:
-        losses: as a detector gives them, name to tensor or list of tensors; as in
+        losses: of a detector, tensors or lists of tensors by name; as in
             MMEngine only names with 'loss' in them count.
     """
     parts: list[tuple[str, Tensor]] = []
@@ -171,7 +171,7 @@ def non_finite_losses(losses: Mapping[str, Any]) -> list[tuple[str, float]]:
             parts += [(name, item) for item in items if isinstance(item, Tensor)]
     if not parts or torch.cat([x.detach().reshape(-1).float() for _, x in parts]).isfinite().all():
         return []
-    # autograd numbers what it records; a sort leaves what it has not recorded where it is
+    # autograd numbers its nodes in the order of computation; tensors without a node have 0
     parts.sort(key=lambda part: getattr(part[1].grad_fn, "_sequence_nr", lambda: 0)())
     return [(n, float(x.detach().sum())) for n, x in parts if not x.isfinite().all()]
 
@@ -179,7 +179,7 @@ def non_finite_losses(losses: Mapping[str, Any]) -> list[tuple[str, float]]:
 def _sentence(
     step: int, wrong: list[tuple[str, float]], ranges: EncoderRanges, model: nn.Module
 ) -> str:
-    """What the user reads."""
+    """The error message."""
     name, value = wrong[0]
     rest = f", the first of {len(wrong)} losses that are not finite" if len(wrong) > 1 else ""
     first = ranges.first_non_finite()

@@ -1,4 +1,4 @@
-"""Random draws that an interruption does not change."""
+"""Random numbers that are the same after an interruption and a resumed training."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from mmengine.runner import Runner
 class SeedByStepHook(Hook):
     """Seed the random generators before every epoch and iteration, so that runs resume exactly.
 
-    MMEngine's checkpoints hold no state of the generators: a resumed run draws denoising
-    queries, random tokens, dropout and augmentation from the start of the seed again, an
-    uninterrupted one from where it stands. With this hook Python's, NumPy's and torch's
+    MMEngine's checkpoints do not hold the state of the random generators: after resuming,
+    denoising queries, random tokens, dropout and augmentation are drawn from the initial seed
+    again. With this hook Python's, NumPy's and torch's
     generators (of every device) are seeded from the run's seed, the process's rank and the
     number of the epoch or iteration, in training only. A run with ``EpochBasedTrainLoop`` that
     is resumed from the checkpoint of an epoch's end is then the uninterrupted one, bit for bit
     where the operators themselves are deterministic.
 
-    Whatever the model draws, loading draws the same: runs of one seed see the same images in the
-    same order with the same augmentations, though their encoders differ.
+    The random numbers of data loading do not depend on those of the model: runs with one seed see
+    the same images in the same order with the same augmentations, even if their encoders differ.
 
     Loading workers draw from their epoch's seed, too. (MMEngine's own seeding gives them the
     same numbers in every epoch, or, with ``persistent_workers=True``, numbers that depend on
@@ -40,7 +40,7 @@ class SeedByStepHook(Hook):
     priority = "VERY_LOW"
 
     def before_train(self, runner: Runner) -> None:
-        """Refuse what makes a resumed run another one; let workers draw from the epoch's seed."""
+        """Check settings that would change a resumed run; seed workers by the epoch's seed."""
         loader = runner.train_dataloader
         if loader.persistent_workers:
             raise ValueError(
@@ -58,22 +58,22 @@ class SeedByStepHook(Hook):
         loader.worker_init_fn = None  # torch's own way: from a number drawn in this process
 
     def before_train_epoch(self, runner: Runner) -> None:
-        """Seed what shuffling and loading draw."""
+        """Seed shuffling and loading."""
         _seed(runner.seed, runner.rank, 0, runner.epoch)
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
-        """Seed what the model draws."""
+        """Seed the model's random numbers."""
         _seed(runner.seed, runner.rank, 1, runner.iter)
 
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None
     ) -> None:
-        """Seed what loading draws next, where no worker does it, whatever the model drew."""
+        """Seed loading in this process (without workers), independent of the model's numbers."""
         _seed(runner.seed, runner.rank, 2, runner.iter)
 
 
 def _seed(*numbers: int) -> None:
-    """Seed all generators with a mixture of whole ``numbers`` of at least 0."""
+    """Seed all generators from non-negative integers."""
     seeds = np.random.SeedSequence(numbers).generate_state(3)
     random.seed(int(seeds[0]))
     np.random.seed(seeds[1])

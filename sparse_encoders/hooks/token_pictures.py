@@ -16,7 +16,7 @@ PICTURES = ("kept", "scores", "objects")
 
 @HOOKS.register_module()
 class TokenPicturesHook(Hook):
-    """Draw what the encoder does with a few validation images, every few epochs or iterations.
+    """Draw the tokens that the encoder refines in some validation images, during training.
 
     The pictures go to the runner's visualizer, and so to every backend that it
     has (files, TensorBoard, ...), as ``tokens_{picture}_{image}``. They show the
@@ -27,16 +27,16 @@ class TokenPicturesHook(Hook):
     Args:
         interval: epochs or iterations between pictures.
         by_epoch: whether ``interval`` counts epochs.
-        images: how many images, evenly spread over the validation set, or the
-            list of their places in it.
+        images: number of images, evenly spread over the validation set, or the
+            list of their indices in it.
         pictures: of 'kept' (tokens of each layer and level), 'scores' and
-            'objects' (of dual attention); None: all that the encoder has
-            something for.
+            'objects' (of dual attention); None: all that can be drawn for
+            the encoder.
         min_score: leave out detections below this score.
         dpi: pixels per inch; a picture is about 10 inches wide.
 
     Raises:
-        ValueError: a setting out of its range; no ``val_dataloader``, or places
+        ValueError: a setting out of its range; no ``val_dataloader``, or indices
             beyond its end, at the start of training.
     """
 
@@ -51,15 +51,15 @@ class TokenPicturesHook(Hook):
         min_score: float = 0.3,
         dpi: int = 80,
     ) -> None:
-        places = [images] if isinstance(images, int) else list(images)
+        numbers = [images] if isinstance(images, int) else list(images)
         lowest = 1 if isinstance(images, int) else 0
         for name, value, low in (("interval", interval, 1), ("dpi", dpi, 20)):
             if not isinstance(value, int) or value < low:
                 raise ValueError(f"TokenPicturesHook.{name} must be at least {low}, got {value!r}")
-        if not places or not all(isinstance(p, int) and p >= lowest for p in places):
+        if not numbers or not all(isinstance(n, int) and n >= lowest for n in numbers):
             raise ValueError(
                 "TokenPicturesHook.images must be a number of images of at least 1 or a list of "
-                f"places from 0 on, got {images!r}"
+                f"indices from 0 on, got {images!r}"
             )
         unknown = [name for name in pictures or () if name not in PICTURES]
         if unknown or (pictures is not None and not pictures):
@@ -73,27 +73,27 @@ class TokenPicturesHook(Hook):
         self.min_score, self.dpi = min_score, dpi
 
     def before_train(self, runner: Runner) -> None:
-        """Refuse at once what would fail after the first epoch."""
-        self._places(runner)
+        """Check the settings that depend on the validation set."""
+        self._indices(runner)
 
     def after_train_epoch(self, runner: Runner) -> None:
-        """Draw, where the interval counts epochs."""
+        """Draw, if the interval counts epochs."""
         if self.by_epoch and self.every_n_epochs(runner, self.interval):
             self.draw(runner, runner.epoch + 1)
 
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None
     ) -> None:
-        """Draw, where the interval counts iterations."""
+        """Draw, if the interval counts iterations."""
         if not self.by_epoch and self.every_n_train_iters(runner, self.interval):
             self.draw(runner, runner.iter + 1)
 
     def draw(self, runner: Runner, step: int) -> None:
-        """Draw the pictures of every chosen image and hand them on.
+        """Draw the pictures of every chosen image and pass them to the visualizer.
 
         Args:
             runner: a runner with a validation set.
-            step: epoch or iteration that the pictures are filed under.
+            step: epoch or iteration under which the visualizer stores the pictures.
         """
         if runner.rank != 0:
             return
@@ -101,9 +101,9 @@ class TokenPicturesHook(Hook):
 
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
         dataset = runner.val_dataloader.dataset
-        for place in self._places(runner):
+        for index in self._indices(runner):
             record = drawing.record_sample(
-                model, dataset[place], dataset.metainfo["classes"], self.min_score
+                model, dataset[index], dataset.metainfo["classes"], self.min_score
             )
             possible = drawing.pictures_of(record)
             for name in possible if self.pictures is None else self.pictures:
@@ -112,10 +112,10 @@ class TokenPicturesHook(Hook):
                     print_log(text, "current")
                     continue
                 picture = drawing.picture_array(drawing.PICTURES[name](record), self.dpi)
-                runner.visualizer.add_image(f"tokens_{name}_{place}", picture, step=step)
+                runner.visualizer.add_image(f"tokens_{name}_{index}", picture, step=step)
 
-    def _places(self, runner: Runner) -> list[int]:
-        """Places of the chosen images in the validation set."""
+    def _indices(self, runner: Runner) -> list[int]:
+        """Indices of the chosen images in the validation set."""
         if runner.val_loop is None:
             raise ValueError(
                 "TokenPicturesHook draws validation images, but the config has no val_dataloader"
@@ -123,8 +123,8 @@ class TokenPicturesHook(Hook):
         size = len(runner.val_dataloader.dataset)
         if isinstance(self.images, int):
             count = min(self.images, size)
-            return [place * size // count for place in range(count)]
-        beyond = [place for place in self.images if place >= size]
+            return [number * size // count for number in range(count)]
+        beyond = [index for index in self.images if index >= size]
         if beyond:
             raise ValueError(
                 f"TokenPicturesHook.images: {beyond} lie beyond the validation set of {size} images"

@@ -1,1 +1,1 @@
-"""What an encoder did with an image's tokens: recorded, and drawn."""
+"""Records and pictures of the tokens that an encoder refines in an image."""

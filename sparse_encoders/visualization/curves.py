@@ -10,17 +10,17 @@ if TYPE_CHECKING:
 
 
 def evaluations_of(records: Iterable[Mapping[str, Any]]) -> dict[int, tuple[float, float]]:
-    """Epoch to box AP and AP50 of each evaluation, the latest where an epoch was repeated.
+    """Box AP and AP50 of each evaluation by epoch; the latest one if an epoch was repeated.
 
     Args:
-        records: what MMEngine's runner wrote into scalars.json, in its order.
+        records: lines of MMEngine's scalars.json, in order.
     """
-    found = {
+    evaluations = {
         int(record["step"]): (record["coco/bbox_mAP"], record["coco/bbox_mAP_50"])
         for record in records
         if "coco/bbox_mAP_50" in record
     }
-    return dict(sorted(found.items()))
+    return dict(sorted(evaluations.items()))
 
 
 def draw_evaluations(evaluations: Mapping[int, tuple[float, float]]) -> Figure:
@@ -30,8 +30,8 @@ def draw_evaluations(evaluations: Mapping[int, tuple[float, float]]) -> Figure:
 
     figure = Figure(figsize=(5.2, 3.2), layout="constrained")
     axis = figure.subplots()
-    for place, name in ((1, "AP50"), (0, "AP")):
-        values = [pair[place] for pair in evaluations.values()]
+    for index, name in ((1, "AP50"), (0, "AP")):
+        values = [pair[index] for pair in evaluations.values()]
         label = f"{name} (last {values[-1]:.3f})"
         axis.plot(list(evaluations), values, marker="o", markersize=3, label=label)
     axis.set(xlabel="epoch", ylabel="box AP on the validation images", ylim=(0, 1))

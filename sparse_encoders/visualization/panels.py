@@ -1,4 +1,4 @@
-"""Parts that the pictures of tokens are made of; each draws into one matplotlib axis."""
+"""Parts of the pictures of tokens; each is drawn into one matplotlib axis."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Brightness that a dropped token's pixels are left with.
+# Brightness of the pixels of dropped tokens.
 DROPPED = 0.22
 COLOURS = ("#ff595e", "#ffca3a", "#8ac926", "#1982c4", "#b388eb", "#ff924c", "#4cc9f0", "#f15bb5")
-# Of a level's object tokens: told apart by people who confuse red and green, too.
+# Of a level's object tokens; also for people who cannot distinguish red and green.
 LEVEL_COLOURS = ("#00e5ff", "#ffd400", "#ff4fd8", "#7dff5a", "#ff8c42")
 NOTE = {"facecolor": "black", "edgecolor": "none", "alpha": 0.6, "pad": 1.2}
 
@@ -63,12 +63,12 @@ def level_names(record: TokenRecord) -> list[str]:
 
 
 def level_colour(level: int) -> str:
-    """What outlines a level's object tokens."""
+    """Colour of the outlines of a level's object tokens."""
     return LEVEL_COLOURS[level % len(LEVEL_COLOURS)]
 
 
 def level_legend(figure: Figure, record: TokenRecord) -> None:
-    """Which colour outlines which level's tokens, below the panels."""
+    """A legend of the levels' colours, below the panels."""
     from matplotlib.patches import Patch
 
     handles = [
@@ -99,7 +99,7 @@ def darken(image: ImageArray, share: FloatArray) -> ImageArray:
 
 
 def show_share(axis: Axes, image: ImageArray, share: FloatArray, note: str = "") -> None:
-    """Show the image as bright as ``share`` (H, W) says, and a note in the lower left corner."""
+    """Show the image with brightness ``share`` (H, W), and a note in the lower left corner."""
     axis.imshow(darken(image, share))
     if note:
         style: dict[str, Any] = dict(fontsize=6, color="white", va="bottom", bbox=NOTE)
@@ -109,7 +109,7 @@ def show_share(axis: Axes, image: ImageArray, share: FloatArray, note: str = "")
 def show_levels(axes: Sequence[Axes], record: TokenRecord, values: FloatArray) -> None:
     """Show (N,) ``values`` as brightness: the mean over levels in the first axis, then each.
 
-    A level's note is the mean share that the layers refine of it, times what ``values`` is of it.
+    The note of a level is the mean of ``values`` over its valid tokens.
     """
     maps = [record.level(values, level).astype(np.float64) for level in range(record.num_levels)]
     axes[0].imshow(darken(record.image, np.mean(maps, 0)))
@@ -139,12 +139,12 @@ def show_objects(axis: Axes, record: TokenRecord, layer: int) -> None:
 
 
 def draw_detections(axis: Axes, record: TokenRecord) -> None:
-    """Draw the found boxes with class and score over the image into a matplotlib axis."""
+    """Draw the detected boxes with class and score over the image into a matplotlib axis."""
     from matplotlib.patches import Rectangle
 
-    found = record.detections
+    boxes, labels = record.detections.boxes, record.detections.labels
     axis.imshow(record.image)
-    for (x1, y1, x2, y2), label, score in zip(found.boxes, found.labels, found.scores, strict=True):
+    for (x1, y1, x2, y2), label, score in zip(boxes, labels, record.detections.scores, strict=True):
         colour = COLOURS[label % len(COLOURS)]
         edges: dict[str, Any] = dict(fill=False, edgecolor=colour, linewidth=1.2)
         axis.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, **edges))
@@ -176,11 +176,11 @@ def picture_bytes(figure: Figure, dpi: int = 130, kind: str = "png") -> bytes:
     if kind == "jpeg":
         picture.save(file, "JPEG", quality=88, optimize=True)
         return file.getvalue()
-    # thin outlines are few pixels: their colours would not make it into 256 by themselves
+    # fixed palette entries, because thin outlines have too few pixels to get one of the 256
     fixed = [int(c[i : i + 2], 16) for c in (*LEVEL_COLOURS, *COLOURS) for i in (1, 3, 5)]
-    most = picture.quantize(256 - len(fixed) // 3, dither=Image.Dither.NONE).getpalette() or []
+    common = picture.quantize(256 - len(fixed) // 3, dither=Image.Dither.NONE).getpalette() or []
     palette = Image.new("P", (1, 1))
-    palette.putpalette(fixed + most)
+    palette.putpalette(fixed + common)
     picture.quantize(palette=palette, dither=Image.Dither.NONE).save(file, "PNG", optimize=True)
     return file.getvalue()
 

@@ -1,4 +1,4 @@
-"""Pictures of what an encoder does with an image's tokens, by layer and by level.
+"""Pictures of the tokens that an encoder refines in an image, by layer and by level.
 
 After Figures 1, 4, 6, 9 and 10 of Focus-DETR (Zheng et al., ICCV 2023): kept
 tokens show the image, the others are darkened. Drawing needs matplotlib, which
@@ -140,8 +140,8 @@ def draw_object_tokens(record: TokenRecord, panel: float = 2.0) -> Figure:
     """
     if not record.objects:
         raise ValueError(
-            f"{record.encoder} ran no dual attention, so there are no object tokens to draw; "
-            "they belong to DualAttentionEncoder with dual_attention=True"
+            f"{record.encoder} has no dual attention, so there are no object tokens to draw; "
+            "only DualAttentionEncoder with dual_attention=True has them"
         )
     size, title = (record.num_layers, record.num_levels + 1), f"Object tokens: {record.strategy}"
     figure, axes = panel_grid(*size, record.image, panel, title, extra=0.3)
@@ -263,7 +263,7 @@ PICTURES: dict[str, Callable[[TokenRecord], Figure]] = {
 
 
 def pictures_of(record: TokenRecord) -> tuple[str, ...]:
-    """Names in :data:`PICTURES` that this record has something for."""
+    """Names in :data:`PICTURES` that can be drawn from this record."""
     has = {"scores": record.foreground is not None, "objects": bool(record.objects)}
     return tuple(name for name in PICTURES if has.get(name, True))
 
@@ -277,10 +277,10 @@ def write_pictures(
         record: what to draw.
         out: file of the picture of kept tokens; the others get ``_scores`` and
             ``_objects`` before the suffix.
-        names: of :data:`PICTURES`; None takes all that the record has something for.
+        names: of :data:`PICTURES`; None: all that can be drawn from the record.
 
     Raises:
-        ValueError: an unknown name, or a picture that this encoder has nothing for.
+        ValueError: an unknown name, or a picture that cannot be drawn for this encoder.
     """
     out, written = Path(out), []
     for name in pictures_of(record) if names is None else names:
@@ -292,7 +292,7 @@ def write_pictures(
 
 
 def write_side_by_side(records: Mapping[str, TokenRecord], out: str | Path) -> list[Path]:
-    """Both pictures of :func:`draw_side_by_side`, ``_levels`` and ``_layers`` put into the name."""
+    """Both pictures of :func:`draw_side_by_side`, in files ``*_levels`` and ``*_layers``."""
     out = Path(out)
     return [
         save_picture(draw_side_by_side(records, by), out.with_name(f"{out.stem}_{by}{out.suffix}"))

@@ -1,4 +1,4 @@
-"""What an encoder did with the tokens of one image: which layer refined which, and why."""
+"""Records of one image: which layer of an encoder refined which tokens, with their scores."""
 
 from __future__ import annotations
 
@@ -38,21 +38,21 @@ class Detections:
 
 @dataclass(frozen=True)
 class TokenRecord:
-    """What a detector kept and found in one image; N tokens, finest level first.
+    """Kept tokens and detections of one image; N tokens, finest level first.
 
     Attributes:
-        image: (H, W, 3) uint8 RGB, resized as the detector saw it, not padded.
+        image: (H, W, 3) uint8 RGB, resized as for the detector, not padded.
         batch_hw: (height, width) of the detector's input, padding included.
         shapes: (height, width) of each level, finest first.
         kept: (layers, N) bool, True where an encoder layer refined a token.
         valid: (N,) bool, False where a token is padding.
         foreground: (N,) the selector's scores in [0, 1]; None without a selector.
         objects: for each layer of dual attention the (k,) indices of its object
-            tokens, best first; empty without dual attention.
-        detections: what the detector found.
+            tokens, highest score first; empty without dual attention.
+        detections: the detector's output.
         classes: class names.
         encoder: name of the encoder's class.
-        selector: name of the selector's class; empty where there is none.
+        selector: name of the selector's class; empty without a selector.
     """
 
     image: ImageArray
@@ -83,7 +83,7 @@ class TokenRecord:
         return f"{self.encoder}, {self.selector}" if self.selector else self.encoder
 
     def part(self, level: int) -> slice:
-        """Where a level's tokens stand in N."""
+        """Slice of a level's tokens in N."""
         start = sum(h * w for h, w in self.shapes[:level])
         return slice(start, start + self.shapes[level][0] * self.shapes[level][1])
 
@@ -121,10 +121,10 @@ class TokenRecord:
 
 
 def record_tokens(model: nn.Module, image: str | Path, min_score: float = 0.3) -> TokenRecord:
-    """Run a detector on one image file and record what its encoder did.
+    """Run a detector on one image file and record which tokens its encoder refines.
 
     Args:
-        model: a detector of this package as ``mmdet.apis.init_detector`` gives it.
+        model: a detector of this package, from ``mmdet.apis.init_detector``.
         image: path of the image.
         min_score: leave out detections below this score.
 
@@ -139,7 +139,7 @@ def record_tokens(model: nn.Module, image: str | Path, min_score: float = 0.3) -
     with _observed(model) as outputs:
         pixels = mmcv.imread(str(image), channel_order="rgb") if Path(image).is_file() else None
         if pixels is None:
-            raise ValueError(f"{image} is no image that can be read")
+            raise ValueError(f"{image} is not an image file that can be read")
         result = inference_detector(model, str(image))
     height, width = (int(s) for s in result.img_shape[:2])
     resized = mmcv.imresize(pixels, (width, height))
@@ -153,9 +153,9 @@ def record_sample(
     classes: Sequence[str],
     min_score: float = 0.3,
 ) -> TokenRecord:
-    """The same for one item of an MMDetection data set, as the hook in training needs it.
+    """The same for one item of an MMDetection data set, for use during a training.
 
-    The model is put into evaluation mode and back; no gradient is kept.
+    The model is set to evaluation mode during the call; no gradient is computed.
 
     Args:
         model: a detector of this package, not wrapped for distribution.
@@ -192,11 +192,11 @@ def _check_score(min_score: float) -> None:
 
 @contextmanager
 def _observed(model: nn.Module) -> Iterator[list[EncoderOutput]]:
-    """What the model's encoder gives out within a ``with`` block."""
+    """The outputs of the model's encoder within a ``with`` block."""
     encoder = getattr(model, "encoder", None)
     if not isinstance(encoder, Encoder):
         raise ValueError(
-            f"{type(model).__name__} has no encoder of sparse_encoders to look into; "
+            f"{type(model).__name__} has no encoder of sparse_encoders; "
             "its type must be one of the sparse_encoders detectors"
         )
     outputs: list[EncoderOutput] = []
@@ -227,9 +227,9 @@ def _make_record(
         layers = output.layers
         kept = np.stack([layer.mask(tokens.num_tokens)[0].cpu().numpy() for layer in layers])
         foreground = selection.logits[0].detach().double().sigmoid().cpu().numpy()
-        for places, layer in zip(output.objects, layers, strict=False):
-            usable = layer.kept[0].gather(0, places[0])
-            objects.append(layer.indices[0].gather(0, places[0])[usable].cpu().numpy())
+        for rows, layer in zip(output.objects, layers, strict=False):
+            usable = layer.kept[0].gather(0, rows[0])
+            objects.append(layer.indices[0].gather(0, rows[0])[usable].cpu().numpy())
     return TokenRecord(
         image=image,
         batch_hw=tokens.image_hw or (image.shape[0], image.shape[1]),
@@ -255,11 +255,11 @@ def _levels_mask(output: EncoderOutput, encoder: Encoder, layer: int) -> BoolArr
 
 def _detections(result: Any, hw: tuple[int, int], min_score: float) -> Detections:
     """Detections of a data sample, scaled from the original image to ``hw``."""
-    found = result.pred_instances.cpu().numpy()
-    strong = found.scores >= min_score
+    instances = result.pred_instances.cpu().numpy()
+    strong = instances.scores >= min_score
     ratio = np.array([hw[1] / result.ori_shape[1], hw[0] / result.ori_shape[0]])
     return Detections(
-        boxes=found.bboxes[strong].astype(np.float64) * np.tile(ratio, 2),
-        labels=found.labels[strong].astype(np.int64),
-        scores=found.scores[strong].astype(np.float64),
+        boxes=instances.bboxes[strong].astype(np.float64) * np.tile(ratio, 2),
+        labels=instances.labels[strong].astype(np.int64),
+        scores=instances.scores[strong].astype(np.float64),
     )

@@ -147,9 +147,9 @@ def test_packaged_names_cover_timms():
     state = read_weights("efficientnet_lite0_pytorch", LITE0)
     whole = timm.create_model(LITE0)
     whole.load_state_dict(state, strict=True)
-    with pytest.raises(ValueError, match="no weight of EfficientNet-Lite0"):
+    with pytest.raises(ValueError, match="not a weight of EfficientNet-Lite0"):
         efficientnet_lite0_names({"_blocks.0._se.weight": torch.zeros(1)})
-    with pytest.raises(ValueError, match="no weight of EfficientNet-Lite0"):
+    with pytest.raises(ValueError, match="not a weight of EfficientNet-Lite0"):
         efficientnet_lite0_names({"_blocks.16._bn1.weight": torch.zeros(1)})
 
 
@@ -231,7 +231,7 @@ def test_too_few_weights_belong_to_another_model():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"model_name": "resnet19", "out_indices": (1,)}, "near: .*resnet18"),
+        ({"model_name": "resnet19", "out_indices": (1,)}, "similar: .*resnet18"),
         ({"model_name": "resnet18"}, "exactly one of out_indices and out_strides"),
         ({"model_name": "resnet18", "out_strides": (8, 64)}, r"no feature of stride \[64\]"),
         ({"model_name": "vit_tiny_patch16_224", "out_strides": (8,)}, r"accepted are \[16\]"),

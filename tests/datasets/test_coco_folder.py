@@ -66,8 +66,8 @@ def test_a_wrapped_data_set_and_nested_transforms(shapes, config):
         ({"classes": ["circle", "dog"]}, r"classes: \['dog'\] are not among the categories"),
         ({"images": "pictures"}, "images: there is no folder"),
         ({"val_images": "pictures"}, "val_images: there is no folder"),
-        ({"train": "broken.json"}, "no COCO annotation file"),
-        ({"train": "foreign.json"}, "no COCO annotation file"),
+        ({"train": "broken.json"}, "not a COCO annotation file"),
+        ({"train": "foreign.json"}, "not a COCO annotation file"),
         ({"train": "empty.json"}, "lists 0 images"),
         ({"train": "twice.json"}, "a category name twice"),
         ({"val": "other.json"}, "must list the same categories"),
@@ -87,7 +87,7 @@ def test_what_is_wrong_is_said_before_anything_is_built(shapes, config, settings
 
 @pytest.mark.parametrize(
     ("scale", "message"),
-    [(7, "at least 32 pixels, got 7"), ((64, 64, 64), "one or two whole numbers")],
+    [(7, "at least 32 pixels, got 7"), ((64, 64, 64), "one or two integers")],
 )
 def test_scales_are_checked(config, scale, message):
     with pytest.raises(ValueError, match=message):

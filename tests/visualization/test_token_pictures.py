@@ -234,7 +234,7 @@ def test_every_encoder_one_stage_and_two_stage(detector, encoder, pictures):
         with pytest.raises(ValueError, match="has no selector, so its tokens have no scores"):
             draw_score_map(found)
     if "objects" not in pictures:
-        with pytest.raises(ValueError, match="ran no dual attention"):
+        with pytest.raises(ValueError, match="has no dual attention"):
             draw_object_tokens(found)
 
 

@@ -220,7 +220,7 @@ def test_bad_configs(tmp_path, capsys):
     assert run(tmp_path, config="none.py") == 2
     assert refused(capsys, "CONFIG: there is no config file none.py", "mmdet::")
     assert run(tmp_path, config="sparse_encoders::dino/dino_lite0_focos_shapes.py") == 2
-    assert refused(capsys, "near: dino/dino_lite0_focus_shapes")
+    assert refused(capsys, "similar: dino/dino_lite0_focus_shapes")
     broken = tmp_path / "broken.py"
     broken.write_text("model = dict(\n")
     assert run(tmp_path, config=broken) == 2
