@@ -10,8 +10,10 @@ from __future__ import annotations
 import argparse
 import hashlib
 import importlib.util
+import math
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -19,7 +21,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from gpu_collect import collect
 from setup_environment import pins
@@ -116,6 +118,7 @@ def plan(
     outer = os.path.dirname(sys.executable)  # where ninja may be
     variables = {
         "PATH": os.pathsep.join([str(venv / "bin"), outer, os.environ.get("PATH", "")]),
+        **_headers(sites),
         "TORCH_CUDA_ARCH_LIST": arch,
         "FORCE_CUDA": "1",
         "MAX_JOBS": os.environ.get("MAX_JOBS") or str(len(os.sched_getaffinity(0))),
@@ -150,6 +153,19 @@ def plan(
         Task("mmcv", [[python, "tools/build_mmcv.py", pins("stack.txt")["mmcv"]]], variables),
         Task("check", [[python, "-c", CHECK]]),
     ]
+
+
+def _headers(sites: Sequence[str]) -> dict[str, str]:
+    """A variable that names folders of headers beside the compiler's own; none without folders.
+
+    Torch's headers include those of CUDA's libraries, which nvcc alone does not bring; the packages
+    that torch needs do.
+    """
+    folders = [str(path) for site in sites for path in Path(site).glob("nvidia/cu*/include")]
+    if not folders:
+        return {}
+    before = [os.environ["CPATH"]] if os.environ.get("CPATH") else []
+    return {"CPATH": os.pathsep.join([*before, *folders])}
 
 
 def kernels_key() -> str:
@@ -230,19 +246,7 @@ def _build(task: Task, record: Any, work: Path, until: float, say: Say) -> bool:
     error = None
     with log.open("w") as file:
         for command in task.commands:
-            try:
-                status = subprocess.run(
-                    command,
-                    cwd=ROOT,
-                    env={**os.environ, **task.environment},
-                    stdout=file,
-                    stderr=subprocess.STDOUT,
-                    timeout=max(1.0, until - time.monotonic()),
-                ).returncode
-                error = f"status {status}" if status else None
-            except subprocess.TimeoutExpired:
-                error = "cut off: no time was left, run it again"
-            if error:
+            if error := _run(command, task.environment, file, until):
                 break
     for place, kept in {} if error else task.keeps.items():
         kept.parent.mkdir(parents=True, exist_ok=True)
@@ -256,6 +260,28 @@ def _build(task: Task, record: Any, work: Path, until: float, say: Say) -> bool:
     record.put("build", task.name, "failed", seconds=seconds, error=f"{error}\n{end}")
     say(f"build: {task.name}: FAILED: {error} [{seconds:.0f} s], see {log}\n{end}")
     return False
+
+
+def _run(
+    command: Sequence[str], environment: Mapping[str, str], log: IO[str], until: float
+) -> str | None:
+    """Run a command until a moment of ``time.monotonic``; what went wrong, None if nothing did."""
+    with subprocess.Popen(
+        list(command),
+        cwd=ROOT,
+        env={**os.environ, **environment},
+        stdout=log,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,  # so that ending it ends the compilers, too
+    ) as process:
+        try:
+            status = process.wait(None if until == math.inf else max(0.0, until - time.monotonic()))
+        except BaseException as error:
+            os.killpg(process.pid, signal.SIGKILL)
+            if isinstance(error, subprocess.TimeoutExpired):
+                return "cut off: no time was left, run it again"
+            raise
+    return f"status {status}" if status else None
 
 
 def load_record() -> Any:

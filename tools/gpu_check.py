@@ -38,7 +38,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--tiny", action="store_true", help="tiny sizes: rehearses, measures nothing"
     )
-    parser.add_argument("--minutes", type=float, default=9.0, help="no case begins later")
+    parser.add_argument("--minutes", type=float, default=8.0, help="no case begins later")
     parser.add_argument(
         "--keep-failed", action="store_true", help="do not run again what failed before"
     )

@@ -98,6 +98,8 @@ def call_of(case: Case, inputs: tuple[Any, ...], backend: str) -> Callable[[], o
     """A call without arguments: the forward, or the forward and all gradients."""
     deformable = case.operator == "deformable"
     operator: Callable[..., Tensor] = deformable_attention if deformable else key_aware_attention
+    if backend == "mmcv" and inputs[0].is_cuda:
+        operator = _mmcv_on_gpu(inputs[1], inputs[0].device)
     if backend == "mmcv" and case.dtype in NOT_OF_MMCV:
         operator = _in_float32(operator)
     if case.direction == "forward":
@@ -110,6 +112,30 @@ def call_of(case: Case, inputs: tuple[Any, ...], backend: str) -> Callable[[], o
     wanted = [x for x in taken if isinstance(x, Tensor) and x.requires_grad]
     grad = wanted[0].new_ones(1, case.queries, HEADS * DEPTH)
     return lambda: torch.autograd.grad(operator(*taken, backend=backend), wanted, grad)
+
+
+def _mmcv_on_gpu(shapes: Sequence[tuple[int, int]], device: torch.device) -> Callable[..., Tensor]:
+    """MMCV's operator with softmax and locations, given what MMDetection makes once a batch.
+
+    This package's backend 'mmcv' copies the levels' sizes to the GPU in each call and waits for it.
+    """
+    from mmcv.ops.multi_scale_deform_attn import MultiScaleDeformableAttnFunction
+
+    sizes = torch.tensor(shapes, device=device)
+    starts = torch.cat([sizes.new_zeros(1), sizes.prod(1).cumsum(0)[:-1]])
+    sides = sizes.flip(1)[:, None]
+
+    def call(
+        value: Tensor, shapes: Any, points: Tensor, offsets: Tensor, logits: Tensor, backend: str
+    ) -> Tensor:
+        weights = logits.flatten(-2).softmax(-1).view_as(logits)
+        locations = points[:, :, None, :, None] + offsets / sides
+        output: Tensor = MultiScaleDeformableAttnFunction.apply(
+            value, sizes, starts, locations, weights, 64
+        )
+        return output
+
+    return call
 
 
 def _in_float32(operator: Callable[..., Tensor]) -> Callable[..., Tensor]:

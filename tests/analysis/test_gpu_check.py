@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -211,6 +212,20 @@ def test_nothing_waits_between_backbone_and_head(
     found = detectors.waiting(detectors.Models(settings), "float32")
     assert found["places"] == {name: {}}
     assert detectors.line(found) == f"waits: {name} 0"
+
+
+@pytest.mark.usefixtures("_tiny")
+@pytest.mark.parametrize("name", ENCODERS)
+def test_nothing_is_read_between_backbone_and_head(name: str) -> None:
+    """Tensors without numbers on another device: reading one, or mixing devices, is an error."""
+    model = detectors.detector_with(name, 0.3).to("meta")
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*runs in plain PyTorch")
+        features = model.extract_feat(torch.empty(2, 3, 64, 96, device="meta"))
+        for second in ((64, 96), (48, 40)):
+            encoded = model.encode(features, (64, 96), [(64, 96), second])
+            decoded = model.decode(model.prepare_queries(encoded), encoded)
+            assert decoded.states[-1].is_meta and encoded.memory.is_meta
 
 
 def test_waits_are_seen() -> None:

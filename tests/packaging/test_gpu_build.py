@@ -62,10 +62,21 @@ def test_the_plan(tmp_path: Path, wheels: Path) -> None:
         assert task.environment["TORCH_CUDA_ARCH_LIST"] == "9.0"
         assert task.environment["FORCE_CUDA"] == task.environment["PIP_NO_INDEX"] == "1"
         assert task.commands[0][0] == str(tmp_path / "venv" / "bin" / "python")
+    assert "CPATH" not in package.environment
     (kept,) = package.keeps.values()
     assert kept.name == "_C.so" and kept.is_relative_to(tmp_path / "built")
     with pytest.raises(ValueError, match=r"no wheels or no mmcv-.*collect` first"):
         gpu_build.plan(tmp_path, tmp_path / "empty", "9.0", "2.11.0", [], False)
+
+
+def test_headers_of_the_packages_that_torch_needs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    headers = tmp_path / "nvidia" / "cu13" / "include"
+    headers.mkdir(parents=True)
+    monkeypatch.setenv("CPATH", "/own")
+    assert gpu_build._headers([str(tmp_path), "/none"]) == {"CPATH": f"/own:{headers}"}
+    assert gpu_build._headers(["/none"]) == {}
 
 
 def test_the_command_without_a_gpu(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -39,12 +40,14 @@ def run(
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     start, limit = time.monotonic(), longest if enough is None else enough
+    # what is started by name, such as mim's python, is this environment's
+    path = os.pathsep.join([os.path.dirname(sys.executable), os.environ.get("PATH", "")])
     with (
         log.open("w") as file,
         subprocess.Popen(
             list(command),
             cwd=settings.root,
-            env={**os.environ, "PYTHONUNBUFFERED": "1", **(environment or {})},
+            env={**os.environ, "PATH": path, "PYTHONUNBUFFERED": "1", **(environment or {})},
             stdout=file,
             stderr=subprocess.STDOUT,
             start_new_session=True,  # so that ending it ends what it started

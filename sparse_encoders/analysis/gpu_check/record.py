@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ class Record:
 
     def __init__(self, path: Path, key: str = "") -> None:
         self.path, self.key = path, key
+        self._lock = threading.Lock()  # two things may be built at once
         self.content: dict[str, Any] = {"format": FORMAT, "steps": {}}
         if path.is_file():
             try:
@@ -79,16 +81,18 @@ class Record:
 
     def put(self, step: str, case: str, state: str, **more: Any) -> None:
         """Note a case and write the file."""
-        cases = self.content["steps"].setdefault(step, {})
-        cases[case] = {"state": state, "key": self.key, **more}
-        self.write()
+        with self._lock:
+            cases = self.content["steps"].setdefault(step, {})
+            cases[case] = {"state": state, "key": self.key, **more}
+            self._write()
 
     def note(self, **more: Any) -> None:
         """Set entries of the whole file, such as the machine, and write it."""
-        self.content.update(more)
-        self.write()
+        with self._lock:
+            self.content.update(more)
+            self._write()
 
-    def write(self) -> None:
+    def _write(self) -> None:
         """Write the file in one piece: a call that is cut off leaves the former one."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         part = self.path.with_suffix(".part")

@@ -31,7 +31,7 @@ class Settings:
     work: Path
     device: str = "cpu"
     tiny: bool = False
-    minutes: float = 9.0
+    minutes: float = 8.0
     started: float = field(default_factory=time.monotonic)
     keep_failed: bool = False
 
