@@ -114,13 +114,9 @@ def measure_sweep(args: argparse.Namespace) -> pd.DataFrame:
         args.sizes or [tuple(args.size)], args.layers or [6], args.ffn or [2048]
     )
     only_joined = not (args.sizes or args.layers or args.ffn)
-    earlier = break_even.joined(
-        [json.loads(path.read_text()) for path in args.join],
-        {
-            "machine": describe_machine(args.device),
-            "settings": {"keep_ratio": args.keep_ratio},
-        },
-    )
+    reports = [json.loads(path.read_text()) for path in args.join]
+    here = {"machine": describe_machine(args.device), "settings": {"keep_ratio": args.keep_ratio}}
+    earlier = break_even.joined(reports, reports[0] if only_joined else here)
     known = break_even.measured(earlier)
     rows = break_even.sweep(
         args.encoders,

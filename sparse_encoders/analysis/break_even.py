@@ -122,7 +122,7 @@ def joined(reports: Sequence[Mapping[str, Any]], alike: Mapping[str, Any]) -> pd
 
     Args:
         reports: what ``tools/benchmark_encoders.py --json`` wrote, read.
-        alike: ``machine`` and ``settings`` that theirs must equal, key by key.
+        alike: its ``machine`` and ``settings["keep_ratio"]`` must be theirs, too.
 
     Raises:
         ValueError: a report of another machine, version or setting, whose times cannot be
@@ -131,13 +131,14 @@ def joined(reports: Sequence[Mapping[str, Any]], alike: Mapping[str, Any]) -> pd
     import pandas as pd
 
     for report in reports:
-        for part, wanted in alike.items():
-            for key, value in wanted.items():
-                if report.get(part, {}).get(key) != value:
-                    raise ValueError(
-                        f"--join: {part}.{key} is {report.get(part, {}).get(key)!r} there and "
-                        f"{value!r} here; times of both do not belong into one table"
-                    )
+        wanted = {("machine", key): value for key, value in alike["machine"].items()}
+        wanted["settings", "keep_ratio"] = alike["settings"]["keep_ratio"]
+        for (part, key), value in wanted.items():
+            if (other := report.get(part, {}).get(key)) != value:
+                raise ValueError(
+                    f"--join: {part}.{key} is {other!r} in one and {value!r} in the other; their "
+                    "times do not belong into one table"
+                )
         if not report["rows"] or "detector_share" not in report["rows"][0]:
             raise ValueError(
                 "--join: a report without the rows of a sweep (--sizes, --layers, --ffn)"

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import TYPE_CHECKING
 
 from sparse_encoders.analysis.break_even import BASELINE, PASSES, WORTH
 
 if TYPE_CHECKING:
     import pandas as pd
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 #: column of a sweep and what its axis says
@@ -15,47 +17,52 @@ ROWS = {"share": "encoder", "detector_share": "detector"}
 
 
 def draw(frame: pd.DataFrame) -> Figure:
-    """A picture: a column for each number of layers, rows for encoder and detector.
+    """A picture: a column for each number of layers, a row for each part and width of the FFN.
 
-    Inference is drawn in full lines, training steps in dashed ones; the widest FFN that was
-    measured in strong colours, the others pale.
+    Inference is drawn in full lines, training steps in dashed ones. The dotted line is where
+    ``WORTH`` of the detector's time is saved.
 
     Args:
         frame: of :func:`sparse_encoders.analysis.break_even.sweep`.
     """
     from matplotlib.figure import Figure
 
-    layers = sorted(frame["layers"].unique())
     names = [name for name in frame["encoder"].unique() if name != BASELINE]
-    widest = frame["ffn"].max()
-    figure = Figure(figsize=(3.1 * len(layers), 6), layout="constrained")
-    axes = figure.subplots(len(ROWS), len(layers), sharex=True, sharey=True, squeeze=False)
-    for row, (column, part) in enumerate(ROWS.items()):
-        for place, number in enumerate(layers):
-            axis = axes[row][place]
-            axis.axhline(1, color="0.5", linewidth=1)
-            if part == "detector":
-                axis.axhline(1 - WORTH, color="0.5", linewidth=1, linestyle=":")
-            for index, name in enumerate(names):
-                for (ffn, run), lines in frame[
-                    (frame["layers"] == number) & (frame["encoder"] == name)
-                ].groupby(["ffn", "pass"]):
-                    axis.plot(
-                        lines["tokens"],
-                        lines[column],
-                        color=f"C{index}",
-                        linestyle="-" if run == PASSES[0] else "--",
-                        alpha=1.0 if ffn == widest else 0.35,
-                        marker=".",
-                        label=name if (ffn, run) == (widest, PASSES[0]) else None,
-                    )
-            axis.set_xscale("log")
-            axis.set_ylim(0, 1.4)
-            axis.grid(alpha=0.2)
-            if row == 0:
-                axis.set_title(f"{number} layer{'s' if number > 1 else ''}")
-            if place == 0:
-                axis.set_ylabel(f"{part}: share of dense")
-        axes[-1][0].set_xlabel("tokens")
+    layers = sorted(frame["layers"].unique())
+    rows = list(itertools.product(ROWS.items(), sorted(frame["ffn"].unique())))
+    size = (3.1 * len(layers), 2.4 * len(rows))
+    figure = Figure(figsize=size, layout="constrained")
+    axes = figure.subplots(len(rows), len(layers), sharex=True, sharey=True, squeeze=False)
+    for line_of_axes, ((column, part), ffn) in zip(axes, rows, strict=True):
+        for axis, number in zip(line_of_axes, layers, strict=True):
+            chosen = frame[(frame["layers"] == number) & (frame["ffn"] == ffn)]
+            _draw_shares(axis, chosen, column, names)
+        line_of_axes[0].set_ylabel(f"{part}, FFN {ffn}:\nshare of dense")
+    for axis, number in zip(axes[0], layers, strict=True):
+        axis.set_title(f"{number} layer{'s' if number > 1 else ''}")
+    for axis in axes[-1]:
+        axis.set_xlabel("tokens")
     axes[0][-1].legend(fontsize=8)
     return figure
+
+
+def _draw_shares(axis: Axes, frame: pd.DataFrame, column: str, names: list[str]) -> None:
+    """Every strategy's share of dense over the number of tokens."""
+    axis.axhline(1, color="0.5", linewidth=1)
+    if column == "detector_share":
+        axis.axhline(1 - WORTH, color="0.5", linewidth=1, linestyle=":")
+    for index, name in enumerate(names):
+        for run, style in zip(PASSES, ("-", "--"), strict=True):
+            lines = frame[(frame["encoder"] == name) & (frame["pass"] == run)]
+            lines = lines.sort_values("tokens")
+            axis.plot(
+                lines["tokens"],
+                lines[column],
+                color=f"C{index}",
+                linestyle=style,
+                marker=".",
+                label=name if run == PASSES[0] else None,
+            )
+    axis.set_xscale("log")
+    axis.set_ylim(0, 1.4)
+    axis.grid(alpha=0.2)

@@ -147,10 +147,12 @@ def test_earlier_sweeps_are_joined_and_not_measured_again(
 @pytest.mark.parametrize(
     ("report", "complaint"),
     [
-        ({"machine": {"processor": "other"}, "rows": []}, "machine.processor is 'other'"),
-        ({"machine": {"processor": "this"}, "rows": [{"seconds": 1.0}]}, "without the rows"),
+        ({"machine": {"processor": "other"}}, "machine.processor is 'other'"),
+        ({"settings": {"keep_ratio": 0.5}}, "settings.keep_ratio is 0.5"),
+        ({"rows": [{"seconds": 1.0}]}, "without the rows"),
     ],
 )
 def test_times_of_other_machines_are_not_joined(report: dict[str, Any], complaint: str) -> None:
+    here = {"machine": {"processor": "this"}, "settings": {"keep_ratio": 0.3}, "rows": []}
     with pytest.raises(ValueError, match=complaint):
-        break_even.joined([report], {"machine": {"processor": "this"}})
+        break_even.joined([here | report], here)
