@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import warnings
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,12 @@ from sparse_encoders.analysis.gpu_check import (
     training,
 )
 from sparse_encoders.analysis.gpu_check.record import Record
-from sparse_encoders.analysis.gpu_check.running import OutOfTime, PartlyFailed, run_step
+from sparse_encoders.analysis.gpu_check.running import (
+    DeviceLost,
+    OutOfTime,
+    PartlyFailed,
+    run_step,
+)
 from sparse_encoders.analysis.gpu_check.settings import ENCODERS, Settings
 from sparse_encoders.analysis.gpu_check.waiting import waits
 from sparse_encoders.analysis.variants import encoder_config
@@ -115,6 +121,18 @@ def test_no_case_begins_when_the_time_is_over(tmp_path: Path) -> None:
         run_step("ops", {"a": dict, "b": dict}, str, Record(tmp_path / "r"), late, print)
 
 
+def test_a_lost_gpu_ends_the_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def lost(self: Settings) -> None:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    monkeypatch.setattr(Settings, "synchronize", lost)
+    gpu = Settings(root=ROOT, work=tmp_path, device="cuda")
+    record = Record(tmp_path / "results.json")
+    with pytest.raises(DeviceLost, match="ops: a: CUDA error"):
+        run_step("ops", {"a": dict, "b": dict}, str, record, gpu, print)
+    assert record.to_do("ops", ["a", "b"], keep_failed=True) == ["b"]
+
+
 # -- the command --------------------------------------------------------------
 
 
@@ -131,6 +149,32 @@ def test_without_a_gpu(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert tool.main(["ops", "--work", str(tmp_path)]) == 2
     assert "sees no GPU: --device cpu --tiny rehearses" in capsys.readouterr().err
     assert not (tmp_path / "results.json").exists()
+
+
+def test_another_process_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the environment that was built, and where the GPU was lost, without what lost it."""
+    started: list[list[str]] = []
+
+    def start(program: str, command: list[str]) -> None:
+        started.append(command)
+        raise SystemExit
+
+    monkeypatch.setattr(tool.os, "execv", start)
+    monkeypatch.setattr(run, "run", lambda *_: run.LOST)
+    command = ["train", "ops", "--device", "cpu", "--work", str(tmp_path), "--minutes", "5"]
+    with pytest.raises(SystemExit):
+        tool.main(command)
+    python = tmp_path / "venv" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    for file in (python, tmp_path / "venv" / tool.gpu_build.READY):
+        file.touch()
+    with pytest.raises(SystemExit):
+        tool.main(command)
+    (first, *lost), (second, *built) = started
+    assert (first, second) == (sys.executable, str(python))
+    assert lost[1:3] == built[1:3] == ["ops", "train"]  # in the order in which they are needed
+    assert "--keep-failed" in lost and "--keep-failed" not in built
+    assert 4.9 < float(built[built.index("--minutes") + 1]) <= 5
 
 
 @with_extension
