@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from gpu_collect import collect
+from gpu_toolkit import ask, cuda_home, headers
 from setup_environment import pins
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -35,11 +36,6 @@ EXPECTED = {
     **{"platformdirs": "platformdirs", "tqdm": "tqdm", "requests": "requests"},
     **{"colorama": "colorama", "markdown": "Markdown", "xdist": "pytest-xdist"},
 }
-ASK = """import json, site, sys, sysconfig, torch
-gpu = torch.cuda.is_available()
-found = "{}.{}".format(*torch.cuda.get_device_capability()) if gpu else None
-paths = [sysconfig.get_path("purelib"), *site.getsitepackages()]
-print(json.dumps([torch.__version__, torch.version.cuda, found, sorted(set(paths))]))"""
 CHECK = """import torch, mmcv, mmdet, mmengine, sparse_encoders
 from sparse_encoders.ops.extension import mmcv_has_cuda, why_not_fused
 for name in ("deformable_attention", "key_aware_attention"):
@@ -118,7 +114,8 @@ def plan(
     outer = os.path.dirname(sys.executable)  # where ninja may be
     variables = {
         "PATH": os.pathsep.join([str(venv / "bin"), outer, os.environ.get("PATH", "")]),
-        **_headers(sites),
+        **headers(sites),
+        **cuda_home(),
         "TORCH_CUDA_ARCH_LIST": arch,
         "FORCE_CUDA": "1",
         "MAX_JOBS": os.environ.get("MAX_JOBS") or str(len(os.sched_getaffinity(0))),
@@ -153,19 +150,6 @@ def plan(
         Task("mmcv", [[python, "tools/build_mmcv.py", pins("stack.txt")["mmcv"]]], variables),
         Task("check", [[python, "-c", CHECK]]),
     ]
-
-
-def _headers(sites: Sequence[str]) -> dict[str, str]:
-    """A variable that names folders of headers beside the compiler's own; none without folders.
-
-    Torch's headers include those of CUDA's libraries, which nvcc alone does not bring; the packages
-    that torch needs do.
-    """
-    folders = [str(path) for site in sites for path in Path(site).glob("nvidia/cu*/include")]
-    if not folders:
-        return {}
-    before = [os.environ["CPATH"]] if os.environ.get("CPATH") else []
-    return {"CPATH": os.pathsep.join([*before, *folders])}
 
 
 def kernels_key() -> str:
@@ -216,21 +200,6 @@ def build(
     with ThreadPoolExecutor() as pool:
         done = list(pool.map(lambda task: _build(task, record, work, until, say), beside))
     return 0 if all(done) and _build(last, record, work, until, say) else 1
-
-
-def ask() -> tuple[str, str | None, str | None, list[str]]:
-    """Version of this Python's torch, of its CUDA, the GPU's capability, folders of packages.
-
-    Raises:
-        ValueError: it imports no torch.
-    """
-    import json
-
-    done = subprocess.run([sys.executable, "-c", ASK], capture_output=True, text=True)
-    if done.returncode:
-        raise ValueError(f"{sys.executable} imports no torch: {done.stderr.strip()[-300:]}")
-    found: tuple[str, str | None, str | None, list[str]] = json.loads(done.stdout.splitlines()[-1])
-    return found
 
 
 def _build(task: Task, record: Any, work: Path, until: float, say: Say) -> bool:

@@ -12,6 +12,7 @@ import pytest
 import gpu_build
 import gpu_check
 import gpu_collect
+import gpu_toolkit
 from gpu_build import Task
 
 
@@ -75,8 +76,25 @@ def test_headers_of_the_packages_that_torch_needs(
     headers = tmp_path / "nvidia" / "cu13" / "include"
     headers.mkdir(parents=True)
     monkeypatch.setenv("CPATH", "/own")
-    assert gpu_build._headers([str(tmp_path), "/none"]) == {"CPATH": f"/own:{headers}"}
-    assert gpu_build._headers(["/none"]) == {}
+    assert gpu_toolkit.headers([str(tmp_path), "/none"]) == {"CPATH": f"/own:{headers}"}
+    assert gpu_toolkit.headers(["/none"]) == {}
+
+
+def test_the_toolkit_that_nvcc_is_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    toolkit, links = tmp_path / "cuda-13.0", tmp_path / "bin"
+    for folder in (toolkit / "bin", toolkit / "include", links):
+        folder.mkdir(parents=True)
+    (toolkit / "include" / "cuda_runtime.h").touch()
+    (toolkit / "bin" / "nvcc").touch(mode=0o755)
+    (links / "nvcc").symlink_to(toolkit / "bin" / "nvcc")
+    monkeypatch.delenv("CUDA_HOME", raising=False)
+    monkeypatch.setenv("PATH", str(links))
+    assert gpu_toolkit.cuda_home(tmp_path / "none") == {"CUDA_HOME": str(toolkit)}
+    (links / "nvcc").unlink()
+    assert gpu_toolkit.cuda_home(tmp_path / "none") == {}
+    assert gpu_toolkit.cuda_home(toolkit) == {"CUDA_HOME": str(toolkit)}
+    monkeypatch.setenv("CUDA_HOME", "/own")
+    assert gpu_toolkit.cuda_home(toolkit) == {}
 
 
 def test_the_command_without_a_gpu(
@@ -102,7 +120,7 @@ def test_no_cuda_to_build_for(
 
 
 def test_this_python_is_asked() -> None:
-    torch, _, _, sites = gpu_build.ask()
+    torch, _, _, sites = gpu_toolkit.ask()
     import torch as own
 
     assert torch == own.__version__ and str(Path(own.__path__[0]).parent) in sites
