@@ -25,6 +25,7 @@ from sparse_encoders.analysis.gpu_check import (
     suite,
     training,
 )
+from sparse_encoders.analysis.gpu_check.processes import run as run_process
 from sparse_encoders.analysis.gpu_check.record import Record
 from sparse_encoders.analysis.gpu_check.running import (
     DeviceLost,
@@ -385,6 +386,19 @@ def test_how_the_demo_is_trained(tmp_path: Path) -> None:
         "optim_wrapper.type=AmpOptimWrapper",
         "optim_wrapper.loss_scale=dynamic",
     ]
+
+
+def test_commands_in_processes_of_their_own(settings: Settings) -> None:
+    log = settings.work / "logs" / "log"
+    show = "import os; print(os.environ['PYTHONPATH'], os.environ['PATH'], os.environ['NEW'])"
+    status, output = run_process([sys.executable, "-c", show], log, settings, {"NEW": "set"})
+    assert status == 0 and output.startswith(str(ROOT)) and output.endswith("set\n")
+    assert str(Path(sys.executable).parent) in output and log.read_text() == output
+    wait = [sys.executable, "-c", "import time; time.sleep(60)"]
+    assert run_process(wait, log, settings, enough=0.1)[0] == 0
+    with pytest.raises(TimeoutError, match=f"ended after .* see {log}"):
+        run_process(wait, log, settings, longest=0.1)
+    assert run_process([sys.executable, "-c", "raise SystemExit(3)"], log, settings)[0] == 3
 
 
 # -- goals --------------------------------------------------------------------

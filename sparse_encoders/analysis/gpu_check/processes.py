@@ -40,14 +40,18 @@ def run(
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     start, limit = time.monotonic(), longest if enough is None else enough
-    # what is started by name, such as mim's python, is this environment's
-    path = os.pathsep.join([os.path.dirname(sys.executable), os.environ.get("PATH", "")])
+    own = {
+        # what is started by name, such as mim's python, is this environment's
+        "PATH": _before(os.path.dirname(sys.executable), "PATH"),
+        "PYTHONPATH": _before(str(settings.root), "PYTHONPATH"),  # it need not be installed
+        "PYTHONUNBUFFERED": "1",
+    }
     with (
         log.open("w") as file,
         subprocess.Popen(
             list(command),
             cwd=settings.root,
-            env={**os.environ, "PATH": path, "PYTHONUNBUFFERED": "1", **(environment or {})},
+            env={**os.environ, **own, **(environment or {})},
             stdout=file,
             stderr=subprocess.STDOUT,
             start_new_session=True,  # so that ending it ends what it started
@@ -65,6 +69,11 @@ def run(
             _end(process)
             raise
     return status, log.read_text(errors="replace")
+
+
+def _before(folder: str, variable: str) -> str:
+    """A variable that lists folders, with another one first."""
+    return os.pathsep.join(filter(None, [folder, os.environ.get(variable)]))
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
