@@ -1,10 +1,10 @@
-"""What stands above the detectors: pictures, measurements, reports, the demo."""
+"""Tools that use the detectors: measurements, comparisons, reports, the demo."""
 
 from importlib.util import find_spec
 
 
 def require(*packages: str) -> None:
-    """Raise a ValueError that says what to install, where a package is not installed."""
+    """Raise a ValueError with the command for the installation if a package is missing."""
     missing = [name for name in packages if find_spec(name) is None]
     if missing:
         raise ValueError(

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 Say = Callable[[str], None]
-#: heads of the columns and how their numbers are shown
+#: titles of the columns and formats of their numbers
 HEADS = {
     "seconds": ("median s", "{:.3f}"),
     "fastest": ("fastest", "{:.3f}"),
@@ -40,12 +40,12 @@ def benchmark(
         warmup: rounds before them.
         device: where they run.
         memory: whether peak memory is measured.
-        say: is told what is going on.
+        say: called with messages about the progress.
 
     Returns:
-        A line a call, named by it: ``seconds`` (median), ``fastest`` and ``slowest`` of all
-        rounds, ``share_of_first`` (median over rounds of its time over the first call's),
-        ``peak_mib`` (beyond what is held before the call; None where unknown) and
+        One line for each call, with its name as index: ``seconds`` (median), ``fastest`` and
+        ``slowest`` of all rounds, ``share_of_first`` (median over rounds of its time over the first
+        call's), ``peak_mib`` (beyond the memory held before the call; None if unknown) and
         ``memory_share_of_first``.
     """
     require("pandas", "tabulate")
@@ -54,7 +54,7 @@ def benchmark(
     peaks: dict[str, int | None] = dict.fromkeys(calls)
     for name, call in calls.items() if memory else ():
         say(f"memory of {name}")
-        call()  # allocates what stays, such as gradients
+        call()  # allocates tensors that stay, such as gradients
         peaks[name] = peak_memory(call, device)
     timings: dict[str, Timing] = {}
     for done, timings in interleaved(calls, repeats, warmup, device):
@@ -78,7 +78,7 @@ def benchmark(
 
 
 def table(frame: pd.DataFrame) -> str:
-    """A benchmark for a terminal and for Markdown; '-' for what is unknown."""
+    """A benchmark as a Markdown table; '-' for unknown values."""
     shown = frame.copy()
     for key in HEADS.keys() & set(frame):
         form = HEADS[key][1]
@@ -90,7 +90,7 @@ def table(frame: pd.DataFrame) -> str:
 
 
 def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
-    """The lines for JSON, the index first; None for what is unknown."""
+    """The lines for JSON, the index first; None for unknown values."""
     whole = frame.reset_index().astype(object)
     lines: list[dict[str, Any]] = whole.where(whole.notna(), None).to_dict("records")
     return lines

@@ -1,4 +1,4 @@
-"""When pruning pays: encoders over image sizes, numbers of layers and widths of the FFN."""
+"""Break-even of pruning: time of encoders over image size, number of layers and FFN width."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 BASELINE = "dense"
 PASSES = ("inference", "training step")
-#: share of the detector's time that a strategy is to save to count as paying
+#: share of the detector's time that a strategy must save to count as worthwhile
 WORTH = 0.1
 
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-#: column of a sweep and what its axis says
+#: columns of a sweep and titles of their axes
 ROWS = {"share": "encoder", "detector_share": "detector"}
 
 

@@ -1,4 +1,4 @@
-"""What detectors are measured on: random images where none is given, or some of a data set."""
+"""Inputs for measurements of detectors: random images, or images of a data set."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ def random_batch(
         far = corner + torch.rand(boxes, 2, generator=generator) * sides * 0.3 + 4
         labels = torch.randint(classes, (boxes,), generator=generator)
         sample = DetDataSample(metainfo=about)
-        found = torch.cat([corner, far], 1)
-        sample.gt_instances = InstanceData(bboxes=found.to(device), labels=labels.to(device))
+        bboxes = torch.cat([corner, far], 1)
+        sample.gt_instances = InstanceData(bboxes=bboxes.to(device), labels=labels.to(device))
         samples.append(sample)
     return images, samples
 
@@ -54,7 +54,7 @@ def image_call(
 ) -> Callable[[], object]:
     """A call that detects on a :func:`random_batch`.
 
-    The boxes are for selectors that read annotations; no other looks at them.
+    The boxes are for selectors that read annotations; other selectors ignore them.
 
     Args:
         model: a detector of this package in evaluation mode.
@@ -107,7 +107,7 @@ def choose_images(annotations: Path, images: Path, count: int) -> list[Path]:
     Args:
         annotations: COCO annotation file.
         images: folder of its images.
-        count: how many, where there are so many.
+        count: number of images, or all if there are fewer.
     """
     content = json.loads(annotations.read_text())
     full = {a["image_id"] for a in content["annotations"]}

@@ -1,8 +1,8 @@
-"""Times that can be compared: warm-up, repeats, and everything interleaved in one run.
+"""Comparable times: warm-up, repeats, and all candidates interleaved in one run.
 
-Machines drift (clocks, neighbours, caches). Candidates are therefore timed in turns, round by
-round, and compared within a round; torch.utils.benchmark, which times one candidate after the
-other, gives the statistics.
+The speed of a machine changes over time (clocks, other processes, caches). Candidates are therefore
+timed in turns, round by round, and compared within a round. torch.utils.benchmark, which times one
+candidate after the other, is used for the statistics only.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch import nn
 from torch.utils.benchmark import Measurement
 from torch.utils.benchmark.utils.common import TaskSpec
 
-#: what the time of a detector's forward pass is split into, in the order of running
+#: stages of a detector's forward pass, in order
 STAGES = ("backbone", "neck", "encoder", "decoder and head")
 
 
@@ -59,8 +59,8 @@ class Timing:
 
     def stage(self, name: str) -> Timing:
         """One stage, a name of :data:`STAGES`."""
-        place = STAGES.index(name)
-        return Timing(tuple((stages[place],) for stages in self.rounds))
+        index = STAGES.index(name)
+        return Timing(tuple((stages[index],) for stages in self.rounds))
 
     def ratios_to(self, other: Timing) -> list[float]:
         """This candidate's time over the other's, round by round."""
@@ -114,7 +114,7 @@ def interleaved(
     Args:
         candidates: name to a call without arguments, or to one with stages.
         repeats: timed rounds, at least 1.
-        warmup: rounds that are run and forgotten.
+        warmup: rounds before them, which are not timed.
         device: where the work runs; a CUDA device is timed by events.
 
     Yields:
@@ -131,11 +131,11 @@ def interleaved(
     rounds: dict[str, list[tuple[float, ...]]] = {name: [] for name in candidates}
     for number in range(1 - warmup, repeats + 1):
         for name, candidate in candidates.items():
-            found = _measure(candidate, torch.device(device))
+            seconds = _measure(candidate, torch.device(device))
             if number > 0:
-                rounds[name].append(found)
+                rounds[name].append(seconds)
         if number > 0:
-            yield number, {name: Timing(tuple(found)) for name, found in rounds.items()}
+            yield number, {name: Timing(tuple(done)) for name, done in rounds.items()}
 
 
 def _measure(
@@ -149,7 +149,7 @@ def _measure(
 
 
 def _mark(device: torch.device, wait: bool = False) -> Any:
-    """This moment: of the host, or a CUDA event on the device's current stream."""
+    """The current time of the host, or a CUDA event on the device's current stream."""
     if device.type != "cuda":
         return time.perf_counter()
     if wait:
@@ -160,13 +160,13 @@ def _mark(device: torch.device, wait: bool = False) -> Any:
 
 
 def _between(marks: list[Any], device: torch.device) -> tuple[float, ...]:
-    """Seconds from each mark to the next; a missing one stands where the one before it does."""
+    """Seconds from each mark to the next; a missing mark counts as the one before it."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-    found, last = [], marks[0]
+    seconds, last = [], marks[0]
     for mark in marks[1:]:
         mark = last if mark is None else mark
         on_cuda = device.type == "cuda"
-        found.append(last.elapsed_time(mark) / 1000 if on_cuda else mark - last)
+        seconds.append(last.elapsed_time(mark) / 1000 if on_cuda else mark - last)
         last = mark
-    return tuple(found)
+    return tuple(seconds)

@@ -1,4 +1,4 @@
-"""Which machine and which versions a number was measured on."""
+"""Description of the machine and the versions of a measurement."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""As many dense layers as cost what another encoder does: is pruning better than a smaller one?"""
+"""A dense encoder with as many layers as have the cost of another encoder, for comparison."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from sparse_encoders.analysis.variants import DEFAULT_LAYERS, MATCHED, encoder_c
 
 @dataclass(frozen=True)
 class Match:
-    """A dense encoder beside the one whose cost it comes closest to.
+    """A dense encoder and the encoder whose cost it matches.
 
     Attributes:
         encoder: name of the other encoder.
-        keep_ratio: of it, where a number was set.
+        keep_ratio: its keep ratio, if one number was set.
         layers: dense layers, at least 1 and at most the config's.
         of_layers: the config's.
         madds: multiply-adds of the dense encoder.
@@ -52,13 +52,13 @@ def to_be_matched(names: Sequence[str]) -> str:
         ValueError: there is none.
     """
     others = [n for n in names if n not in (MATCHED, "none") and not n.startswith("dense")]
-    found = next((name for name in others if prunes(name)), next(iter(others), None))
-    if found is None:
+    chosen = next((name for name in others if prunes(name)), next(iter(others), None))
+    if chosen is None:
         raise ValueError(
             f"{MATCHED} takes as many dense layers as cost what another encoder does: name one "
             f"that it is matched to, such as focus; got {' '.join(names)}"
         )
-    return found
+    return chosen
 
 
 def match_dense(

@@ -1,4 +1,4 @@
-"""The most memory that a call's tensors hold at once."""
+"""Peak memory of a call's tensors."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ MIB = 2**20
 def peak_memory(call: Callable[[], object], device: torch.device | str = "cpu") -> int:
     """Bytes that torch's allocator holds for ``call`` at its peak, beyond what it held before.
 
-    On the CPU from the allocations that torch's profiler records, so that it depends neither on
-    what the process held before nor on when the system takes memory back. Buffers that operators
-    take elsewhere than from torch's allocator are not seen.
+    On the CPU it is computed from the allocations that torch's profiler records, so it depends
+    neither on the memory held before nor on when the system releases memory. Buffers that operators
+    do not allocate through torch are not counted.
     """
     device = torch.device(device)
     gc.collect()

@@ -1,4 +1,4 @@
-"""OpenMMLab's command ``mim`` in a process of its own, and what its runs leave in their folder."""
+"""OpenMMLab's command ``mim`` in a separate process, and the records in its work folders."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-#: what progress shows of a record of MMEngine's scalars.json
+#: entries of MMEngine's scalars.json that are shown as progress
 SHOWN = ("coco/bbox_mAP", "coco/bbox_mAP_50", "loss", "beta", "time")
 SCALARS = "*/vis_data/scalars.json"
 
 
 def check_command() -> None:
-    """Raise a ValueError where ``mim`` (openmim) or MMDetection is not installed."""
+    """Raise a ValueError if ``mim`` (openmim) or MMDetection is not installed."""
     for module, package in (("mim", "openmim"), ("mmdet", "mmdet")):
         if importlib.util.find_spec(module) is None:
             raise ValueError(f"training runs `mim train mmdet`, which needs {package}: set it up")
 
 
 def mim_name_of_mmdet() -> str:
-    """What the installed mim calls MMDetection: ``mmdet``, or the distribution of its fork."""
+    """Name of MMDetection for the installed mim: ``mmdet``, or the distribution of its fork."""
     try:
         version("onedl-mim")
     except PackageNotFoundError:

@@ -1,4 +1,4 @@
-"""Without what the stack prints on its own, which would drown a tool's progress."""
+"""Suppression of the output of the stack, so that a tool's progress stays readable."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The encoders that comparisons know by a short name."""
+"""Short names of encoders for comparisons."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _LITE: dict[str, Any] = dict(
     type="LiteDETREncoder", schedule="H3L1-(2+1)x3", attention="plain", prune_high_levels=False
 )
 
-# Short name to what makes the encoder this one, whatever the config's encoder is set to.
+# Settings by short name; they replace those of the config's encoder.
 VARIANTS: dict[str, dict[str, Any]] = {
     "dense": dict(type="DenseEncoder"),
     "sparse": dict(type="SparseDETREncoder", selector=_SPARSE),
@@ -41,22 +41,22 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "lite-h2l2": dict(_LITE, schedule="H2L2-(2+1)x3"),
     "lite-key-aware": dict(_LITE, attention="key_aware"),
 }
-#: what every comparison of accuracy has beside what it is asked for
+#: encoders that are added to every comparison of accuracy
 CONTROLS = ("none", "dense-1", "random")
-#: the ceiling: it reads the annotations, so no one can use it
+#: an upper bound that reads the annotations, so it cannot be used in practice
 ORACLE = "oracle"
 #: a dense encoder of fewer layers, as many as cost what another encoder does: see ``matching``
 MATCHED = "dense-matched"
 NAMES = (*VARIANTS, MATCHED)
-# What an encoder or selector gets where the config says nothing about it.
+# Defaults of an encoder or selector, for settings that the config does not have.
 _DEFAULTS: dict[str, dict[str, Any]] = {
     # the released models' smaller FFN of low-level tokens
     "LiteDETREncoder": dict(small_low_level_ffn=True),
 }
-# They have no layers of deformable attention to be counted.
+# They have no layers of deformable attention.
 _WITHOUT_LAYERS = ("HybridEncoder", "NoEncoder")
 DEFAULT_LAYERS = 6
-# Settings that belong to the images rather than to one selector, and who takes them.
+# Settings that depend on the images and not on one selector, and the selectors that have them.
 _SUPERVISED = ("FocusTokenSelector", "OracleSelector")
 _OF_THE_IMAGES = {"intervals": (*_SUPERVISED, "SalienceTokenSelector"), "strides": _SUPERVISED}
 
@@ -72,20 +72,19 @@ def prunes(name: str) -> bool:
 
 
 def is_control(name: str) -> bool:
-    """Whether an encoder asks if pruning pays: none, fewer dense layers, tokens at random."""
+    """Whether an encoder is a control: none, fewer dense layers, or random tokens."""
     return name in ("none", "random", "random-by-level") or name.startswith("dense-")
 
 
 def encoder_config(
     name: str, base: Mapping[str, Any], keep_ratio: float | None = None
 ) -> dict[str, Any]:
-    """A detector's encoder config with another encoder in its place.
+    """A detector's encoder config with another encoder.
 
-    Layers and widths are the detector's. Settings of an encoder or selector of the
-    same type are kept, so a config's own way of, say, Focus-DETR stays; other
-    selectors take over the keep ratio and what belongs to the images (intervals).
-    A named schedule of Lite DETR is fitted to the number of layers: '(2+1)x3' in
-    an encoder of two layers is one block of two.
+    Numbers of layers and channels stay those of the detector. Settings of an encoder or selector of
+    the same type are kept; other selectors get the keep ratio and the settings that depend on the
+    images (intervals). The number of blocks in a schedule of Lite DETR is fitted to the number of
+    layers: '(2+1)x3' in an encoder of two layers is one block of two.
 
     Args:
         name: a key of :data:`VARIANTS`.
@@ -122,7 +121,7 @@ def encoder_config(
 
 
 def _check_fewer(name: str, layers: int, of: int) -> None:
-    """Refuse a dense encoder of fewer layers that has not fewer."""
+    """Check that a dense encoder has fewer layers than the config's encoder."""
     if layers >= of:
         raise ValueError(
             f"encoder {name!r} has {layers} dense layers, fewer than the config's encoder, which "

@@ -1,4 +1,4 @@
-"""Detectors outside of MMDetection: one function of an image, and ONNX files."""
+"""Detectors without MMDetection: as one function of an image, and as ONNX files."""
 
 from sparse_encoders.deployment.module import ImageToDetections, attention_backend
 from sparse_encoders.deployment.onnx_file import (

@@ -1,4 +1,4 @@
-"""A detector as one function of one image: what an exporter or a compiler takes."""
+"""A detector as a module from one image to detections, for exporters and compilers."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from sparse_encoders.detectors.base import EncoderDetector
 class ImageToDetections(nn.Module):
     """One image of a fixed size to boxes, scores and labels.
 
-    The detector's own parts between plain tensors: no data samples, no padding, every
-    shape known beforehand. It shares the detector's parameters.
+    It calls the detector's own parts with plain tensors: no data samples, no padding, fixed
+    shapes. It shares the detector's parameters.
 
     Args:
         model: a detector of this package, in eval mode.
@@ -79,7 +79,7 @@ class ImageToDetections(nn.Module):
         return self._best(logits[-1], boxes[-1])
 
     def _normalised(self, image: Tensor) -> Tensor:
-        """(1, 3, height, width) as the backbone was trained with."""
+        """(1, 3, height, width) normalised as by ``data_preprocessor``."""
         preprocessor = getattr(self.model, "data_preprocessor", None)
         if not self.normalize or preprocessor is None:
             return image
@@ -104,7 +104,7 @@ class ImageToDetections(nn.Module):
 
 @contextmanager
 def attention_backend(model: nn.Module, backend: str) -> Iterator[None]:
-    """All attention modules inside ``model`` on another backend, for a while.
+    """Inside, all attention modules of ``model`` use another backend.
 
     Args:
         model: searched with all its children.

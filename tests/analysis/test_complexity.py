@@ -237,7 +237,7 @@ def test_smallest_image_and_records():
 
 @pytest.mark.parametrize("size", [(0, 5), (5, -1), (5,), (5, 6, 7), 800, ("8", 9), (8.0, 9), None])
 def test_bad_size(size):
-    with pytest.raises(ValueError, match="two whole numbers above 0, got"):
+    with pytest.raises(ValueError, match="two integers above 0, got"):
         count_complexity(build(ours()), size)
 
 

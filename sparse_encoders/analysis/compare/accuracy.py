@@ -1,4 +1,4 @@
-"""AP, Corr and foreground recall of a loaded detector, and how sure AP is."""
+"""AP with its spread, Corr and foreground recall of a loaded detector."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from sparse_encoders.analysis.quiet import quiet
 
 #: resampled sets of validation images
 RESAMPLES = 100
-#: more images times classes than this would take long to resample
+#: largest number of images times classes for which images are resampled
 RESAMPLED_UP_TO = 20_000
 
 
@@ -55,12 +55,12 @@ class Judge:
                 for number, batch in enumerate(self.loader, 1):
                     evaluator.process(data_samples=model.test_step(batch), data_batch=batch)
                     progress(number, len(self.loader))
-                found = evaluator.evaluate(len(self.loader.dataset))
+                metrics = evaluator.evaluate(len(self.loader.dataset))
         finally:
             model.test_cfg = before
         resamples = [sets for m in evaluator.metrics if (sets := getattr(m, "resamples", None))]
         return {
-            "metrics": {name: _plain(value) for name, value in found.items()},
+            "metrics": {name: _plain(value) for name, value in metrics.items()},
             "resamples": resamples[0] if resamples else [],
             "images": self.data.validated,
         }

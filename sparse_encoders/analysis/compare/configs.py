@@ -1,4 +1,4 @@
-"""One config in, one config for each encoder out; what is wrong with it is said at once."""
+"""Configs for each encoder of a comparison, made from one config."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from sparse_encoders.analysis.variants import encoder_config, prunes
 from sparse_encoders.registry import DETECTORS
 
 OURS = "sparse_encoders."
-#: MMDetection's detectors that ours stand in for
+#: MMDetection's detectors that are replaced by ours
 MMDET_TYPES = ("DINO", "DeformableDETR")
 TRAIN_RATIO = 0.3
 

@@ -1,4 +1,4 @@
-"""How a checkpoint was trained, read from what MMEngine's runner writes into it."""
+"""Facts about a checkpoint's training, from the meta data of MMEngine's runner."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ def literal_settings(text: str) -> dict[str, Any]:
         lines = ast.parse(text).body
     except SyntaxError:
         return {}
-    found = {}
+    settings = {}
     for line in lines:
         if isinstance(line, ast.Assign) and isinstance(line.targets[0], ast.Name):
             try:
-                found[line.targets[0].id] = _value(line.value)
+                settings[line.targets[0].id] = _value(line.value)
             except ValueError:
                 continue
-    return found
+    return settings
 
 
 def _value(node: ast.expr) -> Any:

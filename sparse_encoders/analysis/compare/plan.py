@@ -1,4 +1,4 @@
-"""Everything that can be wrong is found before any work starts."""
+"""Checks of a comparison before any work starts."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from sparse_encoders.loading import check_fit, read_checkpoint, read_config
 
 @dataclass(frozen=True)
 class Data:
-    """What accuracy is measured on.
+    """The data set on which accuracy is measured.
 
     Attributes:
         name: as the command line has it.
@@ -61,7 +61,7 @@ class Data:
 
 @dataclass(frozen=True)
 class Plan:
-    """What will be done.
+    """The checked settings and configs of a comparison.
 
     Attributes:
         settings: the comparison.

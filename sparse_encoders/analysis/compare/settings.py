@@ -1,4 +1,4 @@
-"""What is compared, and the checks that need no file."""
+"""Settings of a comparison, with the checks that need no file."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class Comparison:
             compared, or the first.
         shapes: settings of the shapes set.
         options: further settings of the config, KEY to value.
-        command: what the report says it was made by.
+        command: the command, as shown in the report.
         derived: name to an encoder with other settings, compared after ``encoders``.
         controls: where encoders are trained, compare :data:`CONTROLS`, too.
 

@@ -1,4 +1,4 @@
-"""Results kept between runs, so that an interrupted comparison goes on where it stopped."""
+"""Results stored between runs, so that an interrupted comparison can be continued."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ def digest(value: Any) -> str:
 
 def file_digest(path: str | Path) -> str:
     """16 hexadecimal digits that stand for a file's content."""
-    found = hashlib.sha256()
+    content = hashlib.sha256()
     with Path(path).open("rb") as file:
         while block := file.read(1 << 20):
-            found.update(block)
-    return found.hexdigest()[:16]
+            content.update(block)
+    return content.hexdigest()[:16]
 
 
 class Store:
-    """JSON files below a folder, one a result, named by what the result depends on."""
+    """JSON files below a folder, one for each result, with a digest of its settings in the name."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -41,26 +41,26 @@ class Store:
         settings: Mapping[str, Any],
         make: Callable[[], dict[str, Any]],
     ) -> tuple[dict[str, Any], bool]:
-        """A result, made now unless it was before with the same settings.
+        """A result, from an earlier run with the same settings or computed now.
 
         Args:
             kind: such as 'accuracy'.
             label: of the variant.
             settings: all that the result depends on.
-            make: gives the result; nothing is kept where it raises.
+            make: computes the result; if it raises, nothing is stored.
 
         Returns:
-            The result, and whether it is from before.
+            The result, and whether it is from an earlier run.
         """
         name = re.sub(r"[^\w.+-]", "_", f"{kind}_{label}")
         path = self.folder / f"{name}_{digest(settings)}.json"
         try:
-            found: dict[str, Any] = json.loads(path.read_text())
+            stored: dict[str, Any] = json.loads(path.read_text())
         except (OSError, ValueError):  # none, or cut off while it was written
             pass
         else:
             self.reused += 1
-            return found, True
+            return stored, True
         made = make()
         self.folder.mkdir(parents=True, exist_ok=True)
         partial = path.with_suffix(".partial")

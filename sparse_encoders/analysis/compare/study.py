@@ -1,4 +1,4 @@
-"""The runs of a comparison: trained by MMDetection's own command, judged, kept, joined."""
+"""The training runs of a comparison: trained by MMDetection's command, evaluated, stored."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from sparse_encoders.analysis.report.runs import (
 from sparse_encoders.compat import load_weights
 from sparse_encoders.loading import load_detector
 
-#: what a training depends on besides the model
+#: settings of a training, apart from the model
 TRAINING = ("train_dataloader", "optim_wrapper", "param_scheduler", "train_cfg", "custom_hooks")
 TESTING = ("test_dataloader", "test_evaluator")
 #: settings of one machine, which change no result

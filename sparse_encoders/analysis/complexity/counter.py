@@ -1,4 +1,4 @@
-"""Counting what one forward pass multiplies and adds."""
+"""Counter of the multiply-adds of one forward pass."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ class Part:
 
 @dataclass(frozen=True)
 class Complexity:
-    """What a detector costs for one image.
+    """Multiply-adds and parameters of a detector for one image.
 
     Attributes:
         parts: of every name in :data:`PARTS`, in that order; they sum up to :attr:`total`.
         image_hw: (height, width) of the image in pixels.
-        padded_hw: the same after the data preprocessor's padding, as it ran.
+        padded_hw: the same after the data preprocessor's padding.
     """
 
     parts: dict[str, Part]
@@ -77,7 +77,7 @@ class Complexity:
 
     @property
     def groups(self) -> dict[str, Part]:
-        """Sums as published figures have them; they overlap.
+        """Sums of parts, as in published figures; they overlap.
 
         'encoder' is all of it; 'encoder without selector' leaves out the score MLP and the
         first-stage projection that the selector runs; 'decoder with heads' has all heads, those
@@ -134,8 +134,8 @@ def count_complexity(
             as the released Sparse DETR does at test time; here they only run in training.
 
     Raises:
-        TypeError: the model is no DETR detector of MMDetection.
-        ValueError: the size is no pair of positive whole numbers.
+        TypeError: the model is not a DETR detector of MMDetection.
+        ValueError: the size is not a pair of positive integers.
     """
     if not isinstance(model, DetectionTransformer):
         raise TypeError(
@@ -163,7 +163,7 @@ def count_complexity(
 
 
 class _Ledger:
-    """Books every operation on the modules that run it."""
+    """Assigns every operation to the modules that run it."""
 
     def __init__(self, finder: PartFinder) -> None:
         self.madds = dict.fromkeys(PARTS, 0)
@@ -173,7 +173,7 @@ class _Ledger:
 
     @contextmanager
     def watching(self, model: nn.Module) -> Iterator[None]:
-        """Book what runs inside."""
+        """Count the operations that run inside."""
         counter = FlopCounterMode(display=False, custom_mapping=FORMULAS)
         with ExitStack() as hooks:
             for name, module in model.named_modules():
@@ -198,7 +198,7 @@ class _Ledger:
         hooks.callback(module.register_forward_hook(leave).remove)
 
     def _book(self, counter: FlopCounterMode) -> None:
-        """What was counted since the last time goes to the modules that are running."""
+        """Assign the operations since the last call to the modules that are running."""
         counted = counter.get_total_flops()
         if counted != self._booked:
             part = self._finder.of_stack(self._stack)
@@ -207,15 +207,15 @@ class _Ledger:
 
 
 def check_size(image_hw: Any) -> tuple[int, int]:
-    """(height, width) as two positive whole numbers.
+    """(height, width) as two positive integers.
 
     Raises:
-        ValueError: it is something else.
+        ValueError: other values.
     """
     sides = tuple(image_hw) if isinstance(image_hw, (tuple, list)) else (image_hw,)
     if len(sides) != 2 or not all(type(side) is int and side > 0 for side in sides):
         raise ValueError(
-            f"image size must be height and width, two whole numbers above 0, got {image_hw!r}"
+            f"image size must be height and width, two integers above 0, got {image_hw!r}"
         )
     return sides[0], sides[1]
 

@@ -1,12 +1,12 @@
-"""What torch's flop counter must be told: formulas of the operators that it does not know.
+"""Formulas for torch's flop counter, of operators that it does not know.
 
 Torch counts matrix products and convolutions. A number that attention samples from a feature map
-takes 4 multiply-adds (bilinear), and one more where it is used: times its weight in the sum, or
-times the query's in key-aware attention. Operators, MMCV's fallback and plain PyTorch sample the
-same numbers, so the count does not depend on the attention backend.
+takes 4 multiply-adds (bilinear) and one more for its use: its product with the weight in the sum,
+or with the query in key-aware attention. The compiled operators, MMCV's fallback and plain PyTorch
+sample the same numbers, so the count does not depend on the attention backend.
 
-A formula takes the shapes of an operator's arguments and gives floating-point operations, of which
-a multiply-add has two, as torch's own do.
+Like torch's own, a formula takes the shapes of an operator's arguments and returns floating-point
+operations, two for each multiply-add.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Shape = Sequence[int]
 
 
 def _of_samples(count: int) -> int:
-    """So many numbers are sampled and used."""
+    """Operations to sample ``count`` numbers and use each once."""
     return OPERATIONS_PER_MADD * MADDS_PER_SAMPLE * count
 
 

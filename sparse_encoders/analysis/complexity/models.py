@@ -1,4 +1,4 @@
-"""A detector from its config file, to be counted."""
+"""Detectors from config files, for counting."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def model_of_config(
         raise ValueError(f"{where}: {error.args[0] if error.args else error}") from error
     if not isinstance(model, DetectionTransformer):
         raise ValueError(
-            f"{where} describes a {type(model).__name__}, which is no DETR detector; "
+            f"{where} describes a {type(model).__name__}, which is not a DETR detector; "
             "multiply-adds are counted by encoder and decoder"
         )
     return model.eval()

@@ -1,4 +1,4 @@
-"""To which part of a detector a multiply-add or a parameter belongs."""
+"""The part of a detector that a multiply-add or a parameter belongs to."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ _BRANCH = re.compile(r"bbox_head\.(?:cls|reg)_branches\.(\d+)(?:\.|$)")
 
 
 class PartFinder:
-    """Names the part of :data:`PARTS` that a stack of modules stands for.
+    """Finds the part of :data:`PARTS` for a stack of modules.
 
     Args:
         model: MMDetection's detector.
@@ -56,7 +56,7 @@ class PartFinder:
         self._decoder_layers = int(model.get_submodule("decoder").num_layers)  # type: ignore[arg-type]
 
     def of_stack(self, stack: Sequence[str]) -> str:
-        """The part of what runs while these modules are called, outermost first."""
+        """The part of operations inside of these modules, outermost first."""
         if not stack:
             return "other"
         top = stack[0].split(".")[0]
@@ -102,7 +102,7 @@ class PartFinder:
 
 
 def _in_attention(inner: Sequence[str]) -> str:
-    """The part of what runs in a deformable attention, by the modules inside of it."""
+    """The part of operations in a deformable attention, by the modules inside of it."""
     if not inner:
         return "sampling"
     projection = inner[0].rsplit(".", 1)[-1]

@@ -15,11 +15,11 @@ LARGE = 2**12
 
 
 class ShapesOnly(TorchDispatchMode):
-    """Inside, an operation on a large floating-point tensor gives zeros of the right shape.
+    """Inside, an operation on a large floating-point tensor returns zeros of the right shape.
 
-    Nothing is computed and no memory is held for it. Small tensors and those of integers, which
-    decide shapes (level sizes, indices, masks), are computed as ever: torch's FakeTensorMode has
-    no values at all, and ends at MMDetection's ``torch._shape_as_tensor``.
+    Nothing is computed and no memory is held for it. Small tensors and integer tensors, on which
+    shapes depend (level sizes, indices, masks), are computed as usual. torch's FakeTensorMode has
+    no values at all and fails in MMDetection's ``torch._shape_as_tensor``.
     """
 
     def __torch_dispatch__(
@@ -46,7 +46,7 @@ class ShapesOnly(TorchDispatchMode):
 
 
 def zeros(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
-    """Zeros on the CPU; many of them take no memory, all being one number."""
+    """Zeros on the CPU; large tensors are one expanded number, which takes no memory."""
     if prod(shape) < LARGE:
         return torch.zeros(tuple(shape), dtype=dtype)
     return torch.zeros((), dtype=dtype).expand(tuple(shape))
@@ -57,5 +57,5 @@ def _is_large(leaf: Any) -> bool:
 
 
 def _on_meta(kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """What takes the place of an argument that names a device."""
+    """Replacement of a ``device`` argument."""
     return {"device": torch.device("meta")} if kwargs.get("device") is not None else {}

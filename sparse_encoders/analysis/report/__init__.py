@@ -1,4 +1,4 @@
-"""A comparison's numbers, what they say, and the page that shows them.
+"""A comparison's numbers, the verdicts that follow from them, and the report page.
 
 Needs Jinja2, pandas and Plotly: ``pip install 'sparse_encoders[analysis]'``.
 """

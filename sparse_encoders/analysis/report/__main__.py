@@ -1,4 +1,4 @@
-"""Draw a comparison's report again, from what it left in files.
+"""Write a comparison's report again, from its files.
 
 python -m sparse_encoders.analysis.report REPORT.json --out FOLDER
 python -m sparse_encoders.analysis.report STUDY --out FOLDER

@@ -1,4 +1,4 @@
-"""How sure a mean of AP is, over training runs and over images, and the tests that follow.
+"""Standard error of a mean of AP over training runs and images, and tests based on it.
 
 The standard error is of other runs and other images at once. With n runs, each judged on B sets of
 resampled images, the variance of the mean is that over runs, plus that over sets of the mean over
@@ -28,7 +28,7 @@ class Estimate:
         mean: over runs.
         runs: how many.
         spread: standard deviation over runs; None for one.
-        error: standard error of the mean; None where neither runs nor images tell it.
+        error: standard error of the mean; None with one run and no resampled images.
         freedom: degrees of freedom of ``error``.
     """
 
@@ -81,11 +81,11 @@ def estimate(values: Sequence[float], sets: Sequence[Sequence[float]], images: i
         sets: (n, B) the same on each set of resampled images; B is 0 where there are none.
         images: that the sets were drawn from.
     """
-    found, drawn = np.asarray(values, float), np.asarray(sets, float)
-    runs, known = len(found), drawn.ndim == 2 and drawn.shape[1] > 1
-    of_runs = found.var(ddof=1) / runs if runs > 1 else 0.0
+    by_run, drawn = np.asarray(values, float), np.asarray(sets, float)
+    runs, known = len(by_run), drawn.ndim == 2 and drawn.shape[1] > 1
+    of_runs = by_run.var(ddof=1) / runs if runs > 1 else 0.0
     of_images = drawn.mean(0).var(ddof=1) if known else 0.0
-    mean, spread = float(found.mean()), sqrt(of_runs * runs) if runs > 1 else None
+    mean, spread = float(by_run.mean()), sqrt(of_runs * runs) if runs > 1 else None
     if runs < 2 and not known:
         return Estimate(mean, runs)
     of_both = 0.0

@@ -1,4 +1,4 @@
-"""Which rows are worth naming: the front of AP and cost, the cheapest equal one, what misleads."""
+"""Rows to name in a report: the Pareto front of AP and cost, the cheapest row of equal AP."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from typing import Any
 
 from sparse_encoders.analysis.report.results import Report, Row
 
-#: below this AP nothing has been learned that could be ranked
+#: below this AP rows are not ranked
 LEARNED = 0.05
-#: a baseline whose AP is below this share of the best row's says nothing
+#: a baseline below this share of the best row's AP gives a warning
 TELLING = 0.5
-#: what of a training must be alike for AP to be compared
+#: settings of a training that must be equal for a comparison of AP
 TRAINING = ("epochs", "iterations", "batch", "schedule", "data")
 
 

@@ -1,4 +1,4 @@
-"""What a comparison measured: rows, and the verdicts that follow from their numbers."""
+"""Results of a comparison: rows, and the verdicts that follow from their numbers."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ class Row:
     Attributes:
         encoder: its name.
         keep_ratio: share of tokens kept, on average over layers.
-        control: whether it asks if pruning pays, such as tokens at random.
-        error: what went wrong.
+        control: whether it is a control, such as random tokens.
+        error: message of the error, if the variant failed.
         weights: where they are from: source, epochs, iterations, batch, schedule, seconds, losses,
             finite, trained_keep_ratio, trained_keep_range, as far as known.
         complexity: record of :class:`sparse_encoders.analysis.complexity.Complexity`.
@@ -81,7 +81,7 @@ class Row:
 
     @property
     def estimate(self) -> Estimate | None:
-        """AP and how sure it is."""
+        """AP with its standard error."""
         return None if self.ap is None else _estimate(self.runs, [None] * len(self.runs))
 
     def parts(self, key: str = "madds") -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""Training runs as files: what a run was, and its accuracy; small enough to be carried along."""
+"""Training runs as small files, with their settings and their accuracy."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PATTERN = "seed-*.json"
 
 @dataclass
 class Run:
-    """One training of one variant, and what it reached.
+    """One training of one variant, with its accuracy.
 
     Attributes:
         encoder: name of the variant.
@@ -41,11 +41,11 @@ class Run:
 
     def of(self, keep_ratio: float | None) -> dict[str, Any] | None:
         """Accuracy at a keep ratio, with the seed; None where it was not measured."""
-        found = self.accuracy.get(ratio_key(keep_ratio))
-        return None if found is None else {**found, "seed": self.seed}
+        accuracy = self.accuracy.get(ratio_key(keep_ratio))
+        return None if accuracy is None else {**accuracy, "seed": self.seed}
 
     def write(self, path: Path) -> None:
-        """Keep it; an interruption leaves the old file or the new one."""
+        """Write the file; after an interruption there is the old file or the new one."""
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_suffix(".partial")
         partial.write_text(json.dumps(asdict(self), default=str) + "\n")
@@ -53,7 +53,7 @@ class Run:
 
 
 def ratio_key(keep_ratio: float | None) -> str:
-    """What accuracy at a keep ratio is filed under."""
+    """Key of the accuracy at a keep ratio."""
     return "" if keep_ratio is None else f"{keep_ratio:g}"
 
 
@@ -81,15 +81,15 @@ def read_runs(folder: Path) -> dict[Path, Run]:
     return {path: read_run(path) for path in files}
 
 
-def first_difference(mine: Any, theirs: Any, place: str = "") -> str | None:
-    """Where two settings differ first, such as 'model.num_queries is 60, here 100'."""
+def first_difference(mine: Any, theirs: Any, name: str = "") -> str | None:
+    """The first difference between two settings, such as 'model.num_queries is 60, here 100'."""
     if isinstance(mine, list) and isinstance(theirs, list) and len(mine) == len(theirs):
         mine, theirs = dict(enumerate(mine)), dict(enumerate(theirs))
     if not isinstance(mine, Mapping) or not isinstance(theirs, Mapping):
         same = mine == theirs
-        return None if same else f"{place} is {reprlib.repr(theirs)}, here {reprlib.repr(mine)}"
+        return None if same else f"{name} is {reprlib.repr(theirs)}, here {reprlib.repr(mine)}"
     parts = (
-        first_difference(mine.get(key), theirs.get(key), f"{place}.{key}".lstrip("."))
+        first_difference(mine.get(key), theirs.get(key), f"{name}.{key}".lstrip("."))
         for key in {**mine, **theirs}
     )
     return next(filter(None, parts), None)

@@ -1,6 +1,6 @@
-"""What the numbers say: who won, by how much, at what cost, and how sure that is.
+"""The sentences of a report: the best rows, their gains and costs, and caveats.
 
-The words are in words.yml; here is only when which of them is said.
+The texts are in words.yml; this module chooses which of them a report has.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from sparse_encoders.analysis.report.results import Report, Row
 from sparse_encoders.analysis.variants import ORACLE
 
 WORDS: dict[str, Any] = yaml.safe_load((files(__package__) / "words.yml").read_text())
-#: more between the quarters of the rounds, and something else was running
+#: largest difference between the quarters of the rounds on a quiet machine
 UNSTEADY = 0.2
 #: rows of the front that the headline names
 NAMED = 4
@@ -68,7 +68,7 @@ def say(group: str, name: str, /, **values: Any) -> str:
 
 
 def summarise(report: Report) -> Summary:
-    """Say what a report's numbers say."""
+    """The sentences of a report."""
     return Summary(
         warnings=tuple(_warnings(report)),
         headline=_headline(report),
@@ -79,7 +79,7 @@ def summarise(report: Report) -> Summary:
 
 
 def _facts(report: Report, row: Row | None) -> dict[str, Any]:
-    """What sentences about a row are made of."""
+    """Values for the sentences about a row."""
     base = report.reference
     facts: dict[str, Any] = {"base": report.baseline, "margin": report.margin}
     if base is not None:
