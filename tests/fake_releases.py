@@ -153,7 +153,7 @@ def official_dn_detr() -> dict[str, list[int]]:
 
 def swin(prefix: str, dims: int = 32, depths: tuple[int, ...] = (1, 1, 2, 1)) -> dict[str, Any]:
     """The shapes of Microsoft's Swin Transformer with windows of 7 and three outputs."""
-    found: dict[str, Any] = {
+    actual: dict[str, Any] = {
         f"{prefix}patch_embed.proj.weight": [dims, 3, 4, 4],
         f"{prefix}patch_embed.proj.bias": [dims],
     }
@@ -164,18 +164,18 @@ def swin(prefix: str, dims: int = 32, depths: tuple[int, ...] = (1, 1, 2, 1)) ->
         for block in range(depth):
             name = f"{prefix}layers.{stage}.blocks.{block}"
             norms |= {f"{name}.norm1": width, f"{name}.norm2": width}
-            found |= linear(f"{name}.attn.qkv", 3 * width, width)
-            found |= linear(f"{name}.attn.proj", width, width)
-            found |= linear(f"{name}.mlp.fc1", 4 * width, width)
-            found |= linear(f"{name}.mlp.fc2", width, 4 * width)
-            found[f"{name}.attn.relative_position_bias_table"] = [169, heads]
-            found[f"{name}.attn.relative_position_index"] = [49, 49]
+            actual |= linear(f"{name}.attn.qkv", 3 * width, width)
+            actual |= linear(f"{name}.attn.proj", width, width)
+            actual |= linear(f"{name}.mlp.fc1", 4 * width, width)
+            actual |= linear(f"{name}.mlp.fc2", width, 4 * width)
+            actual[f"{name}.attn.relative_position_bias_table"] = [169, heads]
+            actual[f"{name}.attn.relative_position_index"] = [49, 49]
         if stage < 3:
-            found[f"{prefix}layers.{stage}.downsample.reduction.weight"] = [2 * width, 4 * width]
+            actual[f"{prefix}layers.{stage}.downsample.reduction.weight"] = [2 * width, 4 * width]
             norms[f"{prefix}layers.{stage}.downsample.norm"] = 4 * width
     for name, width in norms.items():
-        found |= {f"{name}.weight": [width], f"{name}.bias": [width]}
-    return found
+        actual |= {f"{name}.weight": [width], f"{name}.bias": [width]}
+    return actual
 
 
 def on_swin(released: dict[str, list[int]], prefix: str, dims: int = 32) -> dict[str, list[int]]:

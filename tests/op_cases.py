@@ -63,13 +63,13 @@ def with_gradients(operator, inputs, backend, seed=5):
     return [output.detach()] + [x.grad for x in taken if torch.is_tensor(x)]
 
 
-def largest_errors(found, wanted):
+def largest_errors(actual, expected):
     """Per tensor, the largest difference over the largest magnitude."""
     return [
         float((a.double() - b.double()).abs().max() / b.double().abs().max().clamp(min=1e-30))
         if b.numel()
         else 0.0
-        for a, b in zip(found, wanted, strict=True)
+        for a, b in zip(actual, expected, strict=True)
     ]
 
 

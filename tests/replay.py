@@ -28,7 +28,7 @@ class Choices(TorchFunctionMode):
         self.taken: list[Any] = [] if taken is None else list(taken)
 
     def settle(self, choice: Any) -> Any:
-        """``choice``, or the one that was made in its place before."""
+        """``choice``, or the recorded one instead."""
         if not self.notes:
             return self.taken.pop(0)
         self.taken.append(choice)
@@ -37,17 +37,17 @@ class Choices(TorchFunctionMode):
     def __torch_function__(
         self, function: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
-        found = function(*args, **(kwargs or {}))
+        actual = function(*args, **(kwargs or {}))
         name = getattr(function, "__name__", "")
         if name == "argsort":
-            return self.settle(found)
+            return self.settle(actual)
         if name not in ("topk", "sort"):
-            return found
-        settled = self.settle(found.indices)
-        assert settled.shape == found.indices.shape
-        place = 2 if name == "topk" else 1
-        dim = (kwargs or {}).get("dim", args[place] if len(args) > place else -1)
-        return type(found)((args[0].gather(dim, settled), settled))
+            return actual
+        settled = self.settle(actual.indices)
+        assert settled.shape == actual.indices.shape
+        index = 2 if name == "topk" else 1
+        dim = (kwargs or {}).get("dim", args[index] if len(args) > index else -1)
+        return type(actual)((args[0].gather(dim, settled), settled))
 
     def settled(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """A function outside of torch whose whole result is a choice."""

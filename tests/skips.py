@@ -48,15 +48,15 @@ def refused(reasons: Iterable[str], allowed: Mapping[str, int]) -> list[str]:
         reasons: of every skipped test one.
         allowed: pattern to the most tests.
     """
-    found: Counter[str] = Counter()
+    actual: Counter[str] = Counter()
     wrong = []
     for reason in reasons:
         pattern = next((p for p in allowed if re.fullmatch(p, reason, re.DOTALL)), None)
         if pattern is None:
             wrong.append(f"no test may be skipped because: {reason}")
         else:
-            found[pattern] += 1
-    for pattern, count in found.items():
+            actual[pattern] += 1
+    for pattern, count in actual.items():
         if count > allowed[pattern]:
             wrong.append(f"{count} tests are skipped, at most {allowed[pattern]} may: {pattern}")
     return wrong

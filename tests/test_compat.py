@@ -140,8 +140,8 @@ def test_declares_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @readers
 def test_real_checkpoint_loads_weights_only(trained: Path, read: Callable[[Path], Any]) -> None:
-    found = {path.name for path in trained.glob("*.pth")}
-    assert {"epoch_1.pth", "epoch_2.pth", "best_toy_double_epoch_1.pth"} <= found
+    actual = {path.name for path in trained.glob("*.pth")}
+    assert {"epoch_1.pth", "epoch_2.pth", "best_toy_double_epoch_1.pth"} <= actual
     for path in trained.glob("*.pth"):
         if compat._takes_names():
             with compat.checkpoint_types():
@@ -275,12 +275,12 @@ def test_weights_of_every_dtype_and_settings_are_read(
     args = argparse.Namespace(lr=0.1, names=["a", "b"])
     path = tmp_path / "weights.pth"
     torch.save({"model": saved, "args": args}, path, _use_new_zipfile_serialization=zipped)
-    found = read(path, [argparse.Namespace])
-    assert found["args"] == args
-    assert found["model"].keys() == saved.keys()
+    actual = read(path, [argparse.Namespace])
+    assert actual["args"] == args
+    assert actual["model"].keys() == saved.keys()
     for name, value in saved.items():
-        assert found["model"][name].dtype == value.dtype
-        assert torch.equal(found["model"][name], value)
+        assert actual["model"][name].dtype == value.dtype
+        assert torch.equal(actual["model"][name], value)
 
 
 @readers
@@ -301,7 +301,7 @@ def test_versions_here_are_accepted_and_preparing_again_is_harmless() -> None:
 
 
 @pytest.mark.parametrize(
-    ("package", "found", "text"),
+    ("package", "actual", "text"),
     [
         ("mmcv", "2.2.0", "mmcv is 2.2.0"),
         ("mmdet", "3.2.0", "mmdet is 3.2.0"),
@@ -309,11 +309,11 @@ def test_versions_here_are_accepted_and_preparing_again_is_harmless() -> None:
     ],
 )
 def test_wrong_version_names_all_ranges(
-    monkeypatch: pytest.MonkeyPatch, package: str, found: str | None, text: str
+    monkeypatch: pytest.MonkeyPatch, package: str, actual: str | None, text: str
 ) -> None:
     real = compat.installed_version
     monkeypatch.setattr(
-        compat, "installed_version", lambda name: found if name == package else real(name)
+        compat, "installed_version", lambda name: actual if name == package else real(name)
     )
     with pytest.raises(ImportError, match=text) as error:
         compat.check_versions()
@@ -322,10 +322,10 @@ def test_wrong_version_names_all_ranges(
 
 
 @pytest.mark.parametrize(
-    ("found", "fits"), [("2.13.0+cpu", True), ("2.1.2+cu121", True), ("2.0.1", False)]
+    ("actual", "fits"), [("2.13.0+cpu", True), ("2.1.2+cu121", True), ("2.0.1", False)]
 )
-def test_torch_build_suffix(monkeypatch: pytest.MonkeyPatch, found: str, fits: bool) -> None:
-    monkeypatch.setattr(torch, "__version__", found)
+def test_torch_build_suffix(monkeypatch: pytest.MonkeyPatch, actual: str, fits: bool) -> None:
+    monkeypatch.setattr(torch, "__version__", actual)
     if fits:
         compat.check_versions()
     else:

@@ -60,8 +60,8 @@ def test_pins_go_together(
     assert locked["torchvision"] == f"torchvision{torchvision}"
     fork = {"mmengine": "onedl-mmengine", "mmdet": "onedl-mmdetection"}
     assert (fork["mmdet"] in locked) is (stack == "onedl") is not ("mmdet" in locked)
-    found = {name: locked.get(name) or locked[other] for name, other in fork.items()}
-    for name, line in {**found, "mmcv": mmcv, "torch": f"torch=={torch_version}"}.items():
+    actual = {name: locked.get(name) or locked[other] for name, other in fork.items()}
+    for name, line in {**actual, "mmcv": mmcv, "torch": f"torch=={torch_version}"}.items():
         assert SpecifierSet(compat.ACCEPTED_VERSIONS[name]).contains(line.split("==")[1]), name
 
 

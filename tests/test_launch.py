@@ -24,21 +24,21 @@ WRAPPER = "model_wrapper_cfg.device_ids=None"
 @pytest.fixture
 def joined(monkeypatch):
     """Backends of the groups that are joined, in a process that a launcher has started."""
-    found: list[str] = []
-    monkeypatch.setattr(launch.dist, "init_process_group", found.append)
+    actual: list[str] = []
+    monkeypatch.setattr(launch.dist, "init_process_group", actual.append)
     for name in launch.LAUNCHER_VARIABLES:
         monkeypatch.setenv(name, "0")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    return found
+    return actual
 
 
 @pytest.fixture
 def ran(monkeypatch):
     """Arguments of the scripts that are run."""
-    found: list[list[str]] = []
-    monkeypatch.setattr(runpy, "run_path", lambda script, run_name: found.append(sys.argv))
+    actual: list[list[str]] = []
+    monkeypatch.setattr(runpy, "run_path", lambda script, run_name: actual.append(sys.argv))
     monkeypatch.setattr(sys, "argv", [])
-    return found
+    return actual
 
 
 def test_a_name_becomes_a_file_and_options_are_handed_on(ran, monkeypatch):

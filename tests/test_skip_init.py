@@ -13,14 +13,14 @@ from tiny_detectors import detector_config
 
 def test_nothing_is_drawn_and_all_else_is_as_ever() -> None:
     config = detector_config("DINO", dict(type="DualAttentionEncoder"))
-    wanted = MODELS.build(copy.deepcopy(config)).state_dict()
+    expected = MODELS.build(copy.deepcopy(config)).state_dict()
     before = torch.get_rng_state()
     with SkipInit():
-        found = MODELS.build(copy.deepcopy(config)).state_dict()
+        actual = MODELS.build(copy.deepcopy(config)).state_dict()
         assert torch.equal(torch.get_rng_state(), before)
         assert len(torch.rand(9).unique()) > 1
     assert not torch.equal(torch.get_rng_state(), before)
-    assert {k: v.shape for k, v in found.items()} == {k: v.shape for k, v in wanted.items()}
-    constants = [k for k in wanted if ".bn" in k or ".norms" in k or k.endswith(".running_var")]
+    assert {k: v.shape for k, v in actual.items()} == {k: v.shape for k, v in expected.items()}
+    constants = [k for k in expected if ".bn" in k or ".norms" in k or k.endswith(".running_var")]
     assert len(constants) > 100
-    assert all(torch.equal(found[k], wanted[k]) for k in constants)
+    assert all(torch.equal(actual[k], expected[k]) for k in constants)

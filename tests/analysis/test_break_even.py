@@ -40,15 +40,15 @@ def test_settings_begin_with_small_images() -> None:
 
 @pytest.mark.usefixtures("_tiny")
 def test_shares_are_of_dense_and_the_detector_is_the_rest_and_the_encoder() -> None:
-    said: list[str] = []
+    message: list[str] = []
     cells = list(settings([(64, 96)], (1, 2), (16,)))
-    frame = sweep(["focus", "lite"], cells, repeats=1, progress=said.append)
+    frame = sweep(["focus", "lite"], cells, repeats=1, progress=message.append)
     assert list(frame[frame["encoder"] == "dense"]["share"]) == [1.0] * 4
     # Lite DETR's blocks of two layers do not fit into one
     counts = frame.groupby(["layers", "encoder"]).size()
     assert counts[1].to_dict() == {"dense": 2, "focus": 2}
     assert counts[2].to_dict() == {"dense": 2, "focus": 2, "lite": 2}
-    assert sum("left out: encoder 'lite' has blocks" in line for line in said) == 2
+    assert sum("left out: encoder 'lite' has blocks" in line for line in message) == 2
     for _, part in frame.groupby(["layers", "pass"]):
         dense = part[part["encoder"] == "dense"].iloc[0]
         for _, row in part.iterrows():
@@ -73,9 +73,9 @@ def test_it_pays_from_the_size_on_from_which_every_larger_one_pays() -> None:
         + lines("sparse", {10: 0.9, 20: 0.8, 30: 0.7})
         + lines("lite", {10: 0.5, 20: 0.5, 30: 0.91})
     )
-    found = smallest_paying(frame).set_index("encoder")
-    assert found.tokens.to_dict() == {"focus": 900, "sparse": 100, "lite": None}
-    assert found.image["focus"] == "30 x 30"
+    actual = smallest_paying(frame).set_index("encoder")
+    assert actual.tokens.to_dict() == {"focus": 900, "sparse": 100, "lite": None}
+    assert actual.image["focus"] == "30 x 30"
 
 
 def test_a_picture_has_a_column_for_each_number_of_layers() -> None:

@@ -50,13 +50,13 @@ def deformable_layers(queries: int) -> dict[str, int]:
 
 
 def test_dense_by_hand():
-    found = counted(ours()).parts
-    assert {name: found[name].madds for name in deformable_layers(N)} == deformable_layers(N)
-    assert found["encoder.other"].madds == found["encoder.selector"].madds == 0
-    assert found["first_stage.projection"].madds == N * C * C
+    actual = counted(ours()).parts
+    assert {name: actual[name].madds for name in deformable_layers(N)} == deformable_layers(N)
+    assert actual["encoder.other"].madds == actual["encoder.selector"].madds == 0
+    assert actual["first_stage.projection"].madds == N * C * C
     box = 2 * C * C + 4 * C
-    assert found["first_stage.heads"].madds == N * (CLASSES * C + box)
-    assert found["head"].madds == LAYERS * QUERIES * (CLASSES * C + box)
+    assert actual["first_stage.heads"].madds == N * (CLASSES * C + box)
+    assert actual["head"].madds == LAYERS * QUERIES * (CLASSES * C + box)
     per_query = (
         4 * C * C + 2 * QUERIES * C  # self-attention
         + C * (3 * HEADS * POINTS + C) + POINTS * C * 5  # cross-attention
@@ -64,71 +64,71 @@ def test_dense_by_hand():
         + 3 * C * C  # position of the query: 2 C to C, C to C
     )  # fmt: skip
     refinement = box  # of the boxes, by every layer
-    wanted = LAYERS * (QUERIES * (per_query + refinement) + N * C * C)
-    assert found["decoder"].madds == wanted
+    expected = LAYERS * (QUERIES * (per_query + refinement) + N * C * C)
+    assert actual["decoder"].madds == expected
     # a convolution to C channels at each of four levels, of 128, 256, 512 and (3 x 3) 512
     neck = sum(h * w * i for (h, w), i in zip(SHAPES, (128, 256, 512, 9 * 512), strict=True))
-    assert found["neck"].madds == neck * C
-    assert found["neck"].parameters == (128 + 256 + 512 + 9 * 512) * C + 8 * C
-    assert found["encoder.ffn"].parameters == LAYERS * (2 * C * HIDDEN + C + HIDDEN)
+    assert actual["neck"].madds == neck * C
+    assert actual["neck"].parameters == (128 + 256 + 512 + 9 * 512) * C + 8 * C
+    assert actual["encoder.ffn"].parameters == LAYERS * (2 * C * HIDDEN + C + HIDDEN)
 
 
 def test_sparse_by_hand():
-    found = counted(ours(encoder=dict(type="SparseDETREncoder"))).parts
+    actual = counted(ours(encoder=dict(type="SparseDETREncoder"))).parts
     kept = int(N * 0.3) + 1
-    assert {n: found[n].madds for n in deformable_layers(kept)} == deformable_layers(kept)
+    assert {n: actual[n].madds for n in deformable_layers(kept)} == deformable_layers(kept)
     # the mean's half of the second layer runs once
     mlp = N * (C * C + C // 2 * C // 2 + C // 2 * C // 4 + C // 4) + C // 2 * C // 2
-    assert found["encoder.selector"].madds == mlp + N * C * C
-    assert found["encoder.auxiliary"].madds == 0 < found["encoder.auxiliary"].parameters
+    assert actual["encoder.selector"].madds == mlp + N * C * C
+    assert actual["encoder.auxiliary"].madds == 0 < actual["encoder.auxiliary"].parameters
     with_heads = counted(ours(encoder=dict(type="SparseDETREncoder")), auxiliary_heads=True)
-    wanted = (LAYERS - 1) * kept * C * (CLASSES + 2 * C + 4)
-    assert with_heads.parts["encoder.auxiliary"].madds == wanted
-    assert with_heads.madds == sum(p.madds for p in found.values()) + wanted
+    expected = (LAYERS - 1) * kept * C * (CLASSES + 2 * C + 4)
+    assert with_heads.parts["encoder.auxiliary"].madds == expected
+    assert with_heads.madds == sum(p.madds for p in actual.values()) + expected
 
 
 def test_focus_by_hand():
-    found = counted(
+    actual = counted(
         ours(encoder=dict(type="DualAttentionEncoder", selector=dict(keep_ratio=[0.4, 0.2])))
     ).parts
     kept = [int(N * 0.4) + 1, (int(N * 0.4) + 1) // 2]
-    assert found["encoder.ffn"].madds == sum(kept) * 2 * C * HIDDEN
+    assert actual["encoder.ffn"].madds == sum(kept) * 2 * C * HIDDEN
     # category scores of the kept tokens, and attention among them (fewer than 300)
-    wanted = sum(k * C * CLASSES + 4 * k * C * C + 2 * k * k * C for k in kept)
-    assert found["encoder.dual_attention"].madds == wanted
+    expected = sum(k * C * CLASSES + 4 * k * C * C + 2 * k * k * C for k in kept)
+    assert actual["encoder.dual_attention"].madds == expected
 
 
 def test_lite_by_hand():
-    found = counted(ours(encoder=dict(LITE, attention="key_aware"))).parts
+    actual = counted(ours(encoder=dict(LITE, attention="key_aware"))).parts
     low = SHAPES[0][0] * SHAPES[0][1]
     queries = N - low + N  # the high levels, then all
-    assert found["encoder.ffn"].madds == 2 * C * (HIDDEN * 2 * (N - low) + C * low)
-    assert found["encoder.sampling"].madds == queries * POINTS * C * 10
+    assert actual["encoder.ffn"].madds == 2 * C * (HIDDEN * 2 * (N - low) + C * low)
+    assert actual["encoder.sampling"].madds == queries * POINTS * C * 10
     # locations on one level's worth of points, query projection, output projection
-    assert found["encoder.attention"].madds == queries * C * (2 * HEADS * 4 + 2 * C)
+    assert actual["encoder.attention"].madds == queries * C * (2 * HEADS * 4 + 2 * C)
 
 
 def test_hybrid_by_hand():
     hybrid = dict(type="HybridEncoder", feedforward_channels=HIDDEN, expansion=0.5)
-    found = counted(ours(encoder=hybrid)).parts
+    actual = counted(ours(encoder=hybrid)).parts
     sizes = [h * w for h, w in SHAPES]
     coarsest, wide = sizes[-1], C // 2
-    assert found["encoder.attention"].madds == 4 * coarsest * C * C + 2 * coarsest * coarsest * C
-    assert found["encoder.ffn"].madds == 2 * coarsest * C * HIDDEN
+    assert actual["encoder.attention"].madds == 4 * coarsest * C * C + 2 * coarsest * coarsest * C
+    assert actual["encoder.ffn"].madds == 2 * coarsest * C * HIDDEN
     # two 1 x 1 from 2 C, three blocks of 3 x 3 beside 1 x 1, 1 x 1 to C: down to all levels but
     # the coarsest, up to all but the finest
     block = 2 * 2 * C * wide + 3 * (9 + 1) * wide * wide + wide * C
-    wanted = (sum(sizes[:-1]) + sum(sizes[1:])) * block
-    wanted += sum(sizes[1:]) * (C * C + 9 * C * C)  # laterals, and convolutions of stride 2
-    assert found["encoder.convolutions"].madds == wanted
-    assert found["encoder.values"].madds == found["encoder.sampling"].madds == 0
+    expected = (sum(sizes[:-1]) + sum(sizes[1:])) * block
+    expected += sum(sizes[1:]) * (C * C + 9 * C * C)  # laterals, and convolutions of stride 2
+    assert actual["encoder.convolutions"].madds == expected
+    assert actual["encoder.values"].madds == actual["encoder.sampling"].madds == 0
 
 
 def test_none_costs_nothing():
-    found = counted(ours(encoder=dict(type="NoEncoder")))
-    assert found.group("encoder") == Part()
+    actual = counted(ours(encoder=dict(type="NoEncoder")))
+    assert actual.group("encoder") == Part()
     dense = counted(ours())
-    assert found.madds == dense.madds - dense.group("encoder").madds
+    assert actual.madds == dense.madds - dense.group("encoder").madds
 
 
 @pytest.mark.parametrize(
@@ -138,20 +138,20 @@ def test_none_costs_nothing():
 def test_sums_and_a_real_run(detector, encoder, monkeypatch):
     """Parts sum up to what torch's counter finds when everything really runs."""
     model = build(detector_config(detector, encoder))
-    found = count_complexity(model, (64, 100))
-    assert list(found.parts) == list(PARTS) and model.training
+    actual = count_complexity(model, (64, 100))
+    assert list(actual.parts) == list(PARTS) and model.training
     model.requires_grad_(False)  # torch's counter hooks what has a gradient
-    assert found.parts["other"].madds == found.parts["encoder.other"].madds == 0
-    assert found.parameters == sum(p.numel() for p in model.parameters())
-    assert sum((p for p in found.parts.values()), Part()) == found.total
+    assert actual.parts["other"].madds == actual.parts["encoder.other"].madds == 0
+    assert actual.parameters == sum(p.numel() for p in model.parameters())
+    assert sum((p for p in actual.parts.values()), Part()) == actual.total
     model.eval()
     images, sample = torch.randn(1, 3, 64, 100), counter_module._sample((64, 100), (64, 100))
     real = FlopCounterMode(display=False, custom_mapping=FORMULAS)
     with torch.no_grad(), real:
         model(images, [sample], mode="tensor")
-    assert found.madds * 2 == real.get_total_flops() > 0
+    assert actual.madds * 2 == real.get_total_flops() > 0
     monkeypatch.setattr(counter_module, "ShapesOnly", nullcontext)
-    assert count_complexity(model, (64, 100)) == found
+    assert count_complexity(model, (64, 100)) == actual
 
 
 @pytest.mark.parametrize("attention", ["plain", "key_aware"])
@@ -193,9 +193,9 @@ def test_attention_of_a_backbone_counts():
 
 def test_mmdetections_own_detector_counts_the_same():
     config = detector_config("DeformableDETR")  # the DINO of MMDetection's fork is another one
-    wanted = counted(config)
+    expected = counted(config)
     config.type = "DeformableDETR"
-    assert counted(config).parts == wanted.parts
+    assert counted(config).parts == expected.parts
 
 
 def test_padding():
@@ -214,8 +214,8 @@ def test_padding():
 
 
 def test_smallest_image_and_records():
-    found = counted(detector_config("DINO", dict(type="SparseDETREncoder")), (1, 1))
-    record = json.loads(json.dumps(found.as_record()))
+    actual = counted(detector_config("DINO", dict(type="SparseDETREncoder")), (1, 1))
+    record = json.loads(json.dumps(actual.as_record()))
     assert record["total"]["madds"] == sum(p["madds"] for p in record["parts"].values()) > 0
     assert record["image_hw"] == [1, 1]
     groups, parts = record["groups"], record["parts"]
@@ -227,12 +227,12 @@ def test_smallest_image_and_records():
     )
     heads = ("decoder", "head", "first_stage.heads")
     assert groups["decoder with heads"]["madds"] == sum(parts[name]["madds"] for name in heads)
-    assert found.group("encoder").parameters == sum(
-        p.parameters for n, p in found.parts.items() if n.startswith("encoder.")
+    assert actual.group("encoder").parameters == sum(
+        p.parameters for n, p in actual.parts.items() if n.startswith("encoder.")
     )
-    assert "| total |" in found.as_table() and "encoder.dual_attention" not in found.as_table()
+    assert "| total |" in actual.as_table() and "encoder.dual_attention" not in actual.as_table()
     with pytest.raises(ValueError, match=r"part must be one of backbone.*got 'enc'"):
-        found.group("enc")
+        actual.group("enc")
 
 
 @pytest.mark.parametrize("size", [(0, 5), (5, -1), (5,), (5, 6, 7), 800, ("8", 9), (8.0, 9), None])
@@ -250,7 +250,7 @@ def test_other_models():
     ("text", "message"),
     [
         ("model = dict(type='Yolo99')", "Yolo99 is not in"),
-        ("_base_ = 'mmdet::retinanet/retinanet_r50_fpn_1x_coco.py'", "RetinaNet, which is no DETR"),
+        ("_base_ = 'mmdet::retinanet/retinanet_r50_fpn_1x_coco.py'", "RetinaNet, which is not a DETR"),
         ("lr = 1", "has no model"),
         ("model = dict(", "cannot be read"),
     ],

@@ -106,28 +106,30 @@ def test_the_whole_detector_on_two_backends():
 @pytest.mark.usefixtures("_tiny")
 def test_as_many_dense_layers_as_cost_the_same(monkeypatch):
     monkeypatch.setattr(encoder_benchmark, "_dino", lambda: detector_config("DINO"))
-    said = []
+    message = []
     frame = benchmark_encoders(
         ["none", "dense-matched", "hybrid", "focus"],
         (64, 64),
         keep_ratio=0.1,
         repeats=1,
         warmup=0,
-        progress=said.append,
+        progress=message.append,
     )
     assert list(frame.index) == ["none", "dense-matched (dense-1)", "hybrid", "focus"]
     assert any(
         text.startswith("dense-matched has 1 of 2 dense layers") and "matched to focus 0.1" in text
-        for text in said
+        for text in message
     )
 
 
 @pytest.mark.usefixtures("_tiny")
 def test_training_steps():
-    said = []
-    frame = measure_training(["dense"], (64, 96), num_cps=(0, 2), repeats=1, progress=said.append)
+    message = []
+    frame = measure_training(
+        ["dense"], (64, 96), num_cps=(0, 2), repeats=1, progress=message.append
+    )
     assert list(frame.index) == ["dense", "dense"] and list(frame.num_cp) == [0, 2]
-    assert (frame.seconds > 0).all() and said[-1].startswith("round 1 of 1")
+    assert (frame.seconds > 0).all() and message[-1].startswith("round 1 of 1")
     assert records(frame)[1]["num_cp"] == 2 and records(frame)[1]["encoder"] == "dense"
 
 

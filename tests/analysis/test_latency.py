@@ -105,5 +105,5 @@ def test_cuda_is_timed_by_events():
     x = torch.randn(2048, 2048, device="cuda")
     assert isinstance(latency._mark(x.device), torch.cuda.Event)
     calls = {"one": lambda: x @ x, "many": lambda: [x @ x for _ in range(20)]}
-    *_, (_, found) = interleaved(calls, repeats=3, warmup=2, device="cuda")
-    assert found["many"].median > 5 * found["one"].median > 0
+    *_, (_, actual) = interleaved(calls, repeats=3, warmup=2, device="cuda")
+    assert actual["many"].median > 5 * actual["one"].median > 0

@@ -20,8 +20,8 @@ def imported(file):
 
 def importers(name, files):
     """Files that import a module or what is below it."""
-    found = {f for f in files if any(f"{m}.".startswith(f"{name}.") for m in imported(f))}
-    return {file.relative_to(PACKAGE).as_posix() for file in found}
+    actual = {f for f in files if any(f"{m}.".startswith(f"{name}.") for m in imported(f))}
+    return {file.relative_to(PACKAGE).as_posix() for file in actual}
 
 
 def test_nothing_below_analysis_imports_it():

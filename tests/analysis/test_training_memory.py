@@ -27,11 +27,11 @@ def _tiny(monkeypatch):
 @pytest.mark.slow
 def test_larger_images_and_batches_take_more_and_checkpointing_less():
     settings = ("float32", "checkpointed")
-    said = []
+    message = []
     table = measured.training_memory(
-        ["dense"], [(64, 96), (128, 192)], (1, 2), settings=settings, progress=said.append
+        ["dense"], [(64, 96), (128, 192)], (1, 2), settings=settings, progress=message.append
     )
-    assert list(table.columns) == ["dense, float32", "dense, checkpointed"] and len(said) == 8
+    assert list(table.columns) == ["dense, float32", "dense, checkpointed"] and len(message) == 8
     assert list(table.index) == [
         (image, batch, 8) for image in ("64 x 96", "128 x 192") for batch in (1, 2)
     ]

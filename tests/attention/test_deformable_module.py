@@ -53,9 +53,9 @@ def call(module, batch_first=True, reference=2, shapes=None, padded=True, querie
 @pytest.mark.parametrize("reference", [2, 4])
 def test_backend_mmcv_is_mmcv_bit_for_bit(shapes, batch_first, reference):
     ours, theirs = modules("mmcv", batch_first=batch_first)
-    found = call(ours, batch_first, reference, shapes)
-    wanted = call(theirs, batch_first, reference)
-    assert all(torch.equal(a, b) for a, b in zip(found, wanted, strict=True))
+    actual = call(ours, batch_first, reference, shapes)
+    expected = call(theirs, batch_first, reference)
+    assert all(torch.equal(a, b) for a, b in zip(actual, expected, strict=True))
 
 
 @pytest.mark.parametrize("backend", ["torch", "auto"])
@@ -64,9 +64,9 @@ def test_backend_mmcv_is_mmcv_bit_for_bit(shapes, batch_first, reference):
 @pytest.mark.parametrize("padded", [True, False])
 def test_other_backends_agree(backend, batch_first, reference, padded):
     ours, theirs = modules(backend, batch_first=batch_first)
-    found = call(ours, batch_first, reference, SHAPES, padded)
-    wanted = call(theirs, batch_first, reference, None, padded)
-    for a, b in zip(found, wanted, strict=True):
+    actual = call(ours, batch_first, reference, SHAPES, padded)
+    expected = call(theirs, batch_first, reference, None, padded)
+    for a, b in zip(actual, expected, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-3 * float(b.abs().max()))
 
 
@@ -88,10 +88,10 @@ def test_identity_and_value_default_to_the_query():
     ours, _ = modules("torch", batch_first=True)
     query = torch.randn(2, TOKENS, 32)
     points = torch.rand(2, TOKENS, 3, 2)
-    place = dict(reference_points=points, spatial_shapes=SHAPES)
-    plain = ours(query, **place)
-    assert torch.equal(plain, ours(query, value=query, identity=query, **place))
-    assert torch.allclose(plain - query, ours(query, identity=torch.zeros(1), **place), atol=1e-6)
+    at = dict(reference_points=points, spatial_shapes=SHAPES)
+    plain = ours(query, **at)
+    assert torch.equal(plain, ours(query, value=query, identity=query, **at))
+    assert torch.allclose(plain - query, ours(query, identity=torch.zeros(1), **at), atol=1e-6)
 
 
 def test_bad_arguments_are_refused():
@@ -110,9 +110,9 @@ def test_bad_arguments_are_refused():
 def test_autocast_and_compile(dtype):
     ours, _ = modules("fused", batch_first=True)
     query = torch.randn(2, TOKENS, 32)
-    place = dict(reference_points=torch.rand(2, TOKENS, 3, 2), spatial_shapes=SHAPES)
+    at = dict(reference_points=torch.rand(2, TOKENS, 3, 2), spatial_shapes=SHAPES)
     with torch.autocast("cpu", dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
-        found = ours(query, **place)
-        compiled = torch.compile(ours, fullgraph=True, backend="aot_eager")(query, **place)
-    torch.testing.assert_close(found, compiled)
-    torch.testing.assert_close(found, ours(query, **place), rtol=5e-2, atol=5e-2)
+        actual = ours(query, **at)
+        compiled = torch.compile(ours, fullgraph=True, backend="aot_eager")(query, **at)
+    torch.testing.assert_close(actual, compiled)
+    torch.testing.assert_close(actual, ours(query, **at), rtol=5e-2, atol=5e-2)

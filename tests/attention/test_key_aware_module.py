@@ -104,27 +104,27 @@ def test_every_parameter_gets_a_gradient():
 def test_queries_first():
     module = make()
     query = torch.randn(2, 9, 32)
-    wanted = call(module, query)
+    expected = call(module, query)
     module.batch_first = False
     draw = torch.Generator().manual_seed(2)
     value = torch.randn(2, TOKENS, 32, generator=draw)
     points = torch.rand(2, 9, 3, 2, generator=draw)
-    found = module(
+    actual = module(
         query.transpose(0, 1),
         value=value.transpose(0, 1),
         reference_points=points,
         spatial_shapes=torch.tensor(SHAPES),
     )
-    torch.testing.assert_close(found.transpose(0, 1), wanted)
+    torch.testing.assert_close(actual.transpose(0, 1), expected)
 
 
 def test_autocast_and_half_precision():
     module = make()
     query = torch.randn(2, 9, 32)
-    wanted = call(module, query)
+    expected = call(module, query)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        found = call(module, query)
-    torch.testing.assert_close(found.float(), wanted, rtol=0.1, atol=0.1)
+        actual = call(module, query)
+    torch.testing.assert_close(actual.float(), expected, rtol=0.1, atol=0.1)
 
 
 def test_registered_and_refused():

@@ -34,9 +34,9 @@ def test_features_have_their_stride_and_channels(name):
         assert [m.shape[:2] for m in maps] == [(1, c) for c in backbone.channels]
         for features, stride in zip(maps, backbone.strides, strict=True):
             assert features.isfinite().all()
-            for found, length in zip(features.shape[2:], (height, width), strict=True):
+            for actual, length in zip(features.shape[2:], (height, width), strict=True):
                 # without padding a convolution rounds down or up
-                assert found in (max(length // stride, 1), -(-length // stride))
+                assert actual in (max(length // stride, 1), -(-length // stride))
 
 
 def test_a_padded_image_gives_the_same_features_where_it_was_not_padded():

@@ -89,20 +89,20 @@ def test_the_row_of_any_object_stays_first() -> None:
     ],
 )
 def test_which_first_stages_tell_no_classes(model: dict[str, Any], head: int | None) -> None:
-    found = class_agnostic_first_stage({**model, "decoder": dict(num_layers=3)})
-    assert found == (None if head is None else f"bbox_head.cls_branches.{head}")
+    actual = class_agnostic_first_stage({**model, "decoder": dict(num_layers=3)})
+    assert actual == (None if head is None else f"bbox_head.cls_branches.{head}")
 
 
 def test_names_find_cocos_rows_in_both_numberings() -> None:
     words = ["cat", "wolf=dog", "thing"]
     for released, numbers in ((80, range(80)), (91, CATEGORY_NUMBERS)):
-        found = class_rows(words, released)
-        assert found.names == ("cat", "wolf", "thing")
-        assert found.sources == ("cat", "dog", None)
-        assert found.rows == (numbers[15], numbers[16], None)
+        actual = class_rows(words, released)
+        assert actual.names == ("cat", "wolf", "thing")
+        assert actual.sources == ("cat", "dog", None)
+        assert actual.rows == (numbers[15], numbers[16], None)
         names = class_names(released)
-        assert [names[row] for row in found.rows if row is not None] == ["cat", "dog"]
-    assert str(found) == "3 classes, 2 of the file's and 1 new: cat, wolf (from dog), thing (new)"
+        assert [names[row] for row in actual.rows if row is not None] == ["cat", "dog"]
+    assert str(actual) == "3 classes, 2 of the file's and 1 new: cat, wolf (from dog), thing (new)"
     assert class_rows(["N/A"], 91).rows == (None,)
     assert class_rows(["cat"], 7).rows == (None,)
     assert str(class_rows(4, 91)) == "4 classes, all new"

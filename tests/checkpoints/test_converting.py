@@ -51,8 +51,8 @@ def test_from_a_released_file_to_its_detections(
     )
     target = tmp_path / "out.pth"
     assert run_tool(monkeypatch, source, target, "--family", family) == 0
-    said = capsys.readouterr().out
-    assert f"in.pth: {family}, " in said and "config: sparse_encoders::" in said
+    message = capsys.readouterr().out
+    assert f"in.pth: {family}, " in message and "config: sparse_encoders::" in message
     saved = torch.load(target, weights_only=True)
     name = saved["meta"]["config"].removeprefix("sparse_encoders::")
     written = target.with_suffix(".py")
@@ -93,7 +93,7 @@ def test_the_names_tell_the_family() -> None:
 
 
 @pytest.mark.parametrize(
-    ("names", "found"),
+    ("names", "actual"),
     [
         (["bbox_head.cls_branches.0.weight"], "needs no conversion"),
         (["backbone.conv1.weight"], "no known model"),
@@ -101,8 +101,8 @@ def test_the_names_tell_the_family() -> None:
         (["roi_heads.box_head.fc1.weight"], "two-stage convolutional"),
     ],
 )
-def test_other_models_are_named(names: list[str], found: str) -> None:
-    with pytest.raises(ValueError, match=found):
+def test_other_models_are_named(names: list[str], actual: str) -> None:
+    with pytest.raises(ValueError, match=actual):
         check_family(names, "dino")
     with pytest.raises(ValueError, match=r"family must be one of dino, .* got 'yolo'"):
         check_family(names, "yolo")
@@ -212,9 +212,9 @@ def test_class_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -
 
 def test_settings_and_where_they_come_from() -> None:
     lite = releases.shapes("lite_dino")
-    found = release_settings("lite_dino", lite, dict(enc_scale=2), {})
-    assert (found["high_levels"].value, found["high_levels"].source) == (2, "its args")
-    assert (found["blocks"].value, found["blocks"].source) == (3, "its tensors")
+    actual = release_settings("lite_dino", lite, dict(enc_scale=2), {})
+    assert (actual["high_levels"].value, actual["high_levels"].source) == (2, "its args")
+    assert (actual["blocks"].value, actual["blocks"].source) == (3, "its tensors")
     asked = release_settings("lite_dino", lite, {}, dict(schedule="H2L2-(2+1)x3"))
     assert (asked["high_levels"].value, asked["high_levels"].source) == (2, "the options")
     with pytest.raises(ValueError, match="blocks is 3 by the file's tensors, got 1"):

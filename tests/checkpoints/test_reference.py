@@ -134,27 +134,27 @@ def test_denoising_losses_of_other_batches(tmp_path):
     p = 1 / (1 + np.exp(4 - 8 * uniform("logits", (1, 1, 1, 2), 3)[0, 0, 0]))
     focal = -0.25 * (1 - p[1]) ** 2 * np.log(p[1]) - 0.75 * p[0] ** 2 * np.log(1 - p[0])
     config = dict(seed=3, groups=1, boxes_per_image=[1], num_classes=2, layers=1)
-    told = dict(labels_image0=np.array([1]), boxes_image0=(box + np.eye(4)[0] * 0.1)[None])
-    told |= dict(loss_cls=np.array([focal]), loss_bbox=np.array([0.1]))
+    losses = dict(labels_image0=np.array([1]), boxes_image0=(box + np.eye(4)[0] * 0.1)[None])
+    losses |= dict(loss_cls=np.array([focal]), loss_bbox=np.array([0.1]))
     inside = max(0.0, box[2] - 0.1) / (box[2] + 0.1)  # both have the same height
     hull = 0.0 if box[2] > 0.1 else (0.1 - box[2]) / (0.1 + box[2])
-    told |= dict(loss_iou=np.array([1 - inside + hull]))
+    losses |= dict(loss_iou=np.array([1 - inside + hull]))
     for extra in (0, 1):
         if extra:  # its padding query must not count
             config["boxes_per_image"] = [1, 0]
-            told |= dict(labels_image1=np.zeros(0, int), boxes_image1=np.zeros((0, 4)))
+            losses |= dict(labels_image1=np.zeros(0, int), boxes_image1=np.zeros((0, 4)))
             logits = uniform("logits", (1, 2, 1, 2), 3)[0, 0, 0]
             assert (logits == uniform("logits", (1, 1, 1, 2), 3)[0, 0, 0]).all()
         path = tmp_path / f"{extra}.npz"
-        np.savez(path, kind="dn_loss", config=json.dumps(config), **told)
+        np.savez(path, kind="dn_loss", config=json.dumps(config), **losses)
         assert [c for c in verify(path) if not c.passed] == []
 
 
 def test_ties_may_swap_and_nothing_else():
     scores = torch.tensor([[3.0, 2.0, 1.0, 1.0, 0.0]])
-    wanted = np.array([[0, 1, 2]])
-    assert same_sets("x", torch.tensor([[1, 0, 3]]), wanted, scores).passed
-    assert not same_sets("x", torch.tensor([[1, 0, 4]]), wanted, scores).passed
+    expected = np.array([[0, 1, 2]])
+    assert same_sets("x", torch.tensor([[1, 0, 3]]), expected, scores).passed
+    assert not same_sets("x", torch.tensor([[1, 0, 4]]), expected, scores).passed
 
 
 def test_shapes_must_agree():

@@ -77,8 +77,8 @@ def test_agreement_is_told_before_and_after_swaps() -> None:
     """A pair that only rounding ranks stands the other way round in one of two images."""
     scores = FirstStageScores(torch.nn.Linear(1, 1, bias=False), by_class=False)
     scores.logits = torch.tensor([3.0, 2.0, 2.0 - 4e-7, 1.0]).view(1, 4, 1).expand(2, 4, 1)
-    good = Agreement(matched=300, wanted=300, found=300, distance=1.0)
-    bad = Agreement(matched=285, wanted=300, found=300, distance=90.0)
+    good = Agreement(matched=300, expected=300, actual=300, distance=1.0)
+    bad = Agreement(matched=285, expected=300, actual=300, distance=90.0)
 
     def compare() -> list[Agreement]:
         return [good, good if scores.nudges else bad]

@@ -59,8 +59,8 @@ def test_settings_are_followed(tmp_path):
     """Another ratio keeps another number of tokens."""
 
     def halve(config):
-        found = json.loads(str(config))
-        return np.array(json.dumps({**found, "keep_ratio": found["keep_ratio"] / 2}))
+        actual = json.loads(str(config))
+        return np.array(json.dumps({**actual, "keep_ratio": actual["keep_ratio"] / 2}))
 
     failed = failing(altered("sparse_detr_encoder.npz", tmp_path, config=halve))
     assert "num_kept" in failed and "score" not in failed

@@ -89,7 +89,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "resnet101": ("focus_dino", deeper(), {}),
     "detrex swin": ("focus_dino", releases.on_swin(FOCUS, "backbone."), {}),
     "plain lite": ("lite_dino", plain_lite(256), {}),
-    "plain lite, shared places": ("lite_dino", plain_lite(64), {}),
+    "plain lite, shared locations": ("lite_dino", plain_lite(64), {}),
     "key projections": ("lite_dino", key_projections(), {}),
     "one ffn": ("lite_dino", releases.without(LITE, r"linear[12]2\.|norm22\."), {}),
     "(3+1)x2": ("lite_dino", schedule(2), {}),
@@ -168,7 +168,7 @@ def test_other_settings_run(family: str, shapes: Any, changes: dict[str, Any]) -
     with torch.no_grad():
         model = released_model(family, config, shapes, state)
         batch, samples = fixture_images(config, seed=3)
-        found = model.predict(batch, samples)
-    for sample in found:
+        actual = model.predict(batch, samples)
+    for sample in actual:
         assert len(sample.pred_instances) == config["max_per_img"]
         assert sample.pred_instances.bboxes.isfinite().all()

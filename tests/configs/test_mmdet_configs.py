@@ -83,7 +83,7 @@ def shrunken(path: Path) -> Config:
 
 def lite_schedule(named: list[str]) -> tuple[int, int]:
     """High levels and blocks that an encoder word promises."""
-    return next((found for word, found in SCHEDULES.items() if word in named), (3, 3))
+    return next((actual for word, actual in SCHEDULES.items() if word in named), (3, 3))
 
 
 @functools.cache
@@ -173,16 +173,16 @@ def test_the_real_size_builds(path):
         assert len(built.encoder.layers) == 6
         assert built.encoder.layers[0].ffn.embed_dims == 256
     if selector := model.encoder.get("selector"):
-        found = built.encoder.selector.schedule.per_layer
+        actual = built.encoder.selector.schedule.per_layer
         ratio = selector.keep_ratio
         if selector.type == "SalienceTokenSelector":
             # (0.4 * 64 + 0.8 * 16 + 4 + 1) / 85 of all tokens, and the layers' shares of those
-            wanted = [43.4 / 85 * share for share in (1, 0.8, 0.6, 0.6, 0.4, 0.2)]
+            expected = [43.4 / 85 * share for share in (1, 0.8, 0.6, 0.6, 0.4, 0.2)]
         elif selector.type == "FocusTokenSelector":
-            wanted = cascade_of_average(ratio, len(found))
+            expected = cascade_of_average(ratio, len(actual))
         else:
-            wanted = [ratio] * len(found)
-        assert found == pytest.approx(tuple(wanted))
+            expected = [ratio] * len(actual)
+        assert actual == pytest.approx(tuple(expected))
 
 
 @pytest.mark.parametrize("backbone", ["r50", "r101", "swin-t", "swin-b-224-22k", "swin-b-384-22k"])

@@ -34,8 +34,8 @@ SMALL = [
 
 def blocks(language):
     """The page's blocks of a language ('' for commands), in their order."""
-    found = re.findall(r"^```(\w*)\n(.*?)^```$", PAGE.read_text(), re.M | re.S)
-    return [block for name, block in found if name == language]
+    actual = re.findall(r"^```(\w*)\n(.*?)^```$", PAGE.read_text(), re.M | re.S)
+    return [block for name, block in actual if name == language]
 
 
 def config_of(text, folder):

@@ -58,11 +58,11 @@ def plain_key_aware(query: Tensor, key: Tensor, value: Tensor, locations: Tensor
 
 
 def assert_same(
-    got: Sequence[Tensor], wanted: Sequence[Tensor], close: float | None = None
+    got: Sequence[Tensor], expected: Sequence[Tensor], close: float | None = None
 ) -> None:
     """Compare every pair by its largest difference over its largest number."""
-    assert len(got) == len(wanted)
-    for number, (a, b) in enumerate(zip(got, wanted, strict=True)):
+    assert len(got) == len(expected)
+    for number, (a, b) in enumerate(zip(got, expected, strict=True)):
         limit = CLOSE[a.dtype] if close is None else close
         error = float((a.double() - b.double()).abs().max() / b.abs().max())
         assert error <= limit, f"result {number} is off by {error:.2e}, allowed {limit:.0e}"

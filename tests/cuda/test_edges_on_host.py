@@ -29,8 +29,8 @@ def test_far_and_not_finite_places_read_zeros_and_get_no_gradient(kernels, awkwa
     output = kernels.deformable_attention(value, SHAPES, points, offsets, logits)
     grads = kernels.deformable_attention_backward(grad, value, SHAPES, points, offsets, logits)
     harmless = torch.where(offsets == offsets.clamp(-100, 100), offsets, 1e6)
-    wanted = truth(plain_deformable, [value, points, harmless, logits], grad)
-    assert_same([output, *grads], wanted)
+    expected = truth(plain_deformable, [value, points, harmless, logits], grad)
+    assert_same([output, *grads], expected)
     assert not grads[2][:, ::3, :, 1, 2].any()
 
     query, key, value, locations = key_aware_inputs()
@@ -38,8 +38,8 @@ def test_far_and_not_finite_places_read_zeros_and_get_no_gradient(kernels, awkwa
     output = kernels.key_aware_attention(query, key, value, SHAPES, locations)
     grads = kernels.key_aware_attention_backward(grad, query, key, value, SHAPES, locations)
     harmless = torch.where(locations == locations.clamp(-100, 100), locations, 1e6)
-    wanted = truth(plain_key_aware, [query, key, value, harmless], grad)
-    assert_same([output, *grads], wanted)
+    expected = truth(plain_key_aware, [query, key, value, harmless], grad)
+    assert_same([output, *grads], expected)
 
 
 def test_sharp_and_broken_weights(kernels):
@@ -56,13 +56,13 @@ def test_sharp_and_broken_weights(kernels):
 
     query, key, value, locations = key_aware_inputs()
     got = kernels.key_aware_attention(query * 1000, key, value, SHAPES, locations)
-    wanted = plain_key_aware(query.double() * 1000, key.double(), value.double(), locations)
-    assert_same([got], [wanted], close=1e-4)  # scores of some thousands keep 3 decimals
+    expected = plain_key_aware(query.double() * 1000, key.double(), value.double(), locations)
+    assert_same([got], [expected], close=1e-4)  # scores of some thousands keep 3 decimals
 
     query, key, locations = -200 * query.abs() - 200, key.abs() + 1, locations.clamp(0.3, 0.7)
     got = kernels.key_aware_attention(query, key, value, SHAPES, locations)
-    wanted = plain_key_aware(query.double(), key.double(), value.double(), locations)
-    assert_same([got], [wanted], close=1e-3)  # all scores far below zero
+    expected = plain_key_aware(query.double(), key.double(), value.double(), locations)
+    assert_same([got], [expected], close=1e-3)  # all scores far below zero
 
 
 def test_tensors_off_a_16_byte_boundary(kernels):

@@ -87,8 +87,8 @@ def test_key_aware_attention(ops, dtype):
     output = ops.key_aware_attention(query, key, value, FLAT, locations)
     grads = ops.key_aware_attention_backward(grad, query, key, value, FLAT, locations)
     assert [tensor.dtype for tensor in (output, *grads)] == [dtype] * 4 + [torch.float64]
-    wanted = truth(plain_key_aware, [query, key, value, locations.contiguous()], grad)
-    assert_same([output, *grads], wanted, 1e-3)
+    expected = truth(plain_key_aware, [query, key, value, locations.contiguous()], grad)
+    assert_same([output, *grads], expected, 1e-3)
 
 
 def test_strided_inputs(ops):

@@ -51,8 +51,8 @@ def test_deformable_attention(channels, coordinates, dtype):
     value, *others = inputs
     grad = torch.randn(2, 37, 3 * channels).to(dtype)
     output = deformable_attention(value, SHAPES, *others, backend="fused")
-    wanted = truth(plain_deformable, [tensor.cpu() for tensor in inputs], grad)
-    assert_same(run(output, inputs, grad), wanted)
+    expected = truth(plain_deformable, [tensor.cpu() for tensor in inputs], grad)
+    assert_same(run(output, inputs, grad), expected)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -78,19 +78,19 @@ def test_few_and_many_places(points):
     inputs = on_gpu(deformable_inputs(queries=3, points=points))
     grad = torch.randn(2, 3, 96)
     output = deformable_attention(inputs[0], SHAPES, *inputs[1:], backend="fused")
-    wanted = truth(plain_deformable, [tensor.cpu() for tensor in inputs], grad)
-    assert_same(run(output, inputs, grad), wanted)
+    expected = truth(plain_deformable, [tensor.cpu() for tensor in inputs], grad)
+    assert_same(run(output, inputs, grad), expected)
 
 
 @pytest.mark.parametrize("awkward", [torch.nan, torch.inf, -1e30, 2.0**31])
 def test_far_and_not_finite_places_read_zeros(awkward):
     value, points, offsets, logits = deformable_inputs()
     offsets[:, ::3, :, 1, 2, 0] = awkward
-    wanted = plain_deformable(value.double(), points, offsets, logits)
+    expected = plain_deformable(value.double(), points, offsets, logits)
     value, *others = on_gpu([value, points, offsets, logits])
     output = deformable_attention(value, SHAPES, *others, backend="fused")
     grads = torch.autograd.grad(output.sum(), [value, *others])
-    assert_same([output.detach().cpu()], [wanted])
+    assert_same([output.detach().cpu()], [expected])
     assert all(grad.isfinite().all() for grad in grads)
 
 
@@ -130,13 +130,13 @@ def test_autocast_leaves_places_in_float32():
     with torch.autocast("cuda", torch.bfloat16):
         output = deformable_attention(value, SHAPES, *others, backend="fused")
     assert output.dtype == torch.bfloat16
-    wanted = plain_deformable(*(tensor.cpu().double() for tensor in (value, *others)))
-    assert_same([output.detach().cpu()], [wanted.detach()])
+    expected = plain_deformable(*(tensor.cpu().double() for tensor in (value, *others)))
+    assert_same([output.detach().cpu()], [expected.detach()])
 
 
 def test_runs_on_the_current_stream():
     value, *others = (tensor.cuda() for tensor in deformable_inputs())
-    wanted = deformable_attention(value, SHAPES, *others, backend="fused")
+    expected = deformable_attention(value, SHAPES, *others, backend="fused")
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
@@ -144,7 +144,7 @@ def test_runs_on_the_current_stream():
         late = value.clone()
         output = deformable_attention(late, SHAPES, *others, backend="fused")
     torch.cuda.synchronize()
-    assert torch.equal(output, wanted)
+    assert torch.equal(output, expected)
 
 
 def test_forward_gives_the_same_bits_every_time():

@@ -39,8 +39,8 @@ def test_same_seed_gives_the_same_bytes_and_another_seed_does_not(tmp_path):
 
 def test_one_picture_has_the_pixels_it_always_had():
     drawn = draw_picture(ShapesSettings(), "val", 3)
-    found = hashlib.sha256(drawn.pixels.tobytes()).hexdigest()[:16]
-    assert (found, drawn.labels, drawn.boxes) == RECORDED
+    actual = hashlib.sha256(drawn.pixels.tobytes()).hexdigest()[:16]
+    assert (actual, drawn.labels, drawn.boxes) == RECORDED
 
 
 # picture 3 of the validation split with the default settings
@@ -121,9 +121,9 @@ def test_pycocotools_reads_it_and_pictures_match_it(tmp_path):
 @pytest.mark.parametrize("kind", CLASSES)
 def test_a_shape_is_mirrored_left_to_right(kind):
     u, v = np.meshgrid(*[np.arange(-20, 21) / 20.3] * 2)
-    found = inside(kind, u, v)
-    assert found.any() and not found.all()
-    assert (found == found[:, ::-1]).all()
+    actual = inside(kind, u, v)
+    assert actual.any() and not actual.all()
+    assert (actual == actual[:, ::-1]).all()
 
 
 def test_a_circle_covers_its_area():

@@ -20,16 +20,18 @@ def test_it_gives_what_predict_gives(kind: str) -> None:
     model = detector(kind)
     image = picture()
     with torch.no_grad():
-        found = ImageToDetections(model, SIZE)(image)
+        actual = ImageToDetections(model, SIZE)(image)
         fed = model.data_preprocessor(
             {"inputs": [image[0]], "data_samples": samples([SIZE], SIZE, [0])}
         )
-        wanted = model.predict(fed["inputs"], fed["data_samples"], rescale=False)[0].pred_instances
-    assert found[0].shape == (1, 50, 4) and found[2].dtype == torch.int64
-    torch.testing.assert_close(found[0][0], wanted.bboxes)
-    torch.testing.assert_close(found[1][0], wanted.scores)
-    assert torch.equal(found[2][0], wanted.labels)
-    assert found[1][0, 0] > found[1][0, -1]
+        expected = model.predict(fed["inputs"], fed["data_samples"], rescale=False)[
+            0
+        ].pred_instances
+    assert actual[0].shape == (1, 50, 4) and actual[2].dtype == torch.int64
+    torch.testing.assert_close(actual[0][0], expected.bboxes)
+    torch.testing.assert_close(actual[1][0], expected.scores)
+    assert torch.equal(actual[2][0], expected.labels)
+    assert actual[1][0, 0] > actual[1][0, -1]
 
 
 def test_an_image_of_few_tokens() -> None:
@@ -63,9 +65,9 @@ def test_it_compiles_as_one_graph(encoder: str) -> None:
     model = detector(encoder=encoder)
     function = ImageToDetections(model, SIZE).eval()
     with torch.no_grad():
-        found = torch.compile(function, backend="eager", fullgraph=True)(picture())
-        for ours, wanted in zip(found, function(picture()), strict=True):
-            torch.testing.assert_close(ours, wanted)
+        actual = torch.compile(function, backend="eager", fullgraph=True)(picture())
+        for ours, expected in zip(actual, function(picture()), strict=True):
+            torch.testing.assert_close(ours, expected)
 
 
 @pytest.mark.parametrize(

@@ -60,9 +60,9 @@ def test_onnxruntime_gives_what_torch_gives(encoder: str, exported: Exported) ->
     assert backends(model) == backends(detector(encoder=encoder))
     if hasattr(torch.backends, "mha"):
         assert torch.backends.mha.get_fastpath_enabled()
-    found = compare_with_onnx(model, path, picture())
-    assert found.detections == 50 and found.boxes < 1e-2 and found.scores < 1e-5
-    assert "boxes differ by at most" in str(found)
+    actual = compare_with_onnx(model, path, picture())
+    assert actual.detections == 50 and actual.boxes < 1e-2 and actual.scores < 1e-5
+    assert "boxes differ by at most" in str(actual)
     # another image than the one it was traced with
     other, _ = run_onnx(path, picture(7))
     assert abs(other[0] - run_onnx(path, picture())[0][0]).max() > 1
@@ -76,9 +76,9 @@ def test_onnxruntime_gives_what_torch_gives(encoder: str, exported: Exported) ->
 @pytest.mark.parametrize("encoder", ["focus", "lite"])
 def test_openvino_gives_what_torch_gives(encoder: str, exported: Exported) -> None:
     model, path = exported(encoder)
-    found = compare_with_onnx(model, path, picture(), runtime="openvino")
-    assert found.detections == 50 and found.boxes < 1e-2 and found.scores < 1e-5
-    assert "s in openvino" in str(found)
+    actual = compare_with_onnx(model, path, picture(), runtime="openvino")
+    assert actual.detections == 50 and actual.boxes < 1e-2 and actual.scores < 1e-5
+    assert "s in openvino" in str(actual)
 
 
 def test_an_unknown_runtime_is_refused(tmp_path: Path) -> None:
@@ -149,8 +149,8 @@ def test_the_tool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> No
         return int(stopped.value.code)
 
     assert run(tmp_path / "tiny.py", "none", "--size", 64, 96, target) == 0
-    said = capsys.readouterr().out
-    assert f"written: {target}" in said and "50 detections: boxes differ by at most" in said
+    message = capsys.readouterr().out
+    assert f"written: {target}" in message and "50 detections: boxes differ by at most" in message
     assert run(tmp_path / "tiny.py", "none", "--size", 0, 96, target) == 1
     assert "image_hw must be at least" in capsys.readouterr().err
     assert run("sparse_encoders::dino/nothing.py", "none", "--size", 64, 96, target) == 1

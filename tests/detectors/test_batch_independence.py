@@ -114,12 +114,12 @@ class Detector:
         config = dict(num_layers=2, layer_cfg=self.layer_cfg, **copy.deepcopy(encoder))
         self.model.encoder = self.model.build_encoder(config).eval()
         spread_weights(self.model.encoder)
-        found = []
+        actual = []
         for features, (images, fed) in zip(self.features, self.batches, strict=True):
             self.model.extract_feat = lambda _, features=features: features
             with torch.no_grad():
-                found.append(self.model.predict(images, copy.deepcopy(fed)))
-        return found
+                actual.append(self.model.predict(images, copy.deepcopy(fed)))
+        return actual
 
 
 def batch_of(names: tuple[str, ...]) -> tuple[Tensor, list[DetDataSample]]:

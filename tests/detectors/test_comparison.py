@@ -123,16 +123,16 @@ def test_learns_and_is_measured(detector, encoder, shapes, tmp_path):
     auxiliary = ENCODERS[encoder]["type"] == "SparseDETREncoder"
     assert ("enc0.loss_cls" in learned) == auxiliary
 
-    found = run.test()
-    assert "coco/bbox_mAP" in found
-    corr, recall = found["tokens/corr_all"], found["tokens/recall"]
+    actual = run.test()
+    assert "coco/bbox_mAP" in actual
+    corr, recall = actual["tokens/corr_all"], actual["tokens/recall"]
     assert 0 <= corr <= 1 + 1e-4 and 0 <= recall <= 1
     if encoder == "none":
-        assert corr == recall == 0 and "tokens/corr_top10" not in found
+        assert corr == recall == 0 and "tokens/corr_top10" not in actual
     elif encoder in ("dense", "hybrid"):
         assert recall == 1 and math.isclose(corr, 1, abs_tol=1e-4)
-        assert "tokens/corr_top10" not in found
+        assert "tokens/corr_top10" not in actual
     else:
-        assert 0 <= found["tokens/corr_top10"] <= corr + 1e-4
+        assert 0 <= actual["tokens/corr_top10"] <= corr + 1e-4
     if encoder == "oracle":
         assert recall > 0.95

@@ -32,14 +32,14 @@ def test_dense_is_mmdetections_bit_for_bit(pair, shapes):
     for model in pair:
         model.eval()
         with torch.no_grad():
-            found = model(images, copy.deepcopy(batch), mode="predict")
+            actual = model(images, copy.deepcopy(batch), mode="predict")
         model.train()
         torch.manual_seed(1)  # the denoising noise
         losses = model(images, copy.deepcopy(batch), mode="loss")
         losses = {k: sum(v) if isinstance(v, list) else v for k, v in losses.items()}
-        results.append((found, losses))
-    (found, losses), (our_found, our_losses) = results
-    for a, b in zip(found, our_found, strict=True):
+        results.append((actual, losses))
+    (actual, losses), (our_found, our_losses) = results
+    for a, b in zip(actual, our_found, strict=True):
         for field in ("bboxes", "scores", "labels"):
             assert torch.equal(a.pred_instances[field], b.pred_instances[field])
     assert losses.keys() == our_losses.keys()

@@ -25,15 +25,15 @@ def pair(request):
 @pytest.mark.parametrize("shapes", SHAPES.values(), ids=SHAPES)
 def test_dense_is_mmdetections_bit_for_bit(pair, shapes):
     images, batch = torch.randn(2, 3, *HW), samples(shapes, HW, (3, 0))
-    found = []
+    actual = []
     for model in pair:
         model.eval()
         with torch.no_grad():
             predicted = model(images, copy.deepcopy(batch), mode="predict")
         torch.manual_seed(1)  # dropout
         losses = model.train()(images, copy.deepcopy(batch), mode="loss")
-        found.append((predicted, losses))
-    (theirs, their_losses), (ours, our_losses) = found
+        actual.append((predicted, losses))
+    (theirs, their_losses), (ours, our_losses) = actual
     for a, b in zip(theirs, ours, strict=True):
         for field in ("scores", "bboxes", "labels"):
             assert torch.equal(a.pred_instances[field], b.pred_instances[field])
@@ -64,8 +64,8 @@ def test_sparse_detr_trains_every_parameter(sparse):
 def test_images_with_fewer_tokens_than_queries(sparse, hw):
     batch = samples([hw], hw, (1,))
     with torch.no_grad():
-        (found,) = sparse.eval()(torch.randn(1, 3, *hw), batch, mode="predict")
-    assert found.pred_instances.scores.isfinite().all()
+        (actual,) = sparse.eval()(torch.randn(1, 3, *hw), batch, mode="predict")
+    assert actual.pred_instances.scores.isfinite().all()
     losses = sparse.train()(torch.randn(1, 3, *hw), batch, mode="loss")
     assert total(losses).isfinite()
 
@@ -77,12 +77,12 @@ def test_class_specific_first_stage_learns_the_classes(sparse):
     other = copy.deepcopy(batch)
     other[0].gt_instances.labels = (other[0].gt_instances.labels + 1) % NUM_CLASSES
     for model, differs in ((sparse, True), (plain, False)):
-        found = []
+        actual = []
         for given in (batch, other):
             torch.manual_seed(1)  # dropout
             losses = model.train()(images, copy.deepcopy(given), mode="loss")
-            found.append(losses["enc_loss_cls"])
-        assert (found[0] != found[1]) == differs
+            actual.append(losses["enc_loss_cls"])
+        assert (actual[0] != actual[1]) == differs
 
 
 def test_efficient_query_init_takes_content_from_the_memory(sparse):

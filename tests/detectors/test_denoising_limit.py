@@ -35,10 +35,10 @@ def watch(model: Any) -> dict[str, Any]:
     targets = model.bbox_head._get_dn_targets_single
 
     def learn(instances: Any, about: Any, dn_meta: dict[str, int]) -> Any:
-        found = targets(instances, about, dn_meta)
+        actual = targets(instances, about, dn_meta)
         seen["queries"] = dn_meta["num_denoising_queries"]
-        seen["learned"].append(found[2][found[4]])
-        return found
+        seen["learned"].append(actual[2][actual[4]])
+        return actual
 
     model.bbox_head._get_dn_targets_single = learn
     return seen
@@ -60,14 +60,14 @@ def test_many_boxes_make_no_more_queries_than_asked_for(name: str) -> None:
     # the first image learns four of its boxes, one as often as another; the second its three
     scale = torch.tensor([SIZE[1], SIZE[0]] * 2)
     per_layer = model.decoder.num_layers
-    learned = [bbox_cxcywh_to_xyxy(found) * scale for found in seen["learned"][:2]]
+    learned = [bbox_cxcywh_to_xyxy(actual) * scale for actual in seen["learned"][:2]]
     assert len(seen["learned"]) == 2 * per_layer
-    for found, own, most in zip(learned, before, (4, 3), strict=True):
-        apart = (found[:, None] - own[None]).abs().amax(-1)
+    for actual, own, most in zip(learned, before, (4, 3), strict=True):
+        apart = (actual[:, None] - own[None]).abs().amax(-1)
         nearest = apart.argmin(1)
         assert (apart.amin(1) < 1e-3).all()
         assert nearest.unique().numel() == most
-        assert (nearest.bincount()[nearest.unique()] == len(found) // most).all()
+        assert (nearest.bincount()[nearest.unique()] == len(actual) // most).all()
     # nobody else's data is changed
     for sample, own in zip(given, before, strict=True):
         assert torch.equal(sample.gt_instances.bboxes, own)
@@ -76,14 +76,14 @@ def test_many_boxes_make_no_more_queries_than_asked_for(name: str) -> None:
 @pytest.mark.parametrize("name", DETECTORS)
 def test_enough_is_no_limit(name: str) -> None:
     pixels, given = batch(3, 1)
-    found = []
+    actual = []
     for most in (None, 3):
         model = detector(name, max_boxes=most)
         torch.manual_seed(2)
-        found.append(model.loss(pixels, given))
-    assert found[0].keys() == found[1].keys()
-    for key, value in found[0].items():
-        torch.testing.assert_close(found[1][key], value, rtol=0, atol=0)
+        actual.append(model.loss(pixels, given))
+    assert actual[0].keys() == actual[1].keys()
+    for key, value in actual[0].items():
+        torch.testing.assert_close(actual[1][key], value, rtol=0, atol=0)
 
 
 def test_boxes_are_drawn_anew() -> None:
@@ -93,7 +93,7 @@ def test_boxes_are_drawn_anew() -> None:
     torch.manual_seed(3)
     for _ in range(6):
         model.loss(pixels, given)
-    firsts = torch.stack([found[0] for found in seen["learned"]])
+    firsts = torch.stack([actual[0] for actual in seen["learned"]])
     assert len(firsts.unique(dim=0)) > 3
 
 

@@ -41,13 +41,13 @@ def test_dense_is_mmdetections_bit_for_bit(pair, shapes):
     for model in pair:
         model.eval()
         with torch.no_grad():
-            found = model(images, copy.deepcopy(batch), mode="predict")
+            actual = model(images, copy.deepcopy(batch), mode="predict")
         model.train()
         torch.manual_seed(1)  # the denoising noise
         losses = flat(model(images, copy.deepcopy(batch), mode="loss"))
-        results.append((found, losses))
-    (found, losses), (our_found, our_losses) = results
-    for a, b in zip(found, our_found, strict=True):
+        results.append((actual, losses))
+    (actual, losses), (our_found, our_losses) = results
+    for a, b in zip(actual, our_found, strict=True):
         for field in ("bboxes", "scores", "labels"):
             assert torch.equal(a.pred_instances[field], b.pred_instances[field])
     assert losses.keys() == our_losses.keys()
@@ -119,8 +119,8 @@ def test_an_image_of_32_pixels_trains_and_tests(encoder):
     assert loss.isfinite()
     assert not any(p.grad.isnan().any() for p in model.parameters() if p.grad is not None)
     with torch.no_grad():
-        found = model.eval()(images, batch, mode="predict")[0].pred_instances
-    assert found.bboxes.isfinite().all()
+        actual = model.eval()(images, batch, mode="predict")[0].pred_instances
+    assert actual.bboxes.isfinite().all()
 
 
 @torch.no_grad()

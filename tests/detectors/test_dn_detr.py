@@ -109,7 +109,7 @@ def dn_losses(boxes: tuple[int, ...], changed: float = 0.0) -> dict[str, list[Te
     pads = content[..., -1:] == 0
     logits = torch.randn(2, *content.shape[:2], NUM_CLASSES)
     predicted = torch.rand(2, *content.shape[:2], 4)
-    found = head.loss_dn(
+    actual = head.loss_dn(
         torch.where(pads, logits + changed, logits),
         torch.where(pads, predicted * (1 - changed / 10), predicted),
         batch_gt_instances=[sample.gt_instances for sample in batch],
@@ -122,16 +122,16 @@ def dn_losses(boxes: tuple[int, ...], changed: float = 0.0) -> dict[str, list[Te
     p = logits.sigmoid()[:, ~pads[..., 0]]
     each = -0.25 * (1 - p) ** 2 * p.log() * target - 0.75 * p**2 * (1 - p).log() * (1 - target)
     expected = each.sum((1, 2)) / max(1, len(target))
-    return {**dict(zip(("cls", "bbox", "iou"), found, strict=True)), "expected": list(expected)}
+    return {**dict(zip(("cls", "bbox", "iou"), actual, strict=True)), "expected": list(expected)}
 
 
 @pytest.mark.parametrize("boxes", [(5, 2), (3, 0), (1,), (0, 0), (2, 2, 7)])
 def test_only_what_denoises_a_box_has_a_loss(boxes: tuple[int, ...]) -> None:
-    found, moved = dn_losses(boxes), dn_losses(boxes, changed=3.0)
+    actual, moved = dn_losses(boxes), dn_losses(boxes, changed=3.0)
     for kind in ("cls", "bbox", "iou"):
-        for one, other in zip(found[kind], moved[kind], strict=True):
+        for one, other in zip(actual[kind], moved[kind], strict=True):
             assert torch.equal(one, other)
-    for loss, expected in zip(found["cls"], found["expected"], strict=True):
+    for loss, expected in zip(actual["cls"], actual["expected"], strict=True):
         torch.testing.assert_close(loss.reshape(()), expected)
 
 

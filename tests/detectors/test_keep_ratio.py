@@ -19,8 +19,8 @@ def kept(model):
     batch = samples([HW], HW, (1,))
     model.test_cfg["report_tokens"] = True
     with torch.no_grad():
-        (found,) = model(torch.randn(1, 3, *HW), batch, mode="predict")
-    return found.token_selection.kept.sum(1).tolist()
+        (actual,) = model(torch.randn(1, 3, *HW), batch, mode="predict")
+    return actual.token_selection.kept.sum(1).tolist()
 
 
 def make(**test_cfg):

@@ -55,10 +55,10 @@ def test_trains_and_predicts(detector: str, encoder: str) -> None:
         optimiser.step()
     model.eval()
     with torch.no_grad():
-        found = model(
+        actual = model(
             torch.randn(2, 3, *INPUT), samples([INPUT] * 2, INPUT, (0, 0)), mode="predict"
         )
-    for sample in found:
+    for sample in actual:
         detected = sample.pred_instances
         assert detected.bboxes.shape == (50, 4)
         assert detected.bboxes.isfinite().all()
@@ -94,8 +94,8 @@ def test_tiny_image(detector: str) -> None:
     model.eval()
     with torch.no_grad():
         unseen = samples([(32, 32)], (32, 32), (0,))
-        found = model(torch.randn(1, 3, 32, 32), unseen, mode="predict")
-    assert found[0].pred_instances.scores.isfinite().all()
+        actual = model(torch.randn(1, 3, 32, 32), unseen, mode="predict")
+    assert actual[0].pred_instances.scores.isfinite().all()
 
 
 @pytest.mark.parametrize("detector", slow_but(["DeformableDETR", "DINO"], DETECTORS))

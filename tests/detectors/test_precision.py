@@ -66,13 +66,13 @@ def losses_in(model: nn.Module, dtype: torch.dtype) -> dict[str, Tensor]:
     images = torch.randn(2, 3, *INPUT)
     try:
         with torch.autocast("cpu", dtype):
-            found: dict[str, Tensor] = model(images, samples(**BATCH), mode="loss")
+            actual: dict[str, Tensor] = model(images, samples(**BATCH), mode="loss")
     except RuntimeError as error:  # older torch has bfloat16 only, or lacks an operator
         lacking = ("not implemented for 'Half'", "only support Bfloat16")
         if dtype == torch.float16 and any(text in str(error) for text in lacking):
             pytest.skip(f"torch {torch.__version__}: {error}")
         raise
-    return found
+    return actual
 
 
 @pytest.mark.parametrize("dtype", HALVES, ids=str)

@@ -142,9 +142,9 @@ def test_the_store_is_neither_read_nor_written_nor_emptied() -> None:
     with torch.autocast("cpu", torch.bfloat16):
         observe()
         layer.weight.data.fill_(1.0)
-        found = layer(x)  # had it stored its cast, this would be zero
-    assert found.tolist() == [[3.0] * 3]
-    found.sum().backward()
+        actual = layer(x)  # had it stored its cast, this would be zero
+    assert actual.tolist() == [[3.0] * 3]
+    actual.sum().backward()
     assert layer.weight.grad is not None
 
 

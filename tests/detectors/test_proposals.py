@@ -26,7 +26,7 @@ def test_proposals_are_mmdetections(detector: str, padded: bool) -> None:
         mask = torch.cat([level.flatten(1) for level in masks], 1)
     assert type(model).gen_encoder_output_proposals is DetectorSteps.gen_encoder_output_proposals
     with torch.no_grad():
-        found = model.gen_encoder_output_proposals(memory, mask, SHAPES)
-        wanted = DeformableDETR.gen_encoder_output_proposals(model, memory, mask, SHAPES)
-    for ours, theirs in zip(found, wanted, strict=True):
+        actual = model.gen_encoder_output_proposals(memory, mask, SHAPES)
+        expected = DeformableDETR.gen_encoder_output_proposals(model, memory, mask, SHAPES)
+    for ours, theirs in zip(actual, expected, strict=True):
         assert torch.equal(ours, theirs)

@@ -45,16 +45,16 @@ def both(tmp_path_factory):
 def test_two_processes_train_as_one(case, both):
     if not runs_here(case):
         pytest.skip(version_lacks("FSDP on the CPU"))
-    found = both[case]
+    actual = both[case]
     losses, model = step(case, rank=0, world=1)
-    assert losses.keys() == found["losses"].keys()
+    assert losses.keys() == actual["losses"].keys()
     if case.startswith("sparse"):  # an auxiliary head, and a selector that learns from the decoder
         assert losses["enc0.loss_cls"] > 0
         assert losses["loss_decoder_attention"] > 0
     for name, value in losses.items():
-        torch.testing.assert_close(found["losses"][name], value, rtol=1e-4, atol=1e-5, msg=name)
+        torch.testing.assert_close(actual["losses"][name], value, rtol=1e-4, atol=1e-5, msg=name)
     gradients = {k: p.grad for k, p in model.named_parameters() if p.requires_grad}
-    assert gradients.keys() == found["gradients"].keys(), "a parameter without a gradient"
+    assert gradients.keys() == actual["gradients"].keys(), "a parameter without a gradient"
     for name, gradient in gradients.items():
         scale = gradient.abs().max().clamp(min=1e-6)
-        assert (found["gradients"][name] - gradient).abs().max() / scale < 1e-2, name
+        assert (actual["gradients"][name] - gradient).abs().max() / scale < 1e-2, name

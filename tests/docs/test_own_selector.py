@@ -52,8 +52,8 @@ def test_it_trains_and_predicts(example, detector, encoder):
         optimiser.step()
     assert history[2] < history[1] < history[0]
     with torch.no_grad():
-        found = model.eval().predict(images, batch)
-    assert len(found) == 2 and torch.isfinite(found[0].pred_instances.scores).all()
+        actual = model.eval().predict(images, batch)
+    assert len(actual) == 2 and torch.isfinite(actual[0].pred_instances.scores).all()
 
 
 def test_its_labels_are_the_tokens_inside_a_box(example):

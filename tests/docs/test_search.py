@@ -54,12 +54,12 @@ ASKED = {
 def sections(site):
     """What the search looks through: address of a page's section to its words."""
     script = (site / "search/search_index.js").read_text()
-    found = json.loads(script.removeprefix("var __index = ").rstrip().rstrip(";"))["docs"]
+    actual = json.loads(script.removeprefix("var __index = ").rstrip().rstrip(";"))["docs"]
     return {
         s["location"]: " ".join(
             html.unescape(re.sub("<[^>]+>", "", f"{s['title']}\n{s['text']}")).split()
         )
-        for s in found
+        for s in actual
     }
 
 
@@ -91,14 +91,14 @@ def test_the_search_answers_in_a_browser_without_a_server(browser, site):
     page = browser.new_page(viewport=dict(width=1280, height=860))
     page.goto((site / "index.html").as_uri())
     links, wrong = page.locator("a.md-search-result__link"), {}
-    for words, wanted in ASKED.items():
+    for words, expected in ASKED.items():
         for typed, shown in (("", "length == 0"), (words, "length > 0")):
             page.fill("input.md-search__input", typed)
             page.press("input.md-search__input", "End")  # the page looks when a key is released
             page.wait_for_function(
                 f"document.querySelectorAll('a.md-search-result__link').{shown}", timeout=10_000
             )
-        found = links.evaluate_all("all => all.map(link => link.href)")
-        if not any(wanted in link for link in found[:5]):
-            wrong[words] = found[:5]
+        actual = links.evaluate_all("all => all.map(link => link.href)")
+        if not any(expected in link for link in actual[:5]):
+            wrong[words] = actual[:5]
     assert not wrong

@@ -196,9 +196,9 @@ def test_object_tokens_come_back_by_layer_best_first_and_never_padding(lent):
     encoder = make(num_object_tokens=4, selector=dict(type="FocusTokenSelector", keep_ratio=0.3))
     output = encoder(tokens, lent)
     assert len(output.objects) == encoder.num_layers
-    for found, chosen in zip(output.objects, output.layers, strict=True):
-        assert found.shape == (2, min(4, chosen.indices.shape[1]))
-        where = chosen.indices.gather(1, found)
+    for actual, chosen in zip(output.objects, output.layers, strict=True):
+        assert actual.shape == (2, min(4, chosen.indices.shape[1]))
+        where = chosen.indices.gather(1, actual)
         assert not tokens.padding_mask.gather(1, where).any()
         assert all(len(set(row)) == len(row) for row in where.tolist())
     first, head = output.layers[0], lent.category_head(0)

@@ -42,9 +42,9 @@ def test_strides_and_half_precision() -> None:
     whole, sliced, rows = pair(4)
     x = torch.randn(2, 8, 9).transpose(1, 2)
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-        found, wanted = sliced(x), whole(x)
-    assert found.dtype == wanted.dtype and rows == [4, 4, 4, 4, 2]
-    torch.testing.assert_close(found, wanted, rtol=2e-2, atol=2e-2)
+        actual, expected = sliced(x), whole(x)
+    assert actual.dtype == expected.dtype and rows == [4, 4, 4, 4, 2]
+    torch.testing.assert_close(actual, expected, rtol=2e-2, atol=2e-2)
 
 
 def test_training_and_graphs_are_not_cut() -> None:
@@ -69,8 +69,8 @@ def test_an_own_identity_is_added_as_mmcv_does() -> None:
 
 
 def slices(encoder: Any) -> set[int]:
-    found: set[int] = {m.slice_tokens for m in encoder.modules() if isinstance(m, SlicedFFN)}
-    return found
+    actual: set[int] = {m.slice_tokens for m in encoder.modules() if isinstance(m, SlicedFFN)}
+    return actual
 
 
 @pytest.mark.parametrize("encoder", [DenseEncoder, DualAttentionEncoder, LiteDETREncoder])

@@ -82,17 +82,17 @@ def test_a_padded_image_is_what_it_is_alone():
         masks.append(torch.ones(1, tall, broad, dtype=torch.bool))
         masks[-1][:, :h, :w] = False
     padded = TokenGrid.from_maps(maps, maps, masks)
-    found = run(encoder, padded)[~padded.padding_mask]
-    torch.testing.assert_close(found, run(encoder, alone)[0], rtol=1e-4, atol=1e-5)
+    actual = run(encoder, padded)[~padded.padding_mask]
+    torch.testing.assert_close(actual, run(encoder, alone)[0], rtol=1e-4, atol=1e-5)
 
 
 def test_the_position_of_a_cell():
     rows = sine_embedding(2, 3, 4, "rows")[0]  # one frequency: sin and cos of column and row
-    places = torch.tensor([[c, r] for r in range(2) for c in range(3)], dtype=torch.float32)
-    wanted = torch.stack(
-        [places[:, 0].sin(), places[:, 0].cos(), places[:, 1].sin(), places[:, 1].cos()], 1
+    cells = torch.tensor([[c, r] for r in range(2) for c in range(3)], dtype=torch.float32)
+    expected = torch.stack(
+        [cells[:, 0].sin(), cells[:, 0].cos(), cells[:, 1].sin(), cells[:, 1].cos()], 1
     )
-    torch.testing.assert_close(rows, wanted)
+    torch.testing.assert_close(rows, expected)
     released = sine_embedding(2, 3, 4, "released")[0]
     # the second token stands in row 0, column 1 and has the embedding of row 1, column 0
     torch.testing.assert_close(released[1], rows[3])
@@ -122,8 +122,8 @@ def test_a_fusion_block_by_hand():
     first = F.silu(F.conv2d(x, deep.conv.weight) * scale)
     wide = F.conv2d(first, rep.neighbours.conv.weight, padding=1)
     narrow = F.conv2d(first, rep.cell.conv.weight)
-    wanted = F.silu((wide + narrow) * scale) + F.silu(F.conv2d(x, shallow.conv.weight) * scale)
-    torch.testing.assert_close(block(x, None), wanted)
+    expected = F.silu((wide + narrow) * scale) + F.silu(F.conv2d(x, shallow.conv.weight) * scale)
+    torch.testing.assert_close(block(x, None), expected)
     assert block.out is None and CSPRep(4, 2, 1, norm).out is not None
 
 

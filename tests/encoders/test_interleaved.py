@@ -221,8 +221,8 @@ def test_the_decoder_teaches_what_is_pruned(padded: bool) -> None:
         loss = torch.nn.functional.multilabel_soft_margin_loss(rows, labels)
         expected = expected + loss * size / tokens.num_tokens
     targets = Targets([], [], attention)
-    found = encoder.selector.loss(output.selection, tokens, targets)["loss_decoder_attention"]
-    torch.testing.assert_close(found.detach(), expected)
+    actual = encoder.selector.loss(output.selection, tokens, targets)["loss_decoder_attention"]
+    torch.testing.assert_close(actual.detach(), expected)
 
 
 @pytest.mark.parametrize("ratio", [0.1, 0.3, 0.5])

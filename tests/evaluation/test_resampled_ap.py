@@ -28,7 +28,7 @@ def files(tmp_path):
         "categories": [dict(id=i + 1, name=n) for i, n in enumerate((*CLASSES, "other"))],
         "annotations": [],
     }
-    found = []
+    actual = []
     for number, image in enumerate(truth["images"] * 4):
         kind = int(rng.integers(1, 3))
         box = [*rng.uniform(0, 60, 2).tolist(), *rng.uniform(8, 40, 2).tolist()]
@@ -40,8 +40,8 @@ def files(tmp_path):
             near = [box[0] + rng.normal(0, wide), box[1] + rng.normal(0, wide), *box[2:]]
             named = kind if rng.random() < 0.8 else 3
             one = dict(image_id=image["id"], category_id=named, bbox=near)
-            found.append(one | dict(score=float(rng.random())))
-    for name, content in (("truth", truth), ("found", found)):
+            actual.append(one | dict(score=float(rng.random())))
+    for name, content in (("truth", truth), ("found", actual)):
         (tmp_path / f"{name}.json").write_text(json.dumps(content))
     return tmp_path
 
@@ -49,7 +49,7 @@ def files(tmp_path):
 def ap_of_images(folder, images):
     """pycocotools' AP of a set that has these images, those drawn twice under two numbers."""
     truth = json.loads((folder / "truth.json").read_text())
-    found = json.loads((folder / "found.json").read_text())
+    actual = json.loads((folder / "found.json").read_text())
     own = {"images": [], "categories": truth["categories"], "annotations": []}
     results = []
     for new, image in enumerate(images, 1):
@@ -57,7 +57,7 @@ def ap_of_images(folder, images):
         for one in truth["annotations"]:
             if one["image_id"] == image:
                 own["annotations"].append(one | dict(id=len(own["annotations"]) + 1, image_id=new))
-        results += [one | dict(image_id=new) for one in found if one["image_id"] == image]
+        results += [one | dict(image_id=new) for one in actual if one["image_id"] == image]
     (folder / "own.json").write_text(json.dumps(own))
     loaded = COCO(str(folder / "own.json"))
     judge = COCOeval(loaded, loaded.loadRes(results), "bbox")
@@ -72,8 +72,8 @@ def test_every_set_has_pycocotools_ap(files):
     samples = resampled_ap(files / "truth.json", files / "found.json", CLASSES, 8)
     images = [image["id"] for image in json.loads((files / "truth.json").read_text())["images"]]
     drawn = np.random.default_rng(0).integers(0, len(images), (8, len(images)))
-    wanted = [ap_of_images(files, [images[place] for place in places]) for places in drawn]
-    assert samples == pytest.approx(wanted, abs=1e-5) and len(set(samples)) > 5
+    expected = [ap_of_images(files, [images[place] for place in places]) for places in drawn]
+    assert samples == pytest.approx(expected, abs=1e-5) and len(set(samples)) > 5
     assert min(samples) > 0.05 and max(samples) < 0.95
 
 
@@ -89,9 +89,9 @@ def test_as_a_metric_of_an_evaluator(files):
     config = dict(type="ResampledCocoMetric", ann_file=str(files / "truth.json"), resamples=20)
     evaluator = Evaluator([METRICS.build(config)])
     evaluator.dataset_meta = dict(classes=CLASSES)
-    found = json.loads((files / "found.json").read_text())
+    actual = json.loads((files / "found.json").read_text())
     for image in (3, 5, 7, 11, 12, 20):
-        own = [one for one in found if one["image_id"] == image]
+        own = [one for one in actual if one["image_id"] == image]
         boxes = torch.tensor([one["bbox"] for one in own])
         boxes[:, 2:] += boxes[:, :2]
         predicted = InstanceData(
@@ -105,8 +105,8 @@ def test_as_a_metric_of_an_evaluator(files):
         ap_of_images(files, (3, 5, 7, 11, 12, 20)), abs=1e-3
     )
     assert metrics["coco/bbox_mAP_interval"] == pytest.approx(1.96 * np.std(resamples, ddof=1))
-    wanted = resampled_ap(files / "truth.json", files / "found.json", CLASSES, 20)
-    assert resamples == pytest.approx(wanted, abs=2e-3)
+    expected = resampled_ap(files / "truth.json", files / "found.json", CLASSES, 20)
+    assert resamples == pytest.approx(expected, abs=2e-3)
 
 
 @pytest.mark.parametrize(

@@ -24,10 +24,10 @@ def sample(kept, boxes=((8.0, 8.0, 24.0, 24.0),), attention=None, scores=None, s
     report.attention = torch.ones(20) if attention is None else attention
     if scores is not None:
         report.scores = scores
-    found = DetDataSample(metainfo=dict(scale_factor=(scale, scale)))
-    found.gt_instances = InstanceData(bboxes=torch.tensor(boxes).reshape(-1, 4) / scale)
-    found.token_selection = report
-    return found.to_dict()
+    actual = DetDataSample(metainfo=dict(scale_factor=(scale, scale)))
+    actual.gt_instances = InstanceData(bboxes=torch.tensor(boxes).reshape(-1, 4) / scale)
+    actual.token_selection = report
+    return actual.to_dict()
 
 
 def measure(metric, *samples):
@@ -40,18 +40,18 @@ def test_corr_over_all_levels_each_and_the_best_tenth():
     attention[0], attention[5], attention[16] = 1.0, 2.0, 1.0
     scores = torch.zeros(20)
     scores[0], scores[1] = 2.0, 1.0
-    found = measure(
+    actual = measure(
         DecoderCorrelation(), sample([[5, 16], [5]], attention=attention, scores=scores)
     )
-    assert found["tokens/corr_all"] == pytest.approx(0.75)
-    assert found["tokens/corr_level0"] == pytest.approx(2 / 3)
-    assert found["tokens/corr_level1"] == 1
-    assert found["tokens/corr_top10"] == pytest.approx(0.25)
+    assert actual["tokens/corr_all"] == pytest.approx(0.75)
+    assert actual["tokens/corr_level0"] == pytest.approx(2 / 3)
+    assert actual["tokens/corr_level1"] == 1
+    assert actual["tokens/corr_top10"] == pytest.approx(0.25)
 
 
 def test_images_that_nobody_looked_at_do_not_count():
-    found = measure(DecoderCorrelation(), sample([[0]]), sample([[0]], attention=torch.zeros(20)))
-    assert found["tokens/corr_all"] == pytest.approx(1 / 20)
+    actual = measure(DecoderCorrelation(), sample([[0]]), sample([[0]], attention=torch.zeros(20)))
+    assert actual["tokens/corr_all"] == pytest.approx(1 / 20)
 
 
 @pytest.mark.parametrize("scale", [1.0, 0.5])
@@ -59,22 +59,22 @@ def test_recall_of_each_layer_and_object_size(scale):
     """The box holds the centres of tokens (1, 1), (1, 2), (2, 1), (2, 2) and no level-1 token's
     but (8, 8)'s, which lies on its border."""
     metric = ForegroundRecall(intervals=EVERYWHERE, strides=(8, 16))
-    found = measure(metric, sample([[5, 6, 9, 0], [5, 0]], scale=scale))
-    assert found["tokens/recall_layer0"] == pytest.approx(3 / 4)
-    assert found["tokens/recall_layer1"] == pytest.approx(1 / 4)
-    assert found["tokens/recall"] == pytest.approx(1 / 2)
+    actual = measure(metric, sample([[5, 6, 9, 0], [5, 0]], scale=scale))
+    assert actual["tokens/recall_layer0"] == pytest.approx(3 / 4)
+    assert actual["tokens/recall_layer1"] == pytest.approx(1 / 4)
+    assert actual["tokens/recall"] == pytest.approx(1 / 2)
     size, other = ("small", "medium") if scale == 1.0 else ("medium", "small")
     area = (16 / scale) ** 2
     assert (area < 32**2) == (size == "small")
-    assert found[f"tokens/recall_layer0_{size}"] == pytest.approx(3 / 4)
-    assert math.isnan(found[f"tokens/recall_layer0_{other}"])
+    assert actual[f"tokens/recall_layer0_{size}"] == pytest.approx(3 / 4)
+    assert math.isnan(actual[f"tokens/recall_layer0_{other}"])
 
 
 def test_recall_without_boxes_is_not_a_number():
-    found = measure(
+    actual = measure(
         ForegroundRecall(intervals=EVERYWHERE, strides=(8, 16)), sample([[0]], boxes=())
     )
-    assert math.isnan(found["tokens/recall"])
+    assert math.isnan(actual["tokens/recall"])
 
 
 def test_a_model_that_reports_nothing():

@@ -42,10 +42,10 @@ def losses(model: nn.Module, nan_at: Any = None, **settings: Any) -> dict[str, T
     images = torch.randn(2, 3, *INPUT)
     if nan_at is not None:
         images[nan_at] = torch.nan
-    found: dict[str, Tensor] = model(
+    actual: dict[str, Tensor] = model(
         images, samples([INPUT] * 2, INPUT, boxes=(2, 1)), mode="loss", **settings
     )
-    return found
+    return actual
 
 
 def sentence(model: nn.Module, **settings: Any) -> str:
@@ -62,14 +62,14 @@ def set_nan(parameter: nn.Parameter) -> None:
 @pytest.mark.parametrize("encoder", [dict(type="DenseEncoder"), SPARSE, FOCUS], ids=str)
 def test_nan_in_the_features(encoder: dict[str, Any]) -> None:
     with watched(build(detector_config("DINO", encoder))) as model:
-        said = sentence(model, nan_at=(1, 0, 30, 40))
-    assert "training stopped in iteration 7: " in said
-    assert "not finite is the features that the encoder takes from the neck" in said
-    assert "among the weights" not in said
+        message = sentence(model, nan_at=(1, 0, 30, 40))
+    assert "training stopped in iteration 7: " in message
+    assert "not finite is the features that the encoder takes from the neck" in message
+    assert "among the weights" not in message
 
 
 @pytest.mark.parametrize(
-    ("encoder", "weight", "place", "loss"),
+    ("encoder", "weight", "module", "loss"),
     [
         (FOCUS, "selector.score_mlp.embed.1.weight", "selector.score_mlp.embed.1", "foreground"),
         (FOCUS, "selector.score_mlp.head.2.bias", "selector.score_mlp.head.2", "foreground"),
@@ -77,21 +77,21 @@ def test_nan_in_the_features(encoder: dict[str, Any]) -> None:
     ],
 )
 def test_nan_in_a_weight_of_the_selector(
-    encoder: dict[str, Any], weight: str, place: str, loss: str
+    encoder: dict[str, Any], weight: str, module: str, loss: str
 ) -> None:
     with watched(build(detector_config("DINO", encoder))) as model:
         set_nan(model.encoder.get_parameter(weight))
-        said = sentence(model)
-    assert f"not finite is the output of encoder.{place};" in said
-    assert said.endswith(f"; not finite among the weights: encoder.{weight}")
-    assert loss in said.partition(" is nan")[0]
+        message = sentence(model)
+    assert f"not finite is the output of encoder.{module};" in message
+    assert message.endswith(f"; not finite among the weights: encoder.{weight}")
+    assert loss in message.partition(" is nan")[0]
 
 
 def test_nan_in_a_layer() -> None:
     with watched(build(detector_config("DINO", FOCUS))) as model:
         set_nan(model.encoder.layers[1].ffn.layers[1].bias)
-        said = sentence(model)
-    assert "is the output of encoder.layers.1.ffn;" in said
+        message = sentence(model)
+    assert "is the output of encoder.layers.1.ffn;" in message
 
 
 @pytest.mark.parametrize("name", ["loss_cls", "loss_bbox", "loss_iou"])
@@ -100,18 +100,18 @@ def test_infinity_in_one_loss_only(name: str) -> None:
     with watched(build(detector_config("DINO", FOCUS))) as model:
         module = getattr(model.bbox_head, name)
         module.loss_weight = torch.inf
-        said = sentence(model)
+        message = sentence(model)
     # DINO's matching losses: layer 0, layer 1 (without prefix), first stage, denoising
-    assert f"d0.{name} is inf, the first of 5 losses" in said
-    assert FINITE in said
+    assert f"d0.{name} is inf, the first of 5 losses" in message
+    assert FINITE in message
 
 
 def test_the_order_is_that_of_computation() -> None:
     x = torch.ones((), requires_grad=True)
     early, late = x * torch.nan, x * torch.inf
-    found = non_finite_losses({"loss": late, "acc": x * torch.nan, "a_loss": [x * 1, early]})
-    assert [name for name, _ in found] == ["a_loss", "loss"]
-    assert found[1][1] == torch.inf
+    actual = non_finite_losses({"loss": late, "acc": x * torch.nan, "a_loss": [x * 1, early]})
+    assert [name for name, _ in actual] == ["a_loss", "loss"]
+    assert actual[1][1] == torch.inf
     assert non_finite_losses({"loss": x * 1, "acc": x * torch.nan}) == []
     assert [name for name, _ in non_finite_losses({"loss": torch.tensor(torch.nan)})] == ["loss"]
 
@@ -122,10 +122,10 @@ def test_it_changes_nothing_else(num_cp: int) -> None:
     expected = losses(plain)
     sum(x.sum() for x in expected.values()).backward()
     with watched(build(detector_config("DINO", {**FOCUS, "num_cp": num_cp}))) as model:
-        found = losses(model)
-        sum(x.sum() for x in found.values()).backward()
+        actual = losses(model)
+        sum(x.sum() for x in actual.values()).backward()
     for name in expected:
-        assert torch.equal(found[name], expected[name])
+        assert torch.equal(actual[name], expected[name])
     for mine, theirs in zip(model.parameters(), plain.parameters(), strict=True):
         assert mine.grad is None or torch.equal(mine.grad, theirs.grad)
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())

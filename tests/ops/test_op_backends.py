@@ -30,9 +30,9 @@ def test_why_and_has_agree():
 def test_mmcv_agrees():
     for reference in (2, 4):
         inputs = deformable_inputs(reference=reference)
-        found = deformable_attention(*inputs, backend="mmcv")
-        wanted = deformable_attention(*inputs, backend="torch")
-        assert largest_errors([found], [wanted])[0] < 1e-12
+        actual = deformable_attention(*inputs, backend="mmcv")
+        expected = deformable_attention(*inputs, backend="torch")
+        assert largest_errors([actual], [expected])[0] < 1e-12
 
 
 def test_without_extension_it_warns_once_and_says_how_to_build(monkeypatch):
@@ -40,11 +40,11 @@ def test_without_extension_it_warns_once_and_says_how_to_build(monkeypatch):
     monkeypatch.setattr(extension, "_warned", set())
     inputs = deformable_inputs()
     with pytest.warns(UserWarning, match=r"plain PyTorch.*build_ext --inplace"):
-        found = deformable_attention(*inputs)
+        actual = deformable_attention(*inputs)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert torch.equal(found, deformable_attention(*inputs))
-    assert torch.equal(found, deformable_attention(*inputs, backend="torch"))
+        assert torch.equal(actual, deformable_attention(*inputs))
+    assert torch.equal(actual, deformable_attention(*inputs, backend="torch"))
     with pytest.raises(ValueError, match=r"'fused' cannot be used here: .*build_ext"):
         deformable_attention(*inputs, backend="fused")
 
@@ -165,6 +165,6 @@ def test_mmcv_on_cuda_agrees(dtype):
     if not extension.mmcv_has_cuda():
         pytest.skip("MMCV was built without CUDA")
     inputs = deformable_inputs(depth=32, dtype=dtype, device="cuda")
-    found = deformable_attention(*inputs, backend="mmcv")
-    wanted = deformable_attention(*inputs, backend="torch")
-    assert largest_errors([found], [wanted])[0] < (1e-4 if dtype == torch.float32 else 3e-2)
+    actual = deformable_attention(*inputs, backend="mmcv")
+    expected = deformable_attention(*inputs, backend="torch")
+    assert largest_errors([actual], [expected])[0] < (1e-4 if dtype == torch.float32 else 3e-2)

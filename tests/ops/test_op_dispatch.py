@@ -57,9 +57,9 @@ def test_compiles_to_one_graph(name, dynamic):
     operator, make = OPERATORS[name]
     inputs = make(dtype=torch.float32)
     compiled = torch.compile(operator, fullgraph=True, backend="aot_eager", dynamic=dynamic)
-    found = with_gradients(compiled, inputs, "auto")
-    wanted = with_gradients(operator, inputs, "fused")
-    assert max(largest_errors(found, wanted)) == 0.0
+    actual = with_gradients(compiled, inputs, "auto")
+    expected = with_gradients(operator, inputs, "fused")
+    assert max(largest_errors(actual, expected)) == 0.0
 
 
 @pytest.mark.parametrize("name", OPERATORS)
@@ -83,10 +83,10 @@ def test_exports(name):
 def test_autocast_leaves_locations_alone():
     value, shapes, *rest = deformable_inputs(dtype=torch.float32)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        found = deformable_attention(value.bfloat16(), shapes, *rest, backend="fused")
-    assert found.dtype == torch.bfloat16
-    wanted = deformable_attention(value, shapes, *rest)
-    assert largest_errors([found], [wanted])[0] < 1e-2
+        actual = deformable_attention(value.bfloat16(), shapes, *rest, backend="fused")
+    assert actual.dtype == torch.bfloat16
+    expected = deformable_attention(value, shapes, *rest)
+    assert largest_errors([actual], [expected])[0] < 1e-2
 
 
 @pytest.mark.parametrize("backend", ["fused", "torch"])
@@ -94,10 +94,10 @@ def test_autocast_joins_dtypes_of_query_key_and_value(backend):
     query, key, value, shapes, locations = key_aware_inputs(dtype=torch.float32)
     mixed = (query.bfloat16(), key, value, shapes, locations)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        found = with_gradients(key_aware_attention, mixed, backend)
-    assert [x.dtype for x in found[:3]] == [torch.float32, torch.bfloat16, torch.float32]
-    wanted = with_gradients(key_aware_attention, (query, *mixed[1:]), backend)
-    assert max(largest_errors(found, wanted)) < 2e-2
+        actual = with_gradients(key_aware_attention, mixed, backend)
+    assert [x.dtype for x in actual[:3]] == [torch.float32, torch.bfloat16, torch.float32]
+    expected = with_gradients(key_aware_attention, (query, *mixed[1:]), backend)
+    assert max(largest_errors(actual, expected)) < 2e-2
     with pytest.raises(TypeError, match="query, key and value must have one dtype"):
         key_aware_attention(*mixed, backend=backend)
 

@@ -37,9 +37,9 @@ cases = st.fixed_dictionaries(
 def test_deformable_agrees_on_any_sizes(case, reference, double):
     dtype = torch.float64 if double else torch.float32
     inputs = deformable_inputs(reference=reference, dtype=dtype, **case)
-    found = with_gradients(deformable_attention, inputs, "fused")
-    wanted = with_gradients(deformable_attention, inputs, "torch")
-    assert max(largest_errors(found, wanted)) < (1e-11 if double else 1e-3)
+    actual = with_gradients(deformable_attention, inputs, "fused")
+    expected = with_gradients(deformable_attention, inputs, "torch")
+    assert max(largest_errors(actual, expected)) < (1e-11 if double else 1e-3)
 
 
 @settings(max_examples=40, deadline=None)
@@ -47,9 +47,9 @@ def test_deformable_agrees_on_any_sizes(case, reference, double):
 def test_key_aware_agrees_on_any_sizes(case, same, double):
     dtype = torch.float64 if double else torch.float32
     inputs = key_aware_inputs(same_locations=same, dtype=dtype, **case)
-    found = with_gradients(key_aware_attention, inputs, "fused")
-    wanted = with_gradients(key_aware_attention, inputs, "torch")
-    assert max(largest_errors(found, wanted)) < (1e-11 if double else 1e-3)
+    actual = with_gradients(key_aware_attention, inputs, "fused")
+    expected = with_gradients(key_aware_attention, inputs, "torch")
+    assert max(largest_errors(actual, expected)) < (1e-11 if double else 1e-3)
 
 
 @pytest.mark.parametrize("reference", [2, 4])
@@ -76,17 +76,17 @@ def test_strides_do_not_matter(name, queries):
     inputs = make(queries=queries, depth=32, dtype=torch.float32)
     strided = [torch.stack([x, x], -1)[..., 0] if torch.is_tensor(x) else x for x in inputs]
     assert not any(x.is_contiguous() for x in strided if torch.is_tensor(x))
-    found = with_gradients(operator, strided, "fused")
-    wanted = with_gradients(operator, inputs, "fused")
-    assert all(torch.equal(a, b) for a, b in zip(found, wanted, strict=True))
+    actual = with_gradients(operator, strided, "fused")
+    expected = with_gradients(operator, inputs, "fused")
+    assert all(torch.equal(a, b) for a, b in zip(actual, expected, strict=True))
 
 
 def test_locations_shared_by_all_levels_are_read_in_place():
     inputs = key_aware_inputs(same_locations=True)
     assert inputs[-1].stride(3) == 0
     copied = (*inputs[:-1], inputs[-1].contiguous())
-    found = key_aware_attention(*inputs, backend="fused")
-    assert torch.equal(found, key_aware_attention(*copied, backend="fused"))
+    actual = key_aware_attention(*inputs, backend="fused")
+    assert torch.equal(actual, key_aware_attention(*copied, backend="fused"))
 
 
 @pytest.mark.parametrize("name", OPERATORS)
@@ -94,19 +94,19 @@ def test_bfloat16_is_float32_rounded(name):
     operator, make = OPERATORS[name]
     half = make(depth=32, queries=50, dtype=torch.bfloat16)
     full = [x.float() if torch.is_tensor(x) else x for x in half]
-    found = with_gradients(operator, half, "fused")
-    wanted = with_gradients(operator, full, "fused")
-    assert all(x.dtype == torch.bfloat16 for x in found)
-    assert max(largest_errors(found, wanted)) < 2e-2
+    actual = with_gradients(operator, half, "fused")
+    expected = with_gradients(operator, full, "fused")
+    assert all(x.dtype == torch.bfloat16 for x in actual)
+    assert max(largest_errors(actual, expected)) < 2e-2
 
 
 def test_dtypes_may_be_mixed():
     value, shapes, *rest = deformable_inputs(dtype=torch.float32)
     mixed = [rest[0].double(), rest[1].bfloat16(), rest[2].bfloat16()]
-    found = with_gradients(deformable_attention, (value, shapes, *mixed), "fused")
-    wanted = with_gradients(deformable_attention, (value, shapes, *mixed), "torch")
-    assert [x.dtype for x in found[1:]] == [x.dtype for x in (value, *mixed)]
-    assert max(largest_errors(found, wanted)) < 2e-2
+    actual = with_gradients(deformable_attention, (value, shapes, *mixed), "fused")
+    expected = with_gradients(deformable_attention, (value, shapes, *mixed), "torch")
+    assert [x.dtype for x in actual[1:]] == [x.dtype for x in (value, *mixed)]
+    assert max(largest_errors(actual, expected)) < 2e-2
 
 
 @pytest.mark.parametrize("name", OPERATORS)
@@ -123,12 +123,12 @@ def test_same_bits_every_time(name):
 def test_few_heads_spread_over_threads(name):
     operator, make = OPERATORS[name]
     inputs = make(batch=1, heads=1, queries=900)
-    wanted = with_gradients(operator, inputs, "torch")
+    expected = with_gradients(operator, inputs, "torch")
     threads = torch.get_num_threads()
     try:
         for count in (1, 2, 7):
             torch.set_num_threads(count)
-            assert max(largest_errors(with_gradients(operator, inputs, "fused"), wanted)) < 1e-11
+            assert max(largest_errors(with_gradients(operator, inputs, "fused"), expected)) < 1e-11
     finally:
         torch.set_num_threads(threads)
 
@@ -143,13 +143,13 @@ def test_offsets_far_outside_sample_zeros(wild, backend):
     moved = offsets.clone()
     moved[:, ::2, :, :, 0, 0] = wild * 1e3
     inputs = (value, shapes, reference_points, moved, logits)
-    found = with_gradients(deformable_attention, inputs, backend)
-    assert all(bool(x.isfinite().all()) for x in found)
-    assert float(found[3][:, ::2, :, :, 0].abs().max()) == 0.0
+    actual = with_gradients(deformable_attention, inputs, backend)
+    assert all(bool(x.isfinite().all()) for x in actual)
+    assert float(actual[3][:, ::2, :, :, 0].abs().max()) == 0.0
     far = offsets.clone()
     far[:, ::2, :, :, 0, 0] = -1e4
-    wanted = deformable_attention(value, shapes, reference_points, far, logits, backend=backend)
-    assert torch.equal(found[0], wanted)
+    expected = deformable_attention(value, shapes, reference_points, far, logits, backend=backend)
+    assert torch.equal(actual[0], expected)
 
 
 @pytest.mark.parametrize("backend", ["fused", "torch"])
@@ -158,11 +158,11 @@ def test_locations_far_outside_sample_zeros(wild, backend):
     *inputs, locations = key_aware_inputs()
     moved = locations.clone()
     moved[:, ::2, :, :, 0, 1] = wild
-    found = with_gradients(key_aware_attention, (*inputs, moved), backend)
-    assert all(bool(x.isfinite().all()) for x in found)
+    actual = with_gradients(key_aware_attention, (*inputs, moved), backend)
+    assert all(bool(x.isfinite().all()) for x in actual)
     moved[:, ::2, :, :, 0, 1] = -50.0
-    wanted = key_aware_attention(*inputs, moved, backend=backend)
-    assert torch.equal(found[0], wanted)
+    expected = key_aware_attention(*inputs, moved, backend=backend)
+    assert torch.equal(actual[0], expected)
 
 
 @pytest.mark.parametrize("backend", ["fused", "torch"])
@@ -170,12 +170,12 @@ def test_nan_logits_reach_the_output(backend):
     value, shapes, reference_points, offsets, logits = deformable_inputs()
     logits[0, 3, 1, 0, 0] = float("nan")
     offsets[0, 3] = 1e6  # even where nothing is sampled
-    found = deformable_attention(
+    actual = deformable_attention(
         value, shapes, reference_points, offsets, logits, backend=backend
     ).unflatten(-1, (2, -1))
-    assert bool(found[0, 3, 1].isnan().all())
-    found[0, 3, 1] = 0
-    assert bool(found.isfinite().all())
+    assert bool(actual[0, 3, 1].isnan().all())
+    actual[0, 3, 1] = 0
+    assert bool(actual.isfinite().all())
 
 
 def test_values_outside_the_sampled_locations_stay_out():
@@ -185,8 +185,8 @@ def test_values_outside_the_sampled_locations_stay_out():
     reference_points[..., 1, :] = -9.0  # nothing of the second level
     value[:, 16:] = float("nan")
     value[:, 15] = float("inf")
-    found = deformable_attention(value, shapes, reference_points, offsets, logits, backend="fused")
-    assert bool(found.isfinite().all())
+    actual = deformable_attention(value, shapes, reference_points, offsets, logits, backend="fused")
+    assert bool(actual.isfinite().all())
 
 
 def test_inputs_stay_as_they_are():

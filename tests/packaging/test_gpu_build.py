@@ -36,21 +36,21 @@ def test_what_is_collected(tmp_path: Path) -> None:
 
 
 def test_what_is_carried_has_a_limit(wheels: Path) -> None:
-    said: list[str] = []
-    assert gpu_collect.check_sizes(wheels, said.append) == 0
-    assert said[0] == "collect:   1.00 MiB addict-2.4.0-py3-none-any.whl"
-    assert said[-1] == f"collect:   2.00 MiB in {wheels}, at most 60"
+    message: list[str] = []
+    assert gpu_collect.check_sizes(wheels, message.append) == 0
+    assert message[0] == "collect:   1.00 MiB addict-2.4.0-py3-none-any.whl"
+    assert message[-1] == f"collect:   2.00 MiB in {wheels}, at most 60"
     with (wheels / "torch-9-any.whl").open("wb") as file:
         file.truncate(60 * 2**20)
-    assert gpu_collect.check_sizes(wheels, said.append) == 1
+    assert gpu_collect.check_sizes(wheels, message.append) == 1
 
 
 def test_a_failing_download(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     failing = [sys.executable, "-c", "raise SystemExit(3)"]
     monkeypatch.setattr(gpu_collect, "collect_command", lambda *_: failing)
-    said: list[str] = []
-    assert gpu_collect.collect(tmp_path / "new", "3.12", [], said.append) == 1
-    assert said == ["collect: pip ended with status 3"]
+    message: list[str] = []
+    assert gpu_collect.collect(tmp_path / "new", "3.12", [], message.append) == 1
+    assert message == ["collect: pip ended with status 3"]
 
 
 def test_the_plan(tmp_path: Path, wheels: Path) -> None:
@@ -102,20 +102,20 @@ def test_the_command_without_a_gpu(
 ) -> None:
     monkeypatch.setattr(gpu_build, "ask", lambda: ("2.13.0+cpu", None, None, []))
     assert gpu_check.main(["build", "--device", "cpu", "--work", str(tmp_path)]) == 0
-    said = capsys.readouterr().out
-    assert "build: this package: would run" in said and "setup.py build_ext --inplace" in said
+    message = capsys.readouterr().out
+    assert "build: this package: would run" in message and "setup.py build_ext --inplace" in message
     assert not (tmp_path / "venv").exists()
 
 
 def test_no_cuda_to_build_for(
     tmp_path: Path, wheels: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for found, said in (
+    for actual, message in (
         (("2.13.0+cpu", None, None, []), "is no CUDA build"),
         (("2.11.0", "13.0", None, []), "sees no GPU: name one by --arch"),
     ):
-        monkeypatch.setattr(gpu_build, "ask", lambda found=found: found)
-        with pytest.raises(ValueError, match=said):
+        monkeypatch.setattr(gpu_build, "ask", lambda actual=actual: actual)
+        with pytest.raises(ValueError, match=message):
             gpu_build.build(tmp_path, wheels, None, False, 1.0, print)
 
 
@@ -129,24 +129,24 @@ def test_this_python_is_asked() -> None:
 def test_what_was_built_is_kept(tmp_path: Path) -> None:
     made, kept = tmp_path / "made", tmp_path / "built" / "kept"
     write = [sys.executable, "-c", f"open({str(made)!r}, 'w').write('compiled')"]
-    record, said = gpu_build.load_record().Record(tmp_path / "results.json"), []
+    record, message = gpu_build.load_record().Record(tmp_path / "results.json"), []
     task = Task("this package", [write], {}, {made: kept})
-    assert gpu_build._build(task, record, tmp_path, float("inf"), said.append)
+    assert gpu_build._build(task, record, tmp_path, float("inf"), message.append)
     assert kept.read_text() == "compiled"
     made.unlink()  # another machine
-    assert gpu_build._build(task, record, tmp_path, float("inf"), said.append)
-    assert made.read_text() == "compiled" and said[-1].endswith("kept from a former call")
+    assert gpu_build._build(task, record, tmp_path, float("inf"), message.append)
+    assert made.read_text() == "compiled" and message[-1].endswith("kept from a former call")
 
 
 def test_a_failing_build_is_in_the_record(tmp_path: Path) -> None:
-    record, said = gpu_build.load_record().Record(tmp_path / "results.json"), []
+    record, message = gpu_build.load_record().Record(tmp_path / "results.json"), []
     bad = Task("mmcv", [[sys.executable, "-c", "raise SystemExit('no nvcc')"]])
-    assert not gpu_build._build(bad, record, tmp_path, float("inf"), said.append)
+    assert not gpu_build._build(bad, record, tmp_path, float("inf"), message.append)
     case = json.loads((tmp_path / "results.json").read_text())["steps"]["build"]["mmcv"]
-    assert case["state"] == "failed" and "no nvcc" in case["error"] and "no nvcc" in said[0]
+    assert case["state"] == "failed" and "no nvcc" in case["error"] and "no nvcc" in message[0]
     slow = Task("mmcv", [[sys.executable, "-c", "import time; time.sleep(60)"]])
-    assert not gpu_build._build(slow, record, tmp_path, 0.0, said.append)
-    assert "cut off: no time was left" in said[1]
+    assert not gpu_build._build(slow, record, tmp_path, 0.0, message.append)
+    assert "cut off: no time was left" in message[1]
 
 
 def test_a_half_made_environment_is_none(tmp_path: Path) -> None:

@@ -39,14 +39,14 @@ def _run(command, cwd, **environment):
 @pytest.fixture(scope="module")
 def installed(checkout, tmp_path_factory):
     """The wheel's content, unpacked as an installation would."""
-    place = tmp_path_factory.mktemp("installed")
+    folder = tmp_path_factory.mktemp("installed")
     pip = [sys.executable, "-m", "pip", "wheel", "-q", "--no-build-isolation", "--no-deps"]
-    _run([*pip, "-w", str(place), "."], checkout)
-    (wheel,) = place.glob("sparse_encoders-*-py3-none-any.whl")
+    _run([*pip, "-w", str(folder), "."], checkout)
+    (wheel,) = folder.glob("sparse_encoders-*-py3-none-any.whl")
     with zipfile.ZipFile(wheel) as archive:
         assert archive.testzip() is None
-        archive.extractall(place)
-    return place
+        archive.extractall(folder)
+    return folder
 
 
 @pytest.mark.slow
@@ -109,12 +109,12 @@ def test_a_source_distribution_can_build_all(checkout, tmp_path):
     with tarfile.open(file) as archive:
         names = {name.split("/", 1)[-1] for name in archive.getnames()}
     for part in ("csrc", "mmdet_configs", "requirements"):
-        wanted = {
+        expected = {
             p.relative_to(checkout).as_posix()
             for p in (checkout / part).rglob("*.*")
             if p.is_file()
         }
-        assert wanted - names == set()
+        assert expected - names == set()
     assert {"model-index.yml", "sparse_encoders/.mim/tools/train.py"} <= names
 
 

@@ -73,21 +73,21 @@ def verify(path: str | Path) -> list[Check]:
 
 def close(name: str, ours: Tensor, reference: NDArray[Any], tolerance: float = TOLERANCE) -> Check:
     """Largest difference over the reference's largest magnitude."""
-    wanted = torch.from_numpy(np.asarray(reference)).double()
-    if ours.shape != wanted.shape:
-        return Check(name, False, f"shape {tuple(ours.shape)}, wanted {tuple(wanted.shape)}")
-    scale = wanted.abs().max().clamp(min=1e-12)
-    error = float((ours.double() - wanted).abs().max() / scale)
+    expected = torch.from_numpy(np.asarray(reference)).double()
+    if ours.shape != expected.shape:
+        return Check(name, False, f"shape {tuple(ours.shape)}, expected {tuple(expected.shape)}")
+    scale = expected.abs().max().clamp(min=1e-12)
+    error = float((ours.double() - expected).abs().max() / scale)
     return Check(name, error <= tolerance, f"relative difference {error:.1e}")
 
 
 def equal(name: str, ours: Tensor, reference: NDArray[Any]) -> Check:
     """Exactly the same values."""
-    wanted = torch.from_numpy(np.asarray(reference))
-    if ours.shape != wanted.shape:
-        return Check(name, False, f"shape {tuple(ours.shape)}, wanted {tuple(wanted.shape)}")
-    different = int((ours.long() != wanted.long()).sum())
-    return Check(name, different == 0, f"{different} of {wanted.numel()} differ")
+    expected = torch.from_numpy(np.asarray(reference))
+    if ours.shape != expected.shape:
+        return Check(name, False, f"shape {tuple(ours.shape)}, expected {tuple(expected.shape)}")
+    different = int((ours.long() != expected.long()).sum())
+    return Check(name, different == 0, f"{different} of {expected.numel()} differ")
 
 
 def same_sets(
@@ -98,11 +98,11 @@ def same_sets(
     An index may be swapped for another only where both score the same as the
     last one kept, within ``tie`` of the scores' range.
     """
-    wanted = torch.from_numpy(np.asarray(reference))
-    if ours.shape != wanted.shape:
-        return Check(name, False, f"shape {tuple(ours.shape)}, wanted {tuple(wanted.shape)}")
+    expected = torch.from_numpy(np.asarray(reference))
+    if ours.shape != expected.shape:
+        return Check(name, False, f"shape {tuple(ours.shape)}, expected {tuple(expected.shape)}")
     swapped, wrong = 0, 0
-    for mine, theirs, score in zip(ours, wanted, scores, strict=True):
+    for mine, theirs, score in zip(ours, expected, scores, strict=True):
         odd = set(mine.tolist()) ^ set(theirs.tolist())
         last = score[theirs].min()
         slack = tie * (score.max() - score.min()).clamp(min=1e-12)

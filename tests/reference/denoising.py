@@ -42,7 +42,7 @@ def check_dn_loss(fixture: Fixture, config: dict[str, Any]) -> list[Check]:
     )
     meta = generator(batch)[-1]
     logits, boxes = _predictions(config, meta["num_denoising_queries"])
-    found = head.loss_dn(
+    actual = head.loss_dn(
         logits,
         boxes,
         batch_gt_instances=[sample.gt_instances for sample in batch],
@@ -51,7 +51,7 @@ def check_dn_loss(fixture: Fixture, config: dict[str, Any]) -> list[Check]:
     )
     return [
         close(name, torch.stack([x.reshape(()) for x in layers]), fixture[name])
-        for name, layers in zip(LOSSES, found, strict=True)
+        for name, layers in zip(LOSSES, actual, strict=True)
     ]
 
 

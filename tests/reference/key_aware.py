@@ -34,12 +34,12 @@ def check_key_aware_attention(fixture: Fixture, config: dict[str, Any]) -> list[
             spatial_shapes=tuple(map(tuple, config["spatial_shapes"])),
         )
         output.backward(grad)
-    found: dict[str, Tensor | None] = {"output": output.detach(), "grad_query": query.grad}
+    actual: dict[str, Tensor | None] = {"output": output.detach(), "grad_query": query.grad}
     if source.grad is not None and "grad_input_token_index" in fixture:
-        found["grad_input"] = source.grad[:, torch.from_numpy(fixture["grad_input_token_index"])]
-    found |= {f"grad.{name}": weight.grad for name, weight in attention.named_parameters()}
+        actual["grad_input"] = source.grad[:, torch.from_numpy(fixture["grad_input_token_index"])]
+    actual |= {f"grad.{name}": weight.grad for name, weight in attention.named_parameters()}
     results = []
-    for name, ours in found.items():
+    for name, ours in actual.items():
         if name not in fixture:
             continue
         stored_wide = fixture[name].dtype.itemsize == 8
@@ -93,9 +93,9 @@ def _padding(config: dict[str, Any], source: Tensor) -> Tensor | None:
     text = str(config.get("padding") or "none")
     if text == "none":
         return None
-    found = re.fullmatch(r"image (\d+), every (\d+)(?:st|nd|rd|th) token", text)
-    if found is None or int(found[1]) >= source.shape[0]:
+    actual = re.fullmatch(r"image (\d+), every (\d+)(?:st|nd|rd|th) token", text)
+    if actual is None or int(actual[1]) >= source.shape[0]:
         raise ValueError(f"padding must be 'none' or 'image I, every Nth token', got {text!r}")
     mask = torch.zeros(source.shape[:2], dtype=torch.bool)
-    mask[int(found[1]), :: int(found[2])] = True
+    mask[int(actual[1]), :: int(actual[2])] = True
     return mask

@@ -49,7 +49,7 @@ def compare_detections(model: Any, fixture: Fixture, config: Mapping[str, Any]) 
         fixture: of kind 'model'.
         config: its settings.
     """
-    wanted = [
+    expected = [
         {
             name: torch.from_numpy(np.asarray(fixture[f"{name}_image{index}"]))
             for name in ("boxes", "scores", "labels")
@@ -64,8 +64,8 @@ def compare_detections(model: Any, fixture: Fixture, config: Mapping[str, Any]) 
         head = model.bbox_head.predict(
             **model.forward_transformer(features, fed), batch_data_samples=fed, rescale=True
         )
-        found = model.add_pred_to_datasample(fed, head)
-        return [agreement(f, w) for f, w in zip(found, wanted, strict=True)]
+        actual = model.add_pred_to_datasample(fed, head)
+        return [agreement(f, w) for f, w in zip(actual, expected, strict=True)]
 
     if not model.as_two_stage:
         return [result.check(index) for index, result in enumerate(compare())]
@@ -175,21 +175,21 @@ class Agreement:
 
     Attributes:
         matched: reference detections that are ours, too; each of ours counts once.
-        wanted: reference detections.
-        found: our detections.
-        distance: sum over the reference's detections of the way to our nearest one, in
-            tolerances, at most ``FAR`` each.
+        expected: reference detections.
+        actual: our detections.
+        distance: sum over the reference's detections of the distance to our nearest one,
+            in tolerances, at most ``FAR`` each.
     """
 
     matched: int
-    wanted: int
-    found: int
+    expected: int
+    actual: int
     distance: float
 
     @property
     def passed(self) -> bool:
         """Whether enough agree, and there are as many."""
-        return self.matched >= SHARE * self.wanted and self.found == self.wanted
+        return self.matched >= SHARE * self.expected and self.actual == self.expected
 
     def check(
         self, image: int, after: Agreement | None = None, swapped: Sequence[str] = ()
@@ -203,26 +203,26 @@ class Agreement:
             swapped: the gaps of the proposals that were; none: ``after`` is not mentioned.
         """
         final = after or self
-        raw = f"{self.matched} of {self.wanted} detections"
-        detail = f"{raw} agree as computed ({self.found} found)"
+        raw = f"{self.matched} of {self.expected} detections"
+        detail = f"{raw} agree as computed ({self.actual} detected)"
         if swapped:
             detail += (
-                f"; {final.matched} of {final.wanted} ({final.found} found) with tied proposals "
-                f"swapped, {', '.join(swapped)} apart"
+                f"; {final.matched} of {final.expected} ({final.actual} detected) with tied "
+                f"proposals swapped, {', '.join(swapped)} apart"
             )
         return Check(f"image {image}", final.passed, detail)
 
 
-def agreement(found: DetDataSample, wanted: Mapping[str, Tensor]) -> Agreement:
+def agreement(actual: DetDataSample, expected: Mapping[str, Tensor]) -> Agreement:
     """Compare an image's detections with the reference's, see :class:`Agreement`."""
-    ours = found.pred_instances
-    height, width = found.img_shape
+    ours = actual.pred_instances
+    height, width = actual.img_shape
     limit = torch.tensor([width, height, width, height])
     # MMDetection clips boxes to the image, some releases do not
-    boxes = torch.minimum(wanted["boxes"].clamp(min=0), limit)
+    boxes = torch.minimum(expected["boxes"].clamp(min=0), limit)
     apart = (ours.bboxes[None] - boxes[:, None]).abs().amax(-1) / PIXELS
-    apart = apart.maximum((ours.scores[None] - wanted["scores"][:, None]).abs() / SCORE)
-    apart = apart.masked_fill(ours.labels[None] != wanted["labels"][:, None], FAR)
+    apart = apart.maximum((ours.scores[None] - expected["scores"][:, None]).abs() / SCORE)
+    apart = apart.masked_fill(ours.labels[None] != expected["labels"][:, None], FAR)
     near, matched = apart <= 1, 0
     for row in near:
         candidates = row.nonzero().flatten()

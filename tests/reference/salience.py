@@ -118,14 +118,14 @@ def _same_memory(output: EncoderOutput, fixture: Fixture) -> Check:
     may come before tokens of another level, and refines it. Nothing reads it afterwards.
     """
     index = torch.from_numpy(fixture["memory_token_index"])
-    memory, wanted = output.memory[:, index], torch.from_numpy(fixture["memory"])
+    memory, expected = output.memory[:, index], torch.from_numpy(fixture["memory"])
     padding = output.tokens.padding_mask
-    if padding is not None and memory.shape == wanted.shape:
+    if padding is not None and memory.shape == expected.shape:
         layer, counts = output.layers[0], output.selection.groups[0].num_foreground  # type: ignore[union-attr]
         # what it writes back, the first ones of the ranking of which a later layer takes fewer
         written = torch.arange(layer.size) < counts.unsqueeze(1)
         refined = torch.zeros_like(padding).scatter(1, layer.indices, written & layer.taken)
-        memory = torch.where((padding & refined)[:, index].unsqueeze(-1), wanted, memory)
+        memory = torch.where((padding & refined)[:, index].unsqueeze(-1), expected, memory)
     return close("memory", memory, fixture["memory"])
 
 
@@ -135,8 +135,8 @@ def check_salience_labels(fixture: Fixture, config: dict[str, Any]) -> list[Chec
     results = []
     for case, settings in config.items():
         shapes = tuple((h, w) for h, w in settings["spatial_shapes"])
-        wanted = fixture[f"{case}.label"]
-        batch, count = wanted.shape
+        expected = fixture[f"{case}.label"]
+        batch, count = expected.shape
         boxes = [torch.from_numpy(fixture[f"{case}.boxes_image{i}"]) for i in range(batch)]
         blank, ratios = torch.zeros(batch, count, 1), torch.ones(batch, len(shapes), 2)
         size = settings["height"], settings["width"]
@@ -147,7 +147,7 @@ def check_salience_labels(fixture: Fixture, config: dict[str, Any]) -> list[Chec
         raw = uniform("logit", (batch, count), settings["seed"])
         loss = salience_loss(torch.from_numpy(8.0 * raw - 4.0).float(), ours)
         results += [
-            close(f"{case}.label", ours, wanted, LABEL_TOLERANCE),
+            close(f"{case}.label", ours, expected, LABEL_TOLERANCE),
             close(f"{case}.loss", loss, fixture[f"{case}.loss"], LABEL_TOLERANCE),
         ]
     return results

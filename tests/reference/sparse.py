@@ -42,9 +42,9 @@ def check_sparse_encoder(fixture: Fixture, config: dict[str, Any]) -> list[Check
         layer.register_forward_hook(lambda module, args, output: refined.append(output))
     output = encoder(tokens, DetectorParts(projection))
     assert output.selection is not None
-    wanted = torch.from_numpy(fixture["num_kept"]).long()
+    expected = torch.from_numpy(fixture["num_kept"]).long()
     # at ratio 1 the released count is one more than there are tokens
-    counts = torch.minimum(wanted, tokens.num_valid())
+    counts = torch.minimum(expected, tokens.num_valid())
     results = [
         close("score", output.selection.scores, fixture["score"]),
         equal("num_kept", output.selection.groups[0].num_foreground, counts.numpy()),
@@ -54,7 +54,7 @@ def check_sparse_encoder(fixture: Fixture, config: dict[str, Any]) -> list[Check
             fixture["kept_index"],
             output.selection.scores,
         ),
-        _same_memory(output, fixture, wanted),
+        _same_memory(output, fixture, expected),
     ]
     if encoder.auxiliary is not None and "aux_cls_logits" in fixture:
         predicted = encoder.auxiliary(refined, output.layers, tokens)
@@ -99,13 +99,13 @@ def _released_state(fixture: Fixture, config: dict[str, Any]) -> dict[str, Tenso
 
 def _same_memory(output: EncoderOutput, fixture: Fixture, released_counts: Tensor) -> Check:
     index = torch.from_numpy(fixture["memory_token_index"])
-    memory, wanted = output.memory[:, index], torch.from_numpy(fixture["memory"])
+    memory, expected = output.memory[:, index], torch.from_numpy(fixture["memory"])
     padding = output.tokens.padding_mask
-    if padding is not None and memory.shape == wanted.shape:
+    if padding is not None and memory.shape == expected.shape:
         # a count beyond the valid tokens made the released code write into padding
         beyond = released_counts > output.tokens.num_valid()
         skip = (padding[:, index] & beyond.unsqueeze(1)).unsqueeze(-1)
-        memory = torch.where(skip, wanted, memory)
+        memory = torch.where(skip, expected, memory)
     return close("memory", memory, fixture["memory"])
 
 
@@ -127,9 +127,9 @@ def _same_auxiliary(
     results = []
     for index, name in enumerate(names):
         ours = torch.stack([parts[index][:, rank] for parts in predicted])
-        wanted = torch.from_numpy(fixture[name])
-        if ours.shape == wanted.shape:
-            ours = torch.where(ordered[None, :, :, None], ours, wanted)
+        expected = torch.from_numpy(fixture[name])
+        if ours.shape == expected.shape:
+            ours = torch.where(ordered[None, :, :, None], ours, expected)
         results.append(close(name, ours, fixture[name]))
     return results
 
@@ -164,7 +164,9 @@ def check_decoder_attention_map(fixture: Fixture, config: dict[str, Any]) -> lis
 def _same_labels(ours: Tensor, reference: Tensor, attention: Tensor, tie: float = 1e-6) -> Check:
     """(B, N) labels that agree, but for tokens as much attended as an image's last positive."""
     if ours.shape != reference.shape:
-        return Check("target", False, f"shape {tuple(ours.shape)}, wanted {tuple(reference.shape)}")
+        return Check(
+            "target", False, f"shape {tuple(ours.shape)}, expected {tuple(reference.shape)}"
+        )
     odd = ours != reference
     last = attention.masked_fill(~reference.bool(), torch.inf).amin(1, keepdim=True)
     slack = tie * attention.amax(1, keepdim=True)

@@ -91,16 +91,16 @@ def test_only_training_steps_count():
 
 
 def test_the_note_of_a_checkpoint_is_a_range(monkeypatch):
-    said = []
+    message = []
     log = "sparse_encoders.selectors.base.print_log"
-    monkeypatch.setattr(log, lambda text, *args: said.append(text))
+    monkeypatch.setattr(log, lambda text, *args: message.append(text))
     trained = make().train()
     step(trained)
     inside, outside = (make(keep_ratio=ratio, train_keep_ratio=None) for ratio in (0.5, 0.1))
     inside.load_state_dict(trained.state_dict())
-    assert inside.trained_keep_range == RANGE and said == []
+    assert inside.trained_keep_range == RANGE and message == []
     outside.load_state_dict(trained.state_dict())
-    (text,) = said
+    (text,) = message
     assert "trained at keep ratios drawn from 0.2 to 0.9, the model keeps (0.1, 0.1)" in text
     # passed on by a model that was loaded, and gone after training at one ratio
     again = make()

@@ -28,8 +28,8 @@ def grid(valid=None):
 
 
 def boxes(*per_image):
-    found = [torch.tensor(b, dtype=torch.float32).reshape(-1, 4) for b in per_image]
-    return Targets(found, [torch.zeros(len(b), dtype=torch.long) for b in found])
+    actual = [torch.tensor(b, dtype=torch.float32).reshape(-1, 4) for b in per_image]
+    return Targets(actual, [torch.zeros(len(b), dtype=torch.long) for b in actual])
 
 
 def level_of(scores, tokens, level):

@@ -29,8 +29,8 @@ def grid(valid=None, shapes=SHAPES):
 
 
 def boxes(*per_image):
-    found = [torch.tensor(b, dtype=torch.float32).reshape(-1, 4) for b in per_image]
-    return Targets(found, [torch.zeros(len(b), dtype=torch.long) for b in found])
+    actual = [torch.tensor(b, dtype=torch.float32).reshape(-1, 4) for b in per_image]
+    return Targets(actual, [torch.zeros(len(b), dtype=torch.long) for b in actual])
 
 
 class Given(SalienceTokenSelector):
@@ -86,9 +86,9 @@ def test_counted_over_the_batch_is_the_released_way(seed, valid, v):
     selector = Given(3, embed_dims=DIMS, level_ratios=v, layer_ratios=w, test_count="batch").eval()
     selector.scores = torch.randn(len(valid), tokens.num_tokens)
     selection = selector.select(tokens, parts())
-    wanted, counts = released_selection(selector.scores, tokens.padding_mask, tokens, v, w)
+    expected, counts = released_selection(selector.scores, tokens.padding_mask, tokens, v, w)
     assert selection.groups[0].num_foreground.tolist() == counts.tolist()
-    for layer, released in zip(selection.groups[0].layers, wanted, strict=True):
+    for layer, released in zip(selection.groups[0].layers, expected, strict=True):
         carried = layer.mask(tokens.num_tokens, carried=True)
         released_mask = torch.zeros_like(carried).scatter(1, released, True)
         assert torch.equal(carried & ~tokens.padding_mask, released_mask & ~tokens.padding_mask)

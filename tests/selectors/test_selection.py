@@ -272,8 +272,8 @@ def test_rounding_is_taken_off_tokens_that_look_alike_only():
     low, high, bit = 0.5, 2.0, 2.0**-22
     scores = torch.tensor([[low, high + bit, low + bit, 1.0, -torch.inf, high, low - bit, low]])
     unusable = torch.tensor([[True, True, True, False, True, True, True, False]])
-    found = without_rounding(scores, unusable)
+    actual = without_rounding(scores, unusable)
     top = low + bit
-    assert found.tolist() == [[top, high + bit, top, 1, -torch.inf, high + bit, top, low]]
-    assert torch.equal(found, without_rounding(found, unusable))
+    assert actual.tolist() == [[top, high + bit, top, 1, -torch.inf, high + bit, top, low]]
+    assert torch.equal(actual, without_rounding(actual, unusable))
     assert best_first(scores, 8, unusable).tolist() == [[1, 5, 3, 0, 2, 6, 7, 4]]

@@ -27,22 +27,24 @@ def at_location(x, y, level=0, weight=1.0, **kwargs):
 
 
 def test_a_location_between_four_tokens_is_shared_by_distance():
-    found = at_location(1.25 / 4, 1.5 / 3)[:12].view(3, 4)
+    actual = at_location(1.25 / 4, 1.5 / 3)[:12].view(3, 4)
     expected = torch.zeros(3, 4)
     expected[1, 1], expected[1, 2], expected[2, 1], expected[2, 2] = 0.375, 0.125, 0.375, 0.125
-    assert torch.allclose(found, expected)
+    assert torch.allclose(actual, expected)
 
 
 def test_aligned_counts_from_the_tokens_centre():
-    found = at_location(2.5 / 4, 1.5 / 3, aligned=True)[:12].view(3, 4)
-    assert torch.allclose(found[1, 2], torch.tensor(1.0)) and torch.allclose(
-        found.sum(), found[1, 2]
+    actual = at_location(2.5 / 4, 1.5 / 3, aligned=True)[:12].view(3, 4)
+    assert torch.allclose(actual[1, 2], torch.tensor(1.0)) and torch.allclose(
+        actual.sum(), actual[1, 2]
     )
 
 
 def test_levels_lie_one_after_another():
-    found = at_location(0.5, 0.5, level=1)
-    assert found[:12].eq(0).all() and torch.allclose(found[12:].view(2, 2)[1, 1], torch.tensor(1.0))
+    actual = at_location(0.5, 0.5, level=1)
+    assert actual[:12].eq(0).all() and torch.allclose(
+        actual[12:].view(2, 2)[1, 1], torch.tensor(1.0)
+    )
 
 
 @pytest.mark.parametrize("x", [-5.0, 7.0, torch.nan, torch.inf, 1e30])
@@ -57,10 +59,10 @@ def test_the_whole_weight_lands_inside_and_order_does_not_matter(seed, layers, q
     # where all four corners are on the map
     locations = torch.rand(2, layers, queries, 2, 2, 3, 2, generator=generator) * 0.5
     weights = torch.rand(2, layers, queries, 2, 2, 3, generator=generator)
-    found = decoder_attention_map(locations, weights, SHAPES)
-    assert torch.allclose(found.sum(1), weights.flatten(1).sum(1), rtol=1e-4)
+    actual = decoder_attention_map(locations, weights, SHAPES)
+    assert torch.allclose(actual.sum(1), weights.flatten(1).sum(1), rtol=1e-4)
     flipped = decoder_attention_map(locations.flip(1, 2, 3), weights.flip(1, 2, 3), SHAPES)
-    assert torch.allclose(found, flipped, atol=1e-5)
+    assert torch.allclose(actual, flipped, atol=1e-5)
 
 
 def test_wrong_shapes_say_what_is_wanted():

@@ -20,11 +20,12 @@ def tokens(shapes):
 
 
 def label(box, shapes=((4, 4), (2, 2)), intervals=((-1, 16), (16, 64)), strides=(8, 16)):
-    found = ForegroundLabels(len(shapes), intervals, strides)(
+    actual = ForegroundLabels(len(shapes), intervals, strides)(
         tokens(shapes), [torch.tensor([box], dtype=torch.float32)]
     )
     return [
-        sorted(part.nonzero()[:, 0].tolist()) for part in found[0].split([h * w for h, w in shapes])
+        sorted(part.nonzero()[:, 0].tolist())
+        for part in actual[0].split([h * w for h, w in shapes])
     ]
 
 

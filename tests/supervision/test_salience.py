@@ -19,18 +19,18 @@ def labels(shape, boxes, intervals=None, image_hw=None, valid=None):
 
 def test_a_tokens_place_in_its_box():
     # tokens of 4 x 4 stand at 4, 12, 20, 28; the box from 0 to 24 has its centre at 12
-    found = labels((4, 4), [[[0.0, 0.0, 24.0, 24.0]]]).reshape(4, 4)
+    actual = labels((4, 4), [[[0.0, 0.0, 24.0, 24.0]]]).reshape(4, 4)
     side = (20 - 4) / 24  # left 20, right 4 in column 2
-    assert found[1, 1] == 1
-    assert found[1, 2] == pytest.approx(1 - 0.5 * side)
-    assert found[0, 2] == pytest.approx(1 - 0.5 * sqrt(2) * side)
-    assert not found[3].any() and not found[:, 3].any()
+    assert actual[1, 1] == 1
+    assert actual[1, 2] == pytest.approx(1 - 0.5 * side)
+    assert actual[0, 2] == pytest.approx(1 - 0.5 * sqrt(2) * side)
+    assert not actual[3].any() and not actual[:, 3].any()
 
 
 def test_tokens_stand_where_the_padded_input_says():
     # 40 x 60 pixels on 2 x 2 cells: the token of row 1, column 0 stands at (15, 30)
-    found = labels((2, 2), [[[5.0, 20.0, 25.0, 40.0]]], image_hw=(40, 60))
-    assert found.tolist() == [[0, 0, 1, 0]]
+    actual = labels((2, 2), [[[5.0, 20.0, 25.0, 40.0]]], image_hw=(40, 60))
+    assert actual.tolist() == [[0, 0, 1, 0]]
 
 
 def test_the_largest_of_all_boxes_counts():
@@ -59,11 +59,11 @@ def test_a_box_of_another_levels_size_only_gates():
 
 
 def test_padding_no_boxes_and_boxes_of_no_size_have_no_target():
-    found = labels(
+    actual = labels(
         (4, 4), [[[0.0, 0.0, 32.0, 32.0]], [], [[4.0, 4.0, 4.0, 4.0]]], valid=[(0.5, 1.0)] * 3
     )
-    assert found[0, :8].all() and not found[0, 8:].any()
-    assert not found[1:].any() and found.isfinite().all()
+    assert actual[0, :8].all() and not actual[0, 8:].any()
+    assert not actual[1:].any() and actual.isfinite().all()
     assert not labels((2, 2), [[], []]).any()
 
 

@@ -129,18 +129,18 @@ def trained(tmp_path_factory):
 
 def test_record_of_a_detector(trained):
     model = load_detector(trained / "config.py", trained / "good.pth")
-    found = record_tokens(model, trained / "x.png", min_score=0.0)
-    assert found.strategy == "DualAttentionEncoder, FocusTokenSelector"
-    assert [len(set(layer)) for layer in found.objects] == [10, 10]
-    assert all(k[o].all() for k, o in zip(found.kept, found.objects, strict=True))
-    assert found.image.shape == (64, 90, 3) and found.batch_hw == (64, 90)
-    assert found.kept.shape == (2, sum(h * w for h, w in found.shapes))
-    assert 0 < found.kept[1].sum() < found.kept[0].sum() < found.kept.shape[1]
-    assert ((found.foreground >= 0) & (found.foreground <= 1)).all()
-    boxes = found.detections.boxes
+    actual = record_tokens(model, trained / "x.png", min_score=0.0)
+    assert actual.strategy == "DualAttentionEncoder, FocusTokenSelector"
+    assert [len(set(layer)) for layer in actual.objects] == [10, 10]
+    assert all(k[o].all() for k, o in zip(actual.kept, actual.objects, strict=True))
+    assert actual.image.shape == (64, 90, 3) and actual.batch_hw == (64, 90)
+    assert actual.kept.shape == (2, sum(h * w for h, w in actual.shapes))
+    assert 0 < actual.kept[1].sum() < actual.kept[0].sum() < actual.kept.shape[1]
+    assert ((actual.foreground >= 0) & (actual.foreground <= 1)).all()
+    boxes = actual.detections.boxes
     assert len(boxes) and boxes[:, 2].max() <= 90.5 and boxes[:, 3].max() <= 64.5
     model.set_keep_ratio(0.9)
-    assert record_tokens(model, trained / "x.png").kept.sum() > found.kept.sum()
+    assert record_tokens(model, trained / "x.png").kept.sum() > actual.kept.sum()
 
 
 @pytest.mark.slow
@@ -214,42 +214,42 @@ def sample(size=(64, 90)):
 @pytest.mark.parametrize("detector", slow_but(["DINO"], ["DeformableDETR", "DINO"]))
 def test_every_encoder_one_stage_and_two_stage(detector, encoder, pictures):
     model = build(detector_config(detector, encoder)).train()
-    found = record_sample(model, sample(), CLASSES)
+    actual = record_sample(model, sample(), CLASSES)
     assert model.training
-    assert pictures_of(found) == pictures
-    assert all(picture_array(PICTURES[name](found), dpi=15).std() > 5 for name in pictures)
+    assert pictures_of(actual) == pictures
+    assert all(picture_array(PICTURES[name](actual), dpi=15).std() > 5 for name in pictures)
     if encoder["type"] == "DenseEncoder":
-        assert found.kept.all() and found.share() == 1
+        assert actual.kept.all() and actual.share() == 1
     elif encoder["type"] == "HybridEncoder":
-        steps = [[found.share(step, level) for level in range(4)] for step in range(3)]
+        steps = [[actual.share(step, level) for level in range(4)] for step in range(3)]
         assert steps == [[0, 0, 0, 1], [1, 1, 1, 1], [0, 1, 1, 1]]
     elif encoder["type"] == "NoEncoder":
-        assert found.share() == 0
+        assert actual.share() == 0
     elif encoder.get("high_levels"):
-        assert found.share(0, 0) == 0 == found.share(0, 1) and found.share(0, 2) == 1
-        assert found.share(1) == 1
+        assert actual.share(0, 0) == 0 == actual.share(0, 1) and actual.share(0, 2) == 1
+        assert actual.share(1) == 1
     elif encoder["type"] == "LiteDETREncoder":
-        assert found.share(0, 0) == 0 and found.share(0, 3) == 1 and 0 < found.share(1, 0) < 1
+        assert actual.share(0, 0) == 0 and actual.share(0, 3) == 1 and 0 < actual.share(1, 0) < 1
     if "scores" not in pictures:
         with pytest.raises(ValueError, match="has no selector, so its tokens have no scores"):
-            draw_score_map(found)
+            draw_score_map(actual)
     if "objects" not in pictures:
         with pytest.raises(ValueError, match="has no dual attention"):
-            draw_object_tokens(found)
+            draw_object_tokens(actual)
 
 
 def test_padding_is_no_kept_token():
     model = build(detector_config("DINO", dict(type="DenseEncoder")))
     model.data_preprocessor.pad_size_divisor = 64
-    found = record_sample(model, sample((64, 90)), CLASSES)
-    assert found.batch_hw == (64, 128) and found.image.shape == (64, 90, 3)
-    assert not found.valid.all() and (found.kept == found.valid).all() and found.share() == 1
+    actual = record_sample(model, sample((64, 90)), CLASSES)
+    assert actual.batch_hw == (64, 128) and actual.image.shape == (64, 90, 3)
+    assert not actual.valid.all() and (actual.kept == actual.valid).all() and actual.share() == 1
 
 
 def test_image_of_a_sample_is_rgb():
     packed = sample()
-    found = record_sample(build(detector_config("DINO")), packed, CLASSES)
-    assert (found.image[..., 0] == packed["inputs"][2].numpy()).all()
+    actual = record_sample(build(detector_config("DINO")), packed, CLASSES)
+    assert (actual.image[..., 0] == packed["inputs"][2].numpy()).all()
 
 
 def test_boxes_of_tokens(record):

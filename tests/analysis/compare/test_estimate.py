@@ -15,16 +15,16 @@ def paired(mine, theirs):
 
 
 def test_over_runs_alone_the_tests_are_scipys_paired_t_tests():
-    found = paired(OTHER, DENSE)
-    assert found.mean == pytest.approx(np.mean(OTHER) - np.mean(DENSE))
-    assert found.spread == pytest.approx(np.std(np.subtract(OTHER, DENSE), ddof=1))
-    assert found.p_different() == pytest.approx(stats.ttest_rel(OTHER, DENSE).pvalue)
+    actual = paired(OTHER, DENSE)
+    assert actual.mean == pytest.approx(np.mean(OTHER) - np.mean(DENSE))
+    assert actual.spread == pytest.approx(np.std(np.subtract(OTHER, DENSE), ddof=1))
+    assert actual.p_different() == pytest.approx(stats.ttest_rel(OTHER, DENSE).pvalue)
     low, high = stats.ttest_rel(OTHER, DENSE).confidence_interval(0.95)
-    assert found.half_width() == pytest.approx((high - low) / 2)
+    assert actual.half_width() == pytest.approx((high - low) / 2)
     for margin in (0.01, 0.05):
         less = stats.ttest_1samp(np.subtract(OTHER, DENSE), margin, alternative="less")
         more = stats.ttest_1samp(np.subtract(OTHER, DENSE), -margin, alternative="greater")
-        assert found.p_equal(margin) == pytest.approx(max(less.pvalue, more.pvalue))
+        assert actual.p_equal(margin) == pytest.approx(max(less.pvalue, more.pvalue))
 
 
 def test_verdicts():
@@ -52,28 +52,28 @@ def test_one_run_is_judged_by_images_and_nothing_by_nothing():
 def test_runs_and_images_add_up_without_counting_their_interaction_twice():
     draw = np.random.default_rng(1)
     runs, images, sets = 4, 60, 200
-    places = draw.integers(0, images, (sets, images))
-    found = []
+    indices = draw.integers(0, images, (sets, images))
+    actual = []
     for _ in range(300):
         # a difference is of its run, of its image, and of both
         each = draw.normal(0, 0.3, images) + draw.normal(0, 0.02, (runs, 1))
         each = each + draw.normal(0, 0.5, (runs, images))
-        found.append(estimate(each.mean(1), each[:, places].mean(2), images))
+        actual.append(estimate(each.mean(1), each[:, indices].mean(2), images))
     true = 0.3**2 / images + 0.02**2 / runs + 0.5**2 / (runs * images)  # 0.0026; the sum: 0.0037
-    assert np.var([one.mean for one in found]) == pytest.approx(true, rel=0.15)
-    assert np.mean([one.error**2 for one in found]) == pytest.approx(true, rel=0.15)
+    assert np.var([one.mean for one in actual]) == pytest.approx(true, rel=0.15)
+    assert np.mean([one.error**2 for one in actual]) == pytest.approx(true, rel=0.15)
 
 
 def test_rows_are_compared_run_by_run():
     dense = row("dense", None, [0.50, 0.54, 0.58], 0.06, 2.0, noise=1e-4)
     lite = row("lite", None, [0.501, 0.541, 0.581, 0.70], 0.03, 1.0, noise=1e-4)
-    found = report([dense, lite])
-    gain = found.gain(lite)  # the fourth run has no partner
+    actual = report([dense, lite])
+    gain = actual.gain(lite)  # the fourth run has no partner
     assert gain.mean == pytest.approx(0.001) and gain.runs == 3 and gain.error < 0.001
-    assert found.ap_verdict(lite) == "equal"
+    assert actual.ap_verdict(lite) == "equal"
     assert lite.ap == pytest.approx(np.mean([0.501, 0.541, 0.581, 0.70]))
     assert lite.estimate.spread == pytest.approx(np.std([0.501, 0.541, 0.581, 0.70], ddof=1))
     for run in lite.runs:
         run["seed"] += 10  # none in common: the means, as one run
-    gain = found.gain(lite)
+    gain = actual.gain(lite)
     assert gain.runs == 1 and gain.mean == pytest.approx(lite.ap - dense.ap)

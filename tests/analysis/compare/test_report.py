@@ -28,17 +28,17 @@ from sparse_encoders.analysis.report.tables import all_numbers, tables
 CHROMIUM = Path("/usr/bin/chromium")
 
 
-def drawn(found):
+def drawn(actual):
     """The figures by name, as Plotly's JSON."""
-    return {plot.name: plot.figure.to_plotly_json() for plot in plots(found)}
+    return {plot.name: plot.figure.to_plotly_json() for plot in plots(actual)}
 
 
 def test_the_headline_names_the_front():
-    found = report()
+    actual = report()
     # focus 0.1 and sparse 0.1 are as fast as lite-focus 0.5 or slower, and lower in AP
     fastest = [f"lite-focus {ratio}" for ratio in (0.5, 0.3, 0.1)]
-    assert [one.label for one in front(found)] == ["dense", "focus 0.5", "lite", *fastest]
-    said = summarise(found)
+    assert [one.label for one in front(actual)] == ["dense", "focus 0.5", "lite", *fastest]
+    said = summarise(actual)
     assert said.warnings == ()
     for number in ("dense (AP 0.552", "focus 0.5 (AP 0.549, -0.003, undecided; 1.33", "2 more"):
         assert number in said.headline
@@ -56,15 +56,15 @@ def test_the_headline_names_the_front():
 def test_a_faster_row_of_equal_ap_takes_the_place_of_a_slower_one():
     dense = row("dense", None, [0.500, 0.510, 0.490, 0.505], 0.06, 2.0, noise=1e-3)
     lite = row("lite", None, [0.499, 0.508, 0.490, 0.504], 0.03, 1.0, noise=1e-3)
-    found = report([dense, lite])
-    assert found.ap_verdict(lite) == "equal" and front(found) == [lite]
-    assert cheapest_equal(found) is shown(found) is lite
-    said = summarise(found)
+    actual = report([dense, lite])
+    assert actual.ap_verdict(lite) == "equal" and front(actual) == [lite]
+    assert cheapest_equal(actual) is shown(actual) is lite
+    said = summarise(actual)
     assert said.headline.startswith("Alone") and "lite" in said.headline
     assert "equal within 0.01" in said.points[0]
     assert any("mean of 4 training runs" in caveat for caveat in said.caveats)
-    found.margin = 0.001
-    assert found.ap_verdict(lite) == "undecided" and front(found) == [dense, lite]
+    actual.margin = 0.001
+    assert actual.ap_verdict(lite) == "undecided" and front(actual) == [dense, lite]
 
 
 def test_equal_speeds_are_decided_by_ap_and_what_misleads_is_said_first():
@@ -72,22 +72,22 @@ def test_equal_speeds_are_decided_by_ap_and_what_misleads_is_said_first():
     rows.append(row("focus", 0.1, 0.607, 0.0502, 0.9))
     for one, epochs in zip(rows, (1, 1, 12), strict=True):
         one.weights.update(epochs=epochs)
-    found = report(rows)
-    assert found.time_share(rows[1]) == pytest.approx(found.time_share(rows[2]), rel=0.01)
-    assert front(found) == [rows[2]] and shown(found) is cheapest_equal(found) is rows[2]
-    said = summarise(found)
+    actual = report(rows)
+    assert actual.time_share(rows[1]) == pytest.approx(actual.time_share(rows[2]), rel=0.01)
+    assert front(actual) == [rows[2]] and shown(actual) is cheapest_equal(actual) is rows[2]
+    said = summarise(actual)
     baseline, trainings = said.warnings
     assert "dense has AP 0.092, focus 0.1 0.607" in baseline
     assert "dense and lite: epochs 1; focus 0.1: epochs 12" in trainings
     assert "focus 0.1 (AP 0.607" in said.headline and "lite" not in said.headline
-    for text in (as_markdown(found), as_html(found)):
+    for text in (as_markdown(actual), as_html(actual)):
         assert text.index(baseline) < text.index(said.headline)
     for one in rows:
         one.weights.update(epochs=12, iterations=624, schedule="a")
     rows[0].ap and rows[0].runs[0]["metrics"].update({"coco/bbox_mAP": 0.5})
-    assert summarise(found).warnings == ()
+    assert summarise(actual).warnings == ()
     rows[1].weights.update(schedule="b")
-    (other,) = summarise(found).warnings
+    (other,) = summarise(actual).warnings
     assert "schedule a" in other and "schedule b" in other
 
 
@@ -95,11 +95,11 @@ def test_a_control_that_does_as_well_is_said_first():
     dense = row("dense", None, [0.50, 0.51, 0.49, 0.505], 0.06, 2.0, noise=1e-3)
     one = row("dense-1", None, [0.50, 0.511, 0.49, 0.505], 0.02, 1.0, noise=1e-3)
     focus = row("focus", 0.3, [0.50, 0.509, 0.491, 0.505], 0.03, 1.2, noise=1e-3)
-    found = report([dense, focus, one])
+    actual = report([dense, focus, one])
     assert one.control and not focus.control
-    (warning,) = summarise(found).warnings
+    (warning,) = summarise(actual).warnings
     assert "dense-1 (a control), 1.56 times as fast" in warning
-    assert "dense-1 (a control)" in summarise(found).points[0]
+    assert "dense-1 (a control)" in summarise(actual).points[0]
     worse = row("dense-1", None, [0.30, 0.311, 0.29, 0.305], 0.02, 1.0, noise=1e-3)
     said = summarise(report([dense, focus, worse]))
     assert said.warnings == () and said.points[0].startswith("Cheapest that is as accurate as")
@@ -108,33 +108,33 @@ def test_a_control_that_does_as_well_is_said_first():
 
 def test_a_higher_ap_counts_beyond_the_noise_only():
     dense, better = row("dense", None, 0.5, 0.06, 2.0), row("focus", 0.3, 0.6, 0.03, 1.0)
-    found = report([dense, better])
-    assert found.ap_verdict(better) == "higher" and found.ap_verdict(dense, better) == "lower"
-    assert front(found) == [better] and "0.600" in summarise(found).headline
+    actual = report([dense, better])
+    assert actual.ap_verdict(better) == "higher" and actual.ap_verdict(dense, better) == "lower"
+    assert front(actual) == [better] and "0.600" in summarise(actual).headline
     # the same 0.1 apart, but images of which each alone would decide
     better.runs[0]["resamples"] = [0.6 + 0.3 * math.sin(i) for i in range(100)]
-    assert found.ap_verdict(better) == "undecided" and found.gain(better).half_width() > 0.3
+    assert actual.ap_verdict(better) == "undecided" and actual.gain(better).half_width() > 0.3
     better.runs[0]["resamples"] = []
-    assert found.gain(better).half_width() is None and found.ap_verdict(better) == "undecided"
+    assert actual.gain(better).half_width() is None and actual.ap_verdict(better) == "undecided"
 
 
 def test_speed_is_compared_round_by_round_and_equal_within_three_percent():
     dense, close = row("dense", None, 0.5, 0.06, 2.0), row("focus", 0.3, 0.5, 0.059, 1.0)
-    found = report([dense, close])
-    assert found.speed_verdict(close) == "equal" and shown(found) is None
+    actual = report([dense, close])
+    assert actual.speed_verdict(close) == "equal" and shown(actual) is None
     lucky = row("focus", 0.3, 0.5, 0.03, 1.0)
     lucky.rounds = [(0, 0, t, 0) for t in (0.05, 0.2, 0.05, 0.2, 0.05)]
     assert report([dense, lucky]).speed_verdict(lucky) == "equal"  # faster and slower
     for one in (dense, close):  # nothing was timed: work decides
         one.rounds = None
-    assert cheaper(found, close, dense) == "faster" and cheaper(found, dense, close) == "slower"
+    assert cheaper(actual, close, dense) == "faster" and cheaper(actual, dense, close) == "slower"
 
 
 def test_a_ceiling_that_reads_the_annotations_wins_nothing():
     rows = [row("dense", None, 0.5, 0.06, 2.0), row("oracle", 0.3, 0.7, 0.02, 1.0)]
-    found = report([*rows, row("random", 0.3, 0.2, 0.01, 1.0)])
-    assert [one.label for one in front(found)] == ["dense", "random 0.3"]
-    points = summarise(found).points
+    actual = report([*rows, row("random", 0.3, 0.2, 0.01, 1.0)])
+    assert [one.label for one in front(actual)] == ["dense", "random 0.3"]
+    points = summarise(actual).points
     assert "dense, 0.500" in points[1]
     assert any("oracle 0.3" in p and "0.700" in p for p in points)
 
@@ -143,55 +143,55 @@ def test_without_accuracy_only_speed_is_claimed():
     rows = [row("dense", None, None, 0.06, 2.0), row("lite", None, None, 0.03, 1.0)]
     for one in rows:
         one.weights = {"source": "none"}
-    found = report(rows, pictures=0)
-    found.data = None
-    assert shown(found).label == "lite" and "1.37" in summarise(found).headline
-    assert len(summarise(found).caveats) == 2  # random weights, the machine
-    assert set(drawn(found)) == {"stage-latency", "stage-madds"}
-    assert "<figure" not in as_html(found)
+    actual = report(rows, pictures=0)
+    actual.data = None
+    assert shown(actual).label == "lite" and "1.37" in summarise(actual).headline
+    assert len(summarise(actual).caveats) == 2  # random weights, the machine
+    assert set(drawn(actual)) == {"stage-latency", "stage-madds"}
+    assert "<figure" not in as_html(actual)
     rows = [row("dense", None, None, 0.06, 2.0), row("lite", None, 0.5, 0.03, 1.0)]
     without = summarise(report(rows)).headline
     low = report([row("dense", None, 0.01, 0.06, 2.0), row("lite", None, 0.02, 0.03, 1.0)])
     untrained = summarise(low).headline
-    assert len({without, untrained, summarise(found).headline}) == 3
+    assert len({without, untrained, summarise(actual).headline}) == 3
 
 
 def test_failures_are_said_and_shown():
     rows = report().rows
     rows[1].error = "ValueError: <too> small"
-    found = report(rows)
-    assert any("sparse 0.5" in p and "<too>" in p for p in summarise(found).points)
-    assert "&lt;too&gt; small" in as_html(found) and "<too>" not in as_html(found)
-    assert all_numbers(found)["status"].tolist() == ["ok", "FAILED", *["ok"] * 9]
-    assert "FAILED" in as_markdown(found)
+    actual = report(rows)
+    assert any("sparse 0.5" in p and "<too>" in p for p in summarise(actual).points)
+    assert "&lt;too&gt; small" in as_html(actual) and "<too>" not in as_html(actual)
+    assert all_numbers(actual)["status"].tolist() == ["ok", "FAILED", *["ok"] * 9]
+    assert "FAILED" in as_markdown(actual)
     rows[0].error = "no"
     assert summarise(report(rows)).tiles == () and shown(report(rows)) is None
     assert "dense failed" in summarise(report(rows)).warnings[0]
-    assert len(as_csv(report(rows)).splitlines()) == 12 and "<!DOCTYPE html>" in as_html(found)
+    assert len(as_csv(report(rows)).splitlines()) == 12 and "<!DOCTYPE html>" in as_html(actual)
 
 
 def test_markdown_has_units_machine_and_command():
     text = as_markdown(report())
-    for wanted in ("latency (ms)", "multiply-adds (G)", "peak memory (MiB)", "Intel <Xeon>"):
-        assert wanted in text
+    for expected in ("latency (ms)", "multiply-adds (G)", "peak memory (MiB)", "Intel <Xeon>"):
+        assert expected in text
     assert "`python tools/compare.py CONFIG --data cells --out work_dirs/cells`" in text
     assert "torch 2.13.0" in text and "240 x 320 pixels" in text
 
 
 def test_tables_have_the_numbers_and_leave_out_what_was_not_measured():
-    found = report()
-    numbers = list(csv.DictReader(io.StringIO(as_csv(found))))
-    assert [line["encoder"] for line in numbers] == [one.encoder for one in found.rows]
-    for line, one in zip(numbers, found.rows, strict=True):
+    actual = report()
+    numbers = list(csv.DictReader(io.StringIO(as_csv(actual))))
+    assert [line["encoder"] for line in numbers] == [one.encoder for one in actual.rows]
+    for line, one in zip(numbers, actual.rows, strict=True):
         assert float(line["latency_ms"]) == pytest.approx(one.milliseconds)
         stages = [float(v) for k, v in line.items() if k.startswith("latency_") and "est" not in k]
         assert sum(stages[1:]) == pytest.approx(stages[0])
         parts = [float(v) for k, v in line.items() if k.startswith("gmadds_")]
         assert sum(parts[1:]) == pytest.approx(float(line["gmadds"]))  # after the encoder's sum
         assert float(line["ap"]) == one.ap and line["ap_large"] == ""
-        share = 100 * one.memory_mib / found.reference.memory_mib
+        share = 100 * one.memory_mib / actual.reference.memory_mib
         assert float(line["memory_share"]) == pytest.approx(share)
-    sections = {table.title: table for table in tables(found)}
+    sections = {table.title: table for table in tables(actual)}
     assert len(sections) == 5
     overview = sections["All variants"].shown()
     assert overview.loc[1, ["encoder", "keep_ratio", "ap", "ap_gain"]].tolist() == [
@@ -203,12 +203,12 @@ def test_tables_have_the_numbers_and_leave_out_what_was_not_measured():
 
 
 def test_figures_have_the_numbers():
-    found = report()
-    figures = drawn(found)
+    actual = report()
+    figures = drawn(actual)
     assert len(figures) == 7
     curves = {trace["name"]: trace for trace in figures["ap-latency"]["data"]}
-    assert list(curves) == found.encoders
-    focus = [one for one in found.rows if one.encoder == "focus"]
+    assert list(curves) == actual.encoders
+    focus = [one for one in actual.rows if one.encoder == "focus"]
     assert list(curves["focus"]["y"]) == [one.ap for one in focus]
     assert list(curves["focus"]["x"]) == [one.milliseconds for one in focus]
     assert list(curves["focus"]["text"]) == ["0.5", "0.3", "0.1"]
@@ -220,7 +220,7 @@ def test_figures_have_the_numbers():
         list(whole["x"])
     )
     work = figures["stage-madds"]["data"][-1]
-    assert list(work["x"]) == pytest.approx([one.madds() for one in found.rows])
+    assert list(work["x"]) == pytest.approx([one.madds() for one in actual.rows])
     alone = report([row("dense", None, 0.5, 0.06, 2.0), row("lite", None, 0.5, 0.03, 1.0)])
     assert not any(name.startswith("ratio") for name in drawn(alone))
 
@@ -288,9 +288,9 @@ def test_figures_in_a_browser(page):
 def test_tables_sort(page):
     table = page().locator("table").first
 
-    def column(place):
+    def column(index):
         return table.locator("tbody tr").evaluate_all(
-            f"rows => rows.map(row => row.cells[{place}].innerText)"
+            f"rows => rows.map(row => row.cells[{index}].innerText)"
         )
 
     assert column(0)[0].startswith("dense")

@@ -61,9 +61,9 @@ def test_the_whole_way_and_again(tmp_path, dense, capsys, monkeypatch):
     ]
     command += ["--cfg-options", *(f"{k}={v}" for k, v in SMALL.items())]
     assert tool.main(command) == 1  # one variant fails, the rest is there
-    said = capsys.readouterr()
-    assert "$ mim train " in said.out and "round 1: " in said.out
-    assert "error: lite-3+1x2: encoder 'lite-3+1x2' has blocks of 3 layers" in said.err
+    message = capsys.readouterr()
+    assert "$ mim train " in message.out and "round 1: " in message.out
+    assert "error: lite-3+1x2: encoder 'lite-3+1x2' has blocks of 3 layers" in message.err
     assert len(list(Path("out/runs").glob("focus_*/seed-0.pth"))) == 1
 
     record = json.loads((tmp_path / "out/report.json").read_text())
@@ -96,9 +96,9 @@ def test_the_whole_way_and_again(tmp_path, dense, capsys, monkeypatch):
         assert str(tmp_path / "out") not in text
 
     assert tool.main(command) == 1
-    said = capsys.readouterr().out
-    assert "mim train" not in said and "round" not in said
-    assert said.count("kept from before") == 2
+    message = capsys.readouterr().out
+    assert "mim train" not in message and "round" not in message
+    assert message.count("kept from before") == 2
     again = json.loads((tmp_path / "out/report.json").read_text())
     assert again["rows"] == record["rows"]
 

@@ -215,21 +215,21 @@ def made_up(folder, encoder, ratio, aps, epochs=12):
         weights = dict(source="trained", epochs=epochs, seconds=100.0 + seed)
         data = dict(name="cells", classes=["a"], validated=87, boxes=900, trained=205)
         measured = {ratio_key(ratio): accuracy_of(ap, 1.0, 1e-3, seed)}
-        found = Run(encoder, seed, settings, data, weights, measured, MACHINE, "today")
-        found.write(folder / f"{encoder}_1" / f"seed-{seed}.json")
+        actual = Run(encoder, seed, settings, data, weights, measured, MACHINE, "today")
+        actual.write(folder / f"{encoder}_1" / f"seed-{seed}.json")
 
 
 def test_a_page_is_drawn_from_files_of_runs(tmp_path):
     made_up(tmp_path / "one", "focus", 0.3, (0.51, 0.52, 0.53))
     made_up(tmp_path / "one", "dense", None, (0.50, 0.51, 0.52))
     redraw([str(tmp_path / "one"), "--out", str(tmp_path / "page"), "--margin", "0.02"])
-    found = read_report(tmp_path / "page" / "report.json")
-    assert [one.label for one in found.rows] == ["dense", "focus 0.3"]  # the baseline first
-    assert found.seeds == [0, 1, 2] and found.repeats == 0 and found.margin == 0.02
-    assert found.rows[1].ap == pytest.approx(0.52)
-    assert found.rows[0].estimate.spread == pytest.approx(0.01)
-    assert found.rows[0].weights["seconds"] == 101.0
-    assert found.ap_verdict(found.rows[1]) == "equal"
+    actual = read_report(tmp_path / "page" / "report.json")
+    assert [one.label for one in actual.rows] == ["dense", "focus 0.3"]  # the baseline first
+    assert actual.seeds == [0, 1, 2] and actual.repeats == 0 and actual.margin == 0.02
+    assert actual.rows[1].ap == pytest.approx(0.52)
+    assert actual.rows[0].estimate.spread == pytest.approx(0.01)
+    assert actual.rows[0].weights["seconds"] == 101.0
+    assert actual.ap_verdict(actual.rows[1]) == "equal"
     assert "focus 0.3" in (tmp_path / "page/report.html").read_text()
     # with a report.json beside them, costs are its and runs are those of the files
     (tmp_path / "page/report.json").rename(tmp_path / "one/report.json")
@@ -260,11 +260,11 @@ optim_wrapper = dict(optimizer=dict(type='AdamW', lr=0.1), keys=dict({'a.b': 1})
 train_dataloader = dict(batch_size=4, sampler=[dict(shuffle=True), (1, None)])
 lost = open('x', 'w')
 """
-    found = literal_settings(text)
-    assert found.pop("train_dataloader") == dict(
+    actual = literal_settings(text)
+    assert actual.pop("train_dataloader") == dict(
         batch_size=4, sampler=[dict(shuffle=True), [1, None]]
     )
-    assert found["optim_wrapper"]["keys"] == {"a.b": 1} and "lost" not in found
+    assert actual["optim_wrapper"]["keys"] == {"a.b": 1} and "lost" not in actual
     assert literal_settings("a = (") == {}
     state, path = {"weight": torch.zeros(1)}, tmp_path / "a.pth"
     torch.save(dict(state_dict=state, meta=dict(epoch=12, iter=624, cfg=text)), path)
