@@ -250,7 +250,7 @@ def test_other_models():
     ("text", "message"),
     [
         ("model = dict(type='Yolo99')", "Yolo99 is not in"),
-        ("_base_ = 'mmdet::retinanet/retinanet_r50_fpn_1x_coco.py'", "RetinaNet, which is not a DETR"),
+        ("_base_ = 'mmdet::retinanet/retinanet_r50_fpn_1x_coco.py'", "which is not a DETR"),
         ("lr = 1", "has no model"),
         ("model = dict(", "cannot be read"),
     ],
