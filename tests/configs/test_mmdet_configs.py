@@ -90,7 +90,9 @@ def lite_schedule(named: list[str]) -> tuple[int, int]:
 def losses_of(path: Path) -> dict:
     """Losses of the shrunken model; configs that differ in their schedule only share them."""
     torch.manual_seed(0)
-    model = build(shrunken(path))
+    shrunk = shrunken(path)
+    init_default_scope("mmdet")  # shrunken() may have its config from an earlier test
+    model = build(shrunk)
     assert isinstance(model.encoder, ENCODERS[words(path)[0]])
     return model(torch.randn(1, 3, *IMAGE), samples([IMAGE], IMAGE, (3,)), mode="loss")
 
