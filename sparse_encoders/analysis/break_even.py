@@ -76,7 +76,7 @@ def sweep(
         keep_ratio: average keep ratio of those that prune.
         repeats: timed rounds after one that is not.
         device: 'cpu' or a CUDA device.
-        progress: is told each setting.
+        progress: called with the name of each setting.
 
     Returns:
         A line for each setting and encoder: ``height``, ``width``, ``tokens``, ``layers``,

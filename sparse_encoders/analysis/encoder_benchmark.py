@@ -106,7 +106,7 @@ def benchmark_encoders(
             each and named 'encoder/backend'.
         part: 'encoder', or 'detector' for the whole forward pass from pixels on.
         device: 'cpu' or a CUDA device.
-        progress: is told what is going on.
+        progress: called with messages about the progress.
 
     Returns:
         See :func:`benchmark`; the index is called ``encoder``.
@@ -131,7 +131,7 @@ def benchmark_encoders(
 
 
 def _matched(names: Sequence[str], image_hw: tuple[int, int], keep_ratio: float, say: Say) -> str:
-    """The dense encoder that 'dense-matched' stands for; says which."""
+    """Name of the dense encoder for 'dense-matched', which is also reported by ``say``."""
     model, name = _dino(), to_be_matched(names)
     encoder = encoder_config(name, model.encoder, keep_ratio)
     match = match_dense(model, name, encoder, image_hw)
@@ -159,7 +159,7 @@ def measure_training(
         batch: images of a step.
         repeats: timed rounds, the candidates of an encoder in turns.
         device: 'cpu' or a CUDA device.
-        progress: is told what is going on.
+        progress: called with messages about the progress.
 
     Returns:
         See :func:`benchmark`; the index is called ``encoder``, ``num_cp`` are the checkpointed

@@ -27,7 +27,7 @@ def random_batch(
 
     Args:
         size: (height, width) in pixels.
-        device: where they are put.
+        device: of the images and boxes.
         batch: images.
         classes: how many there are.
         boxes: of each image.

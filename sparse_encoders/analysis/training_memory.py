@@ -46,7 +46,7 @@ def training_memory(
         keep_ratio: average keep ratio of encoders that prune.
         max_boxes: so many of an image are denoised; None: all of them.
         device: 'cpu' or a CUDA device.
-        progress: is told what is going on.
+        progress: called with messages about the progress.
 
     Returns:
         A line for each image size, batch and number of boxes, a column for each encoder and

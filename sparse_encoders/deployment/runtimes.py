@@ -23,8 +23,8 @@ def open_onnx(path: str | Path, runtime: str = "onnxruntime") -> Detect:
 
     Args:
         path: of the file.
-        runtime: 'onnxruntime' or 'openvino'. OpenVINO computes in float32, as the others;
-            without being told so it takes bfloat16 where the CPU has it.
+        runtime: 'onnxruntime' or 'openvino'. OpenVINO is set to float32, like the others;
+            its default is bfloat16 on CPUs that have it.
 
     Returns:
         A function of an image (1, 3, height, width), float32 pixel values, that gives boxes

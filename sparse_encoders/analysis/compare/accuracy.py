@@ -73,19 +73,19 @@ def _plain(value: float) -> float | None:
 
 def metrics_of(config: Any, data: Data) -> list[dict[str, Any]]:
     """The config's metrics: COCO's with resampled images, Corr and, with annotations, recall."""
-    found = listed_metrics(config)
-    for metric in found:
+    metrics = listed_metrics(config)
+    for metric in metrics:
         if metric["type"] == "CocoMetric":
             few = data.validated * len(data.classes) <= RESAMPLED_UP_TO
             metric.update(type="ResampledCocoMetric", resamples=RESAMPLES if few else 0)
             metric.setdefault("ann_file", str(data.annotations))
-    named = {metric["type"] for metric in found}
+    named = {metric["type"] for metric in metrics}
     if "DecoderCorrelation" not in named:
-        found.append(dict(type="DecoderCorrelation", top=0.1))
+        metrics.append(dict(type="DecoderCorrelation", top=0.1))
     steps = innermost(config.test_dataloader.dataset).pipeline
     annotated = any(step.get("type") == "LoadAnnotations" for step in steps)
     if "ForegroundRecall" not in named and annotated:
         selector = (config.model.get("encoder") or {}).get("selector") or {}
         rule = {k: selector[k] for k in ("intervals", "strides") if selector.get(k) is not None}
-        found.append(dict(dict(type="ForegroundRecall", intervals="non_overlapping"), **rule))
-    return found
+        metrics.append(dict(dict(type="ForegroundRecall", intervals="non_overlapping"), **rule))
+    return metrics

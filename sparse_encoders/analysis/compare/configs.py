@@ -138,10 +138,10 @@ def listed_metrics(config: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def share_intervals(config: Config) -> None:
-    """Let the encoder's selector have the intervals that the config's recall is counted by.
+    """Give the encoder's selector the intervals of the config's ForegroundRecall.
 
-    A config whose selector needs no intervals may state in its ForegroundRecall what
-    suits the images; selectors that take its place learn by the same. In place.
+    A config whose selector needs no intervals may have intervals for its images in
+    ForegroundRecall; other selectors then use the same. Changes the config in place.
     """
     encoder = config.model.get("encoder")
     for metric in listed_metrics(config):

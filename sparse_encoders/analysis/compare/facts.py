@@ -12,9 +12,9 @@ from sparse_encoders.loading import read_checkpoint
 
 
 def training_facts(path: Path) -> dict[str, Any]:
-    """``epochs``, ``iterations``, ``batch`` (images) and ``schedule`` (a digest); None: not said.
+    """``epochs``, ``iterations``, ``batch`` (images) and ``schedule`` (a digest); None: unknown.
 
-    The schedule stands for optimizer and learning rates.
+    The digest is of the settings of optimizer and learning rates.
     """
     meta = read_checkpoint(path).meta
     config = literal_settings(str(meta.get("cfg") or ""))

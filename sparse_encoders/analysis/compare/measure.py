@@ -37,7 +37,7 @@ def measure_latency(
         device: where the models are.
         repeats: timed rounds; None: as many as a minute has, 5 to 30.
         warmup: rounds before them.
-        say: is told how it goes.
+        say: called with messages about the progress.
 
     Returns:
         Label to a list of rounds, each a list of seconds for each of ``STAGES``.

@@ -42,7 +42,7 @@ class Data:
         validated: validation images.
         boxes: boxes on them.
         trained: training images; None where no one counts them.
-        digest: stands for the content of the annotation files.
+        digest: of the content of the annotation files.
     """
 
     name: str
@@ -85,10 +85,10 @@ class Plan:
 
 
 def make_plan(settings: Comparison) -> Plan:
-    """Read, check and fill in everything; the shapes set is drawn here where asked for.
+    """Read and check the settings, config and data; draws the shapes set if it is requested.
 
     Raises:
-        ValueError: config, data or a checkpoint is not usable; says what to do.
+        ValueError: config, data or a checkpoint cannot be used; the message says what to do.
     """
     init_default_scope("mmdet")
     try:
@@ -119,8 +119,8 @@ def make_plan(settings: Comparison) -> Plan:
     configs, unfit = {}, {}
     for name in settings.names:
         try:
-            found = match.variant if match is not None and name == MATCHED else name
-            configs[name] = _config(base, settings, found)
+            variant = match.variant if match is not None and name == MATCHED else name
+            configs[name] = _config(base, settings, variant)
         except ValueError as error:
             if name in settings.encoders:  # a control that does not fit is left out
                 unfit[name] = str(error)
@@ -157,7 +157,7 @@ def check_checkpoint(
         base: the config, with whatever encoder.
         settings: the comparison; the checkpoint is its ``name``'s.
         name: of the encoder.
-        variant: what the name stands for, where that had to be found out.
+        variant: the encoder's name, if ``name`` is 'dense-matched'.
 
     Raises:
         ValueError: there is no such file, or it belongs to another model; says to
@@ -182,14 +182,14 @@ def check_checkpoint(
             return str(error)
         return None
 
-    found = problem(variant or name)
-    if found is None:
+    misfit = problem(variant or name)
+    if misfit is None:
         return classes
     others = [n for n in VARIANTS if n != name and problem(n) is None]
     advice = "it fits no encoder of this CONFIG: is it from another detector or CONFIG?"
     if others:
         advice = f"it fits the encoder {' or '.join(others)}: name it {others[0]}={path}"
-    raise ValueError(f"{where}: {found}; {advice}")
+    raise ValueError(f"{where}: {misfit}; {advice}")
 
 
 def fill_in_data(base: Config, settings: Comparison) -> Data | None:

@@ -40,7 +40,7 @@ def compare(settings: Comparison, say: Say = lambda line: print(line, flush=True
 
     Args:
         settings: what to compare.
-        say: is told how it goes, a line at a time.
+        say: called with messages about the progress, a line at a time.
 
     Raises:
         ValueError: config, data, a checkpoint, a run to be joined or a setting is not usable;
@@ -69,7 +69,7 @@ def compare(settings: Comparison, say: Say = lambda line: print(line, flush=True
 
 
 class _Run:
-    """One comparison: what is loaded, and what was measured so far."""
+    """State of one comparison: loaded models and results so far."""
 
     def __init__(self, plan: Plan, say: Say) -> None:
         self.plan, self.settings, self.say = plan, plan.settings, say
@@ -90,15 +90,15 @@ class _Run:
         given = self.settings
         if self.plan.data is None:
             return []
-        found: list[tuple[str, int | None]] = [(name, None) for name in given.checkpoints]
+        runs: list[tuple[str, int | None]] = [(name, None) for name in given.checkpoints]
         if given.epochs is not None:
             trained = [n for n in self.plan.configs if n not in given.checkpoints]
             seeds = range(given.seed, given.seed + given.seeds)
-            found += [(name, seed) for seed in seeds for name in trained]
-        return found
+            runs += [(name, seed) for seed in seeds for name in trained]
+        return runs
 
     def measure_costs(self) -> None:
-        """All that does not depend on what was learned, the quick failures first."""
+        """Measure all costs, which do not depend on trained weights."""
         if self.plan.match is not None:
             self.say(str(self.plan.match))
         for name in (*self.plan.configs, *self.plan.unfit):
@@ -114,7 +114,7 @@ class _Run:
         self._time_all()
 
     def finish(self, name: str, seed: int | None, title: str) -> bool:
-        """Have a run; whether anything is new."""
+        """Finish a run; returns whether there are new results."""
         rows = [row for row in self._of(name) if row.error is None]
         if not rows:
             return False
@@ -130,7 +130,7 @@ class _Run:
         return self.study.reused == before
 
     def report(self, seconds: float) -> Report:
-        """What is known so far."""
+        """A report of the results so far."""
         plan, settings = self.plan, self.settings
         for row in self.rows:
             if row.lost and not row.runs:
@@ -159,7 +159,7 @@ class _Run:
         return [row for row in self.rows if row.encoder == name]
 
     def _model(self, name: str) -> Any:
-        """A detector to be timed: what it learned does not matter."""
+        """A detector for measurements of its costs."""
         config = copy.deepcopy(self.plan.configs[name])
         if "weights" in config.model.backbone:
             config.model.backbone.weights = None  # nothing is downloaded
@@ -179,7 +179,7 @@ class _Run:
             row.error = brief(error)
 
     def _identity(self, row: Row) -> dict[str, Any]:
-        """All that a row's costs depend on, but for what they are measured on."""
+        """All settings that a row's costs depend on, without image size and machine."""
         checkpoint = self.settings.checkpoints.get(row.encoder)
         return {
             "model": self.plan.configs[row.encoder].model.to_dict(),
@@ -189,7 +189,7 @@ class _Run:
         }
 
     def _measure(self, row: Row) -> None:
-        """What a row costs by itself."""
+        """Measure the multiply-adds and the memory of a row."""
         if row.error is not None:
             return
         model, size, device = self.models[row.encoder], self.plan.size, self.settings.device
@@ -234,12 +234,12 @@ class _Run:
             return measure_latency(models, self.plan.size, settings.device, *rounds, self.say)
 
         try:
-            found = self._kept("latency", "all", same, make)
+            latency = self._kept("latency", "all", same, make)
         except Exception as error:
             self._fail(rows, "latency of all variants", error)
             return
         for row in rows:
-            row.rounds = [tuple(stages) for stages in found["rounds"][row.label]]
+            row.rounds = [tuple(stages) for stages in latency["rounds"][row.label]]
 
     def draw(self) -> None:
         """Kept tokens of every strategy on some images, by the first run's weights."""

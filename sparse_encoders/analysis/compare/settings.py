@@ -115,12 +115,12 @@ class Comparison:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Of all encoders: those named, derived ones, and controls that belong to any report."""
+        """Names of all encoders: the given ones, derived ones, and controls."""
         controls = CONTROLS if self.controls and self.epochs is not None else ()
         return tuple(dict.fromkeys([*self.encoders, *self.derived, *controls]))
 
     def base_of(self, name: str) -> str:
-        """The encoder that a name stands for, or is derived from."""
+        """The encoder of a name, or the one that it is derived from."""
         return self.derived[name].encoder if name in self.derived else name
 
     def _wrong_names(self) -> str | None:

@@ -38,7 +38,7 @@ OF_THE_MACHINE = ("ann_file", "data_root", "data_prefix", "num_workers", "persis
 
 
 class Study:
-    """Gets runs, one at a time: from a file, or by training and judging.
+    """Provides runs, one at a time: from a file, or by training and evaluation.
 
     A finished run is ``runs/NAME_DIGEST/seed-N.json`` below the comparison's folder, its weights
     ``seed-N.pth`` beside it, which may be deleted.
@@ -46,7 +46,7 @@ class Study:
     Args:
         plan: what is compared.
         machine: that the files name.
-        say: is told how it goes.
+        say: called with messages about the progress.
     """
 
     def __init__(self, plan: Plan, machine: dict[str, Any], say: Callable[[str], None]) -> None:
@@ -70,20 +70,20 @@ class Study:
             "training": training,
             "testing": {key: config.get(key) for key in TESTING},
         }
-        found: dict[str, Any] = json.loads(json.dumps(_anywhere(parts), default=str))
-        return found
+        settings: dict[str, Any] = json.loads(json.dumps(_anywhere(parts), default=str))
+        return settings
 
     def _checkpoint_digest(self, name: str) -> str | None:
         path = self.plan.settings.checkpoints.get(name)
         return None if path is None else file_digest(path)
 
     def file(self, name: str, seed: int | None) -> Path:
-        """Where a run is kept."""
+        """Path of a run's file."""
         folder = self.plan.settings.out / "runs" / f"{name}_{digest(self.settings[name])[:8]}"
         return folder / ("checkpoint.json" if seed is None else f"seed-{seed}.json")
 
     def weights_file(self, name: str, seed: int | None) -> Path:
-        """Where the weights of a run are, or would be."""
+        """Path of a run's weights; the file may not exist."""
         given: Mapping[str, Path] = self.plan.settings.checkpoints
         return self.file(name, seed).with_suffix(".pth") if seed is not None else given[name]
 
@@ -121,9 +121,9 @@ class Study:
         return list(read_runs(folder).values()) if any(folder.glob("seed-*.json")) else []
 
     def finish(self, name: str, seed: int | None, ratios: list[float | None]) -> None:
-        """Have a run with accuracy at these keep ratios.
+        """Make sure that there is a run with its accuracy at these keep ratios.
 
-        What is there is not repeated; an interrupted training goes on.
+        Existing results are not computed again; an interrupted training is continued.
 
         Raises:
             ValueError: the training failed.
@@ -202,7 +202,7 @@ class Study:
         }
 
     def _seldom(self, pause: float = 15.0) -> Callable[[int, int], None]:
-        """Progress over batches, said every ``pause`` seconds."""
+        """A function that reports progress over batches, at most every ``pause`` seconds."""
         last = time.monotonic()
 
         def progress(done: int, of: int) -> None:
@@ -225,14 +225,14 @@ def _adding_seconds(path: Path) -> Iterator[None]:
 
 
 def _anywhere(value: Any) -> Any:
-    """Settings without what belongs to one machine."""
+    """Settings without those of one machine, such as paths."""
     if isinstance(value, Mapping):
         return {k: _anywhere(v) for k, v in value.items() if k not in OF_THE_MACHINE}
     return [_anywhere(v) for v in value] if isinstance(value, (list, tuple)) else value
 
 
 def trained_at(model: Any) -> dict[str, Any]:
-    """At which keep ratio a detector was trained, as far as it says so.
+    """The keep ratio of a detector's training, if it is known.
 
     Returns:
         ``trained_keep_ratio``, the average over layers, and ``trained_keep_range``, (low, high)

@@ -68,7 +68,7 @@ class Complexity:
         """A part, or the sum of the parts below a name such as 'encoder' or 'first_stage'.
 
         Raises:
-            ValueError: no part has this name or stands below it.
+            ValueError: no part or group has this name.
         """
         members = [p for n, p in self.parts.items() if n == name or n.startswith(f"{name}.")]
         if not members:

@@ -61,10 +61,10 @@ def as_csv(report: Report) -> str:
 
 def as_json(report: Report) -> str:
     """Everything but the pictures."""
-    said = summarise(report)
-    record = {"warnings": said.warnings, "headline": said.headline, **report.as_record()}
+    summary = summarise(report)
+    record = {"warnings": summary.warnings, "headline": summary.headline, **report.as_record()}
     text = json.dumps(record, indent=1, default=str)
-    return _NUMBERS.sub(lambda found: re.sub(r"\s+", " ", found[0]), text) + "\n"
+    return _NUMBERS.sub(lambda match: re.sub(r"\s+", " ", match[0]), text) + "\n"
 
 
 def _render(template: str, report: Report, **more: Any) -> str:
@@ -89,11 +89,11 @@ def _render(template: str, report: Report, **more: Any) -> str:
 
 
 def _first(report: Report, drawn: list[Plot]) -> Plot | None:
-    """The figure of the first screen: no AP where it says nothing."""
+    """The figure of the first screen; without AP if rows are not ranked."""
     names = ["stage-latency", "stage-madds", "ratio-latency"]
     names = ["ap-latency", "ap-madds", *names] if ranked(report) else names
-    found = {plot.name: plot for plot in drawn}
-    return next((found[name] for name in names if name in found), None)
+    by_name = {plot.name: plot for plot in drawn}
+    return next((by_name[name] for name in names if name in by_name), None)
 
 
 def conditions(report: Report) -> list[tuple[str, str]]:

@@ -37,9 +37,9 @@ def says_nothing(report: Report) -> bool:
 
 
 def trainings(report: Report) -> dict[str, list[str]]:
-    """Trainings that differ to the labels of the rows that had them; empty where all are alike.
+    """Labels of rows by their training; empty if all trainings are equal.
 
-    A training is text such as '12 epochs, 624 iterations'; what a row does not know is alike.
+    A training is text such as '12 epochs, 624 iterations'; unknown values count as equal.
     """
     known = {row.label: row.weights or {} for row in report.good if row.ap is not None}
     keys = [
@@ -47,12 +47,12 @@ def trainings(report: Report) -> dict[str, list[str]]:
         for key in TRAINING
         if len({str(w[key]) for w in known.values() if w.get(key) is not None}) > 1
     ]
-    found: dict[str, list[str]] = {}
+    groups: dict[str, list[str]] = {}
     for label, weights in known.items():
         facts = [f"{key} {weights[key]}" for key in keys if weights.get(key) is not None]
         if facts:
-            found.setdefault(", ".join(facts), []).append(label)
-    return found
+            groups.setdefault(", ".join(facts), []).append(label)
+    return groups
 
 
 def cheaper(report: Report, row: Row, other: Row) -> str:
@@ -74,12 +74,12 @@ def front(report: Report) -> list[Row]:
     within the margin.
     """
     judged = [row for row in report.contenders if row.ap is not None]
-    found: list[Row] = []
+    faster: list[Row] = []
     for row in sorted(judged, key=lambda row: row.ap or 0.0, reverse=True):
-        if all(cheaper(report, row, other) == "faster" for other in found):
-            found.append(row)
+        if all(cheaper(report, row, other) == "faster" for other in faster):
+            faster.append(row)
     kept: list[Row] = []
-    for row in reversed(found):
+    for row in reversed(faster):
         if all(report.ap_verdict(other, row) != "equal" for other in kept):
             kept.insert(0, row)
     return kept

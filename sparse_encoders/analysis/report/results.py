@@ -48,7 +48,7 @@ class Row:
 
     def take(self, runs: Sequence[Run]) -> None:
         """Have the accuracy of finished runs, and how they were trained."""
-        self.runs = [found for run in runs if (found := run.of(self.keep_ratio)) is not None]
+        self.runs = [own for run in runs if (own := run.of(self.keep_ratio)) is not None]
         if runs:
             seconds = [s for run in runs if (s := run.weights.get("seconds")) is not None]
             mean = statistics.fmean(seconds) if seconds else None
@@ -168,8 +168,8 @@ class Report:
     @property
     def seeds(self) -> list[int]:
         """Of the training runs, or what the comparison was given."""
-        found = {run["seed"] for row in self.rows for run in row.runs} - {None}
-        return sorted(found) or [self.seed]
+        seeds = {run["seed"] for row in self.rows for run in row.runs} - {None}
+        return sorted(seeds) or [self.seed]
 
     @property
     def unsteadiness(self) -> float:
@@ -265,7 +265,7 @@ def _mean(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 def _estimate(
     runs: Sequence[Mapping[str, Any]], others: Sequence[Mapping[str, Any] | None]
 ) -> Estimate:
-    """AP of runs less that of others, pair by pair; None stands for nothing to subtract."""
+    """AP of runs less that of others, pair by pair; None: nothing is subtracted."""
     values, sets = [], []
     for run, other in zip(runs, others, strict=True):
         mine, theirs = run.get("resamples") or [], (other or {}).get("resamples")

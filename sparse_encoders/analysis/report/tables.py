@@ -15,7 +15,7 @@ from sparse_encoders.analysis.report.results import AP, Report, Row
 from sparse_encoders.analysis.report.summary import WORDS
 
 NAMES = ("encoder", "keep_ratio")
-#: what a row is measured for, and the metric's name for it
+#: columns, with the names of their metrics
 METRICS = {
     "ap": AP,
     "ap50": f"{AP}_50",
@@ -31,7 +31,7 @@ METRICS = {
     "recall_large": "tokens/recall_layer0_large",
 }
 _STAGES = {name: f"latency_{name.replace(' ', '_')}_ms" for name in STAGES}
-#: the columns of each section after the names; a '*' stands for the parts of the detectors
+#: the columns of each section after the names; a '*' means all parts of the detectors
 SECTIONS: dict[str, tuple[str, ...]] = {
     "overview": (
         *("control", "ap", "ap_spread", "ap_gain", "gain_interval", "verdict", "latency_ms"),
@@ -101,15 +101,15 @@ def all_numbers(report: Report) -> pd.DataFrame:
 def tables(report: Report) -> list[Table]:
     """The sections, columns without a number left out."""
     parts = list(dict.fromkeys(name for row in report.rows for name in row.parts()))
-    numbers, found = all_numbers(report), []
+    numbers, sections = all_numbers(report), []
     for name, keys in SECTIONS.items():
         kept = [key for key in _columns(keys, parts) if _says_something(numbers[key], key)]
         names = [key for key in NAMES if key == "encoder" or numbers[key].notna().any()]
         if kept:
             title, text = WORDS["sections"][name]
             frame = numbers[[*names, *kept]]
-            found.append(Table(title, text.format(base=report.baseline), frame))
-    return found
+            sections.append(Table(title, text.format(base=report.baseline), frame))
+    return sections
 
 
 def _columns(keys: tuple[str, ...], parts: list[str]) -> list[str]:
