@@ -29,21 +29,23 @@ def split_limit(dn_cfg: Mapping[str, Any] | None) -> tuple[dict[str, Any] | None
     if dn_cfg is None:
         return None, None
     rest = dict(dn_cfg)
-    most = rest.pop("max_boxes", None)
-    if most is not None and (not isinstance(most, int) or most < 1):
+    max_boxes = rest.pop("max_boxes", None)
+    if max_boxes is not None and (not isinstance(max_boxes, int) or max_boxes < 1):
         raise ValueError(
-            f"model.dn_cfg.max_boxes must be an integer of at least 1, or None, got {most!r}"
+            f"model.dn_cfg.max_boxes must be an integer of at least 1, or None, got {max_boxes!r}"
         )
-    return rest, most
+    return rest, max_boxes
 
 
-def limited_head(bbox_head: Mapping[str, Any] | None, most: int | None) -> dict[str, Any] | None:
+def limited_head(
+    bbox_head: Mapping[str, Any] | None, max_boxes: int | None
+) -> dict[str, Any] | None:
     """A head's config with the limit; unchanged without a limit.
 
     Raises:
         TypeError: a head without denoising queries.
     """
-    if bbox_head is None or most is None:
+    if bbox_head is None or max_boxes is None:
         return None if bbox_head is None else dict(bbox_head)
     kind = bbox_head["type"]
     head = MODELS.get(kind) if isinstance(kind, str) else kind
@@ -68,21 +70,21 @@ class DenoisesSomeBoxes:
         return targets
 
 
-def in_drawn_order(samples: SampleList, most: int | None) -> SampleList:
-    """The samples, with boxes in random order for images that have more than ``most``."""
-    if most is None:
+def in_drawn_order(samples: SampleList, max_boxes: int | None) -> SampleList:
+    """The samples, with boxes in random order for images that have more than ``max_boxes``."""
+    if max_boxes is None:
         return samples
     return [
-        sample if len(sample.gt_instances) <= most else _with_boxes(sample, _drawn(sample))
+        sample if len(sample.gt_instances) <= max_boxes else _with_boxes(sample, _drawn(sample))
         for sample in samples
     ]
 
 
-def first_boxes(samples: SampleList, most: int | None) -> SampleList:
-    """The samples with the first ``most`` boxes of each image, which are denoised."""
-    if most is None:
+def first_boxes(samples: SampleList, max_boxes: int | None) -> SampleList:
+    """The samples with the first ``max_boxes`` boxes of each image, which are denoised."""
+    if max_boxes is None:
         return samples
-    return [_with_boxes(sample, sample.gt_instances[:most]) for sample in samples]
+    return [_with_boxes(sample, sample.gt_instances[:max_boxes]) for sample in samples]
 
 
 def _drawn(sample: DetDataSample) -> InstanceData:

@@ -50,10 +50,10 @@ class DINO(EncoderDetector, MMDetDINO):
         bbox_head: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
-        dn_cfg, most = split_limit(dn_cfg)
-        bbox_head = limited_head(bbox_head, most)
+        dn_cfg, max_boxes = split_limit(dn_cfg)
+        bbox_head = limited_head(bbox_head, max_boxes)
         super().__init__(*args, dn_cfg=dn_cfg, bbox_head=bbox_head, **kwargs)
-        self.max_denoised_boxes = most
+        self.max_denoised_boxes = max_boxes
 
     def _init_layers(self) -> None:
         self.positional_encoding = SinePositionalEncoding(**self.positional_encoding)

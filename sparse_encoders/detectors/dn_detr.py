@@ -64,8 +64,8 @@ class DNDETR(EncoderDetector, MMDetDeformableDETR):
         kind = (bbox_head or {}).get("type")
         if kind is DINOHead or (isinstance(kind, str) and MODELS.get(kind) is DINOHead):
             bbox_head = {**(bbox_head or {}), "type": DNDETRHead}
-        dn_cfg, most = split_limit(dn_cfg)
-        bbox_head = limited_head(bbox_head, most)
+        dn_cfg, max_boxes = split_limit(dn_cfg)
+        bbox_head = limited_head(bbox_head, max_boxes)
         super().__init__(
             *args, bbox_head=bbox_head, with_box_refine=True, as_two_stage=False, **kwargs
         )
@@ -80,7 +80,7 @@ class DNDETR(EncoderDetector, MMDetDeformableDETR):
             num_matching_queries=self.num_queries,
             **(dn_cfg or {}),
         )
-        self.max_denoised_boxes = most
+        self.max_denoised_boxes = max_boxes
 
     def _init_layers(self) -> None:
         self.positional_encoding = SinePositionalEncoding(**self.positional_encoding)

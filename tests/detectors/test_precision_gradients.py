@@ -25,7 +25,7 @@ ENCODERS = {
 }
 #: scales a token that a LayerNorm normalises at once: its gradient is rounding, in any precision
 NO_DIRECTION = "encoder.selector.alpha"
-#: encoders that read no positions give the level embedding a gradient of zero
+#: encoders that do not read pos_embed give the level embedding a gradient of zero
 READ_NO_POSITIONS = ("hybrid", "none")
 
 

@@ -1,4 +1,4 @@
-"""RT-DETR's hybrid encoder: padding, sizes, positions, batch norm, and what is refused."""
+"""RT-DETR's hybrid encoder: padding, sizes, position embedding, batch norm, and what is refused."""
 
 from __future__ import annotations
 
