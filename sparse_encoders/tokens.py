@@ -16,6 +16,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from sparse_encoders.shapes import is_traced
+
 T = TypeVar("T")
 LevelShapes = tuple[tuple[int, int], ...]
 
@@ -98,9 +100,11 @@ class TokenGrid:
             features: per level (B, C, h, w), finest first.
             pos_embed: per level (B, C, h, w), level embedding already added.
             padding_masks: per level (B, h, w) bool, True where padded.
-            image_hw: batched input size in pixels.
+            image_hw: batched input size in pixels; the level shapes are traced where it is.
         """
-        shapes = tuple((int(f.shape[-2]), int(f.shape[-1])) for f in features)
+        shapes = tuple((f.shape[-2], f.shape[-1]) for f in features)
+        if image_hw is None or not is_traced(image_hw[0]):
+            shapes = tuple((int(h), int(w)) for h, w in shapes)
         batch = features[0].shape[0]
         if padding_masks is None:
             mask = None
@@ -246,8 +250,8 @@ class TokenGrid:
 
 def _cell_centres(h: int, w: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """Rows and columns of cell centres, each (h * w,), in cells."""
-    rows = torch.linspace(0.5, h - 0.5, h, dtype=torch.float32, device=device)
-    cols = torch.linspace(0.5, w - 0.5, w, dtype=torch.float32, device=device)
+    rows = torch.arange(h, dtype=torch.float32, device=device) + 0.5
+    cols = torch.arange(w, dtype=torch.float32, device=device) + 0.5
     y, x = torch.meshgrid(rows, cols, indexing="ij")
     return y.reshape(-1), x.reshape(-1)
 

@@ -43,6 +43,6 @@ def detector(kind: str = "DINO", encoder: str | dict[str, Any] = "focus", **chan
     return model
 
 
-def picture(seed: int = 0) -> torch.Tensor:
-    """(1, 3, height, width) pixel values."""
-    return torch.rand(1, 3, *SIZE, generator=torch.Generator().manual_seed(seed)) * 255
+def picture(seed: int = 0, batch: int = 1) -> torch.Tensor:
+    """(batch, 3, height, width) pixel values."""
+    return torch.rand(batch, 3, *SIZE, generator=torch.Generator().manual_seed(seed)) * 255

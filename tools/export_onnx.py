@@ -27,9 +27,17 @@ def main() -> int:
     parser.add_argument(
         "--no-normalize", action="store_true", help="the file takes normalised images"
     )
+    parser.add_argument(
+        "--dynamic-batch", action="store_true", help="the file takes any number of images at once"
+    )
+    parser.add_argument(
+        "--dynamic-size",
+        action="store_true",
+        help="the file takes images of other sizes, too; --size is that of an example",
+    )
     args = parser.parse_args()
     try:
-        difference = export_and_compare(
+        differences = export_and_compare(
             args.config,
             None if args.checkpoint == "none" else args.checkpoint,
             (args.size[0], args.size[1]),
@@ -37,13 +45,15 @@ def main() -> int:
             exporter=args.exporter,
             normalize=not args.no_normalize,
             picture=args.image,
+            dynamic_batch=args.dynamic_batch,
+            dynamic_size=args.dynamic_size,
         )
     except (ValueError, TypeError, ImportError, FileNotFoundError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     megabytes = args.target.stat().st_size / 2**20
     print(f"written: {args.target} ({megabytes:.1f} MiB)")
-    print(difference)
+    print(*differences, sep="\n")
     return 0
 
 

@@ -42,8 +42,10 @@ def export_and_compare(
     exporter: str = "torchscript",
     normalize: bool = True,
     picture: Path | None = None,
-) -> OnnxDifference:
-    """Export a detector and run both on an image.
+    dynamic_batch: bool = False,
+    dynamic_size: bool = False,
+) -> list[OnnxDifference]:
+    """Export a detector and run both on an image, and on what else the file takes.
 
     Args:
         config: see :func:`load_detector`.
@@ -52,14 +54,34 @@ def export_and_compare(
         target: the ONNX file.
         exporter: see :func:`export_onnx`.
         normalize: see there.
-        picture: an image file; None takes noise.
+        picture: an image file; None takes noise. A batch has it as it is, mirrored, and
+            upside down.
+        dynamic_batch: see :func:`export_onnx`.
+        dynamic_size: see there.
+
+    Returns:
+        How the file differs from torch on one image, with ``dynamic_batch`` on three, and with
+        ``dynamic_size`` on one of (width, height + 32) pixels.
 
     Raises:
         FileNotFoundError, ImportError, TypeError, ValueError: see the functions above.
     """
     image = read_image(picture, image_hw)
-    model = load_detector(config, checkpoint)
+    inputs = [image]
+    if dynamic_batch:
+        inputs.append(torch.cat([image, image.flip(3), image.flip(2)]))
+    if dynamic_size:
+        inputs.append(read_image(picture, (image_hw[1], image_hw[0] + 32)))
     if not normalize:
-        image = (image - 127.5) / 60  # about what normalising gives
-    export_onnx(model, image_hw, target, exporter=exporter, normalize=normalize)
-    return compare_with_onnx(model, target, image, normalize)
+        inputs = [(image - 127.5) / 60 for image in inputs]  # about what normalising gives
+    model = load_detector(config, checkpoint)
+    export_onnx(
+        model,
+        image_hw,
+        target,
+        exporter=exporter,
+        normalize=normalize,
+        dynamic_batch=dynamic_batch,
+        dynamic_size=dynamic_size,
+    )
+    return [compare_with_onnx(model, target, each, normalize) for each in inputs]

@@ -5,7 +5,8 @@ from __future__ import annotations
 import importlib.util
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from inspect import signature
 from pathlib import Path
@@ -18,6 +19,8 @@ from torch import Tensor
 from sparse_encoders.compat import no_attention_fastpath
 from sparse_encoders.deployment.module import ImageToDetections, attention_backend
 from sparse_encoders.deployment.runtimes import OUTPUTS, open_onnx
+from sparse_encoders.deployment.traced_features import check_backbone
+from sparse_encoders.detectors import DDQDETR
 from sparse_encoders.selectors import RandomSelector
 
 EXPORTERS = ("torchscript", "dynamo")
@@ -31,55 +34,107 @@ def export_onnx(
     *,
     exporter: str = "torchscript",
     normalize: bool = True,
+    dynamic_batch: bool = False,
+    dynamic_size: bool = False,
 ) -> None:
-    """Write a detector for images of one size as an ONNX file.
+    """Write a detector as an ONNX file.
 
-    The file has one input ``image`` (1, 3, height, width) float32 and the outputs of
-    :class:`ImageToDetections`. Attention is written in ONNX's own operators (GridSample),
-    whatever computes it here. Opset 18; 17 from a torch whose exporter does not write all of 18.
+    The file has one input ``image`` (B, 3, height, width) float32 and the outputs of
+    :class:`ImageToDetections`. B is 1 and the size is ``image_hw``, unless they are dynamic.
+    Attention is written in ONNX's own operators (GridSample), whatever computes it here. Opset
+    18; 17 from a torch whose exporter does not write all of 18.
 
     Args:
         model: a detector of this package, in eval mode, on any device.
-        image_hw: (height, width) of the image in pixels.
+        image_hw: (height, width) of the images in pixels; with ``dynamic_size`` of the example
+            that is traced.
         path: of the file.
         exporter: 'torchscript' (seconds, one file) or 'dynamo' (torch's newer one, which
             takes about ten times as long).
         normalize: see :class:`ImageToDetections`.
+        dynamic_batch: the file takes any number of images at once. Each gets the detections
+            that it gets alone.
+        dynamic_size: the file takes images of any size that has as many tokens as the detector
+            has queries; a runtime stops at smaller ones.
 
     Raises:
         ImportError: what the exporter needs is not installed.
         TypeError: not a detector of this package.
-        ValueError: what :class:`ImageToDetections` refuses, an unknown exporter, a
-            selector that draws tokens at random, an image of no more pixels than one
-            token of the coarsest level has.
+        ValueError: what :class:`ImageToDetections` refuses, an unknown exporter, a dynamic
+            batch or size with 'dynamo', which writes the example's, a detector or a selector that
+            no file can hold, a backbone that computes with the example's batch or size where they
+            are dynamic, an image of no more pixels than one token of the coarsest level has,
+            a dynamic size whose example has fewer tokens than the detector queries.
     """
     if exporter not in EXPORTERS:
         raise ValueError(f"exporter must be one of {EXPORTERS}, got {exporter!r}")
+    for name, dynamic in (("dynamic_batch", dynamic_batch), ("dynamic_size", dynamic_size)):
+        if dynamic and exporter != "torchscript":
+            raise ValueError(
+                f"{name}=True needs exporter='torchscript', got {exporter!r}, which writes files "
+                "of a fixed batch and size"
+            )
     missing = [name for name in _NEEDS[exporter] if importlib.util.find_spec(name) is None]
     if missing:
         raise ImportError(f"the {exporter} exporter needs {', '.join(missing)}: pip install it")
     choice = _choice(exporter)
     detector = ImageToDetections(model, image_hw, normalize).eval()
-    if isinstance(model.encoder.selector, RandomSelector):
-        raise ValueError("RandomSelector draws its tokens: a file of it would keep one draw")
-    image = torch.zeros(1, 3, *image_hw, device=next(model.parameters()).device)
+    detector.image_hw = None if dynamic_size else detector.image_hw
+    _refuse_what_no_file_holds(model)
+    # of two images, as what is right for one alone (broadcasting) would otherwise be written
+    batch = 2 if dynamic_batch else 1
+    image = torch.zeros(batch, 3, *image_hw, device=next(model.parameters()).device)
+    axes: dict[str, dict[int, str]] = {name: {} for name in ("image", *OUTPUTS)}
+    for named in axes.values() if dynamic_batch else ():
+        named[0] = "batch"
+    if dynamic_size:
+        axes["image"].update({2: "height", 3: "width"})
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     with (
         torch.no_grad(),
         attention_backend(model, "torch"),
         no_attention_fastpath(),  # a fused operator that ONNX does not know
+        _autocast_cache_as_it_was(),
         warnings.catch_warnings(),
     ):
-        # shapes are numbers here on purpose, and the older exporter says it is old
+        # sizes are numbers here on purpose, and the older exporter says it is old
         warnings.simplefilter("ignore")
+        if dynamic_batch or dynamic_size:
+            check_backbone(model, image, dynamic_batch, dynamic_size)
         torch.onnx.export(
             detector,
             (image,),
             str(path),
             input_names=["image"],
             output_names=list(OUTPUTS),
+            dynamic_axes=axes if dynamic_batch or dynamic_size else None,
             verbose=False,
             **choice,
+        )
+
+
+@contextmanager
+def _autocast_cache_as_it_was() -> Iterator[None]:
+    """The tracing exporter switches the cache off, and leaves it so when tracing fails."""
+    before = torch.is_autocast_cache_enabled()
+    try:
+        yield
+    finally:
+        torch.set_autocast_cache_enabled(before)
+
+
+def _refuse_what_no_file_holds(model: Any) -> None:
+    """Detectors and selectors that cannot be written.
+
+    Raises:
+        ValueError: it is one.
+    """
+    if isinstance(model.encoder.selector, RandomSelector):
+        raise ValueError("RandomSelector draws its tokens: a file of it would keep one draw")
+    if isinstance(model, DDQDETR):
+        raise ValueError(
+            "DDQDETR chooses queries by non-maximum suppression, image by image, which torch's "
+            "exporters do not write: run it in torch (ImageToDetections), or export a DINO"
         )
 
 
@@ -108,7 +163,7 @@ class OnnxDifference:
 
     Attributes:
         boxes: largest distance in pixels of a box of torch's to the file's nearest one of
-            the same label.
+            the same image and label.
         scores: largest difference of the k-th best scores.
         labels: ranks at which the labels differ (detections of equal scores may swap).
         detections: compared detections.
@@ -140,7 +195,7 @@ def run_onnx(
 
     Args:
         path: of the file.
-        image: (1, 3, height, width).
+        image: (B, 3, height, width).
         runtime: see :func:`open_onnx`.
 
     Raises:
@@ -167,12 +222,12 @@ def compare_with_onnx(
     normalize: bool = True,
     runtime: str = "onnxruntime",
 ) -> OnnxDifference:
-    """Run a detector and its ONNX file on an image.
+    """Run a detector and its ONNX file on images.
 
     Args:
         model: what was exported.
         path: of the file.
-        image: (1, 3, height, width), as the file takes it.
+        image: (B, 3, height, width), as the file takes them.
         normalize: as it was exported.
         runtime: see :func:`open_onnx`.
 
@@ -183,16 +238,16 @@ def compare_with_onnx(
     detector = ImageToDetections(model, (image.shape[2], image.shape[3]), normalize).eval()
     with torch.no_grad():
         detections, torch_seconds = _timed(detector, image)
-    boxes, scores, labels = (output[0].cpu() for output in detections)
+    boxes, scores, labels = (output.cpu() for output in detections)
     found, seconds = run_onnx(path, image, runtime)
-    their_boxes, their_scores, their_labels = (torch.from_numpy(array[0]) for array in found)
-    apart = (boxes[:, None] - their_boxes[None]).abs().amax(-1)
-    apart = apart.masked_fill(labels[:, None] != their_labels[None], torch.inf)
+    their_boxes, their_scores, their_labels = map(torch.from_numpy, found)
+    apart = (boxes[:, :, None] - their_boxes[:, None]).abs().amax(-1)
+    apart = apart.masked_fill(labels[:, :, None] != their_labels[:, None], torch.inf)
     return OnnxDifference(
-        boxes=float(apart.amin(1).max()),
+        boxes=float(apart.amin(2).max()),
         scores=float((scores - their_scores).abs().max()),
         labels=int((labels != their_labels).sum()),
-        detections=len(scores),
+        detections=scores.numel(),
         runtime=runtime,
         torch_seconds=torch_seconds,
         runtime_seconds=seconds,

@@ -27,8 +27,9 @@ def open_onnx(path: str | Path, runtime: str = "onnxruntime") -> Detect:
             its default is bfloat16 on CPUs that have it.
 
     Returns:
-        A function of an image (1, 3, height, width), float32 pixel values, that gives boxes
-        (1, K, 4), scores (1, K) and labels (1, K).
+        A function of images (B, 3, height, width), float32 pixel values, that gives boxes
+        (B, K, 4), scores (B, K) and labels (B, K). Batch and size are the file's, where they
+        are not dynamic (:func:`export_onnx`).
 
     Raises:
         ImportError: the runtime is not installed.

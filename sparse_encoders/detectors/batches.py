@@ -12,6 +12,7 @@ from torch import Tensor
 
 from sparse_encoders.contracts import Targets
 from sparse_encoders.encoders.base import EncoderOutput
+from sparse_encoders.shapes import is_traced
 from sparse_encoders.tokens import LevelShapes
 
 
@@ -74,11 +75,19 @@ def with_enough_tokens(
     Returns:
         (B, N', C) memory, (B, N') bool mask or None, (h, w) of each of the L' levels, on
         the host.
+
+    Raises:
+        ValueError: tokens are missing where sizes are traced: a file cannot decide it.
     """
     memory, mask = encoded.memory, encoded.tokens.padding_mask
     shapes = list(encoded.tokens.shapes)
     missing = num_queries - memory.shape[1]
     if missing > 0:
+        if is_traced(shapes[0][0]):
+            raise ValueError(
+                f"dynamic_size needs an example image of at least model.num_queries={num_queries} "
+                f"tokens, got one of {int(memory.shape[1])}: give a larger image_hw (--size)"
+            )
         batch = memory.shape[0]
         if mask is None:
             mask = torch.zeros(batch, memory.shape[1], dtype=torch.bool, device=memory.device)

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from sparse_encoders.detectors.records import Decoded, Queries
 from sparse_encoders.encoders.base import EncoderOutput
 from sparse_encoders.registry import MODELS
+from sparse_encoders.shapes import split_dim
 
 # References are clamped to this distance from the image's border before the inverse sigmoid
 # (released DN-DETR, DINO and H-Deformable-DETR in detrex).
@@ -210,7 +211,9 @@ class PositionHead(MLP):
     def forward(self, x: Tensor) -> Tensor:
         """(B, Q, 2 C) sine embedding, or the fork's (B, Q, 4 C), to (B, Q, C)."""
         if x.shape[-1] == 4 * self.dims:
-            pairs = x.unflatten(-1, (4, -1, 2))  # coordinate, frequency, sine and cosine
+            pairs = split_dim(
+                x, -1, (4, self.dims // 2, 2)
+            )  # coordinate, frequency, sine and cosine
             x = pairs[..., ::2, :].flatten(-3)
         pos_embed: Tensor = super().forward(x)
         return pos_embed

@@ -169,7 +169,7 @@ class HDETR(DeformableDETR):
         )
         pos_embed, content = embedded.split(self.embed_dims, dim=2)
         if self.mixed_selection:
-            content = self.query_embedding.weight[:count].expand(len(content), -1, -1)
+            content = self.query_embedding.weight[:count].expand(content.shape[0], -1, -1)
         return Queries(
             content=content,
             pos_embed=pos_embed,

@@ -11,6 +11,7 @@ from mmdet.models.detectors.base_detr import DetectionTransformer
 from mmdet.structures import SampleList
 from torch import Tensor
 
+from sparse_encoders.attention.base import level_shapes
 from sparse_encoders.contracts import DetectionLoss, DetectorParts, Targets
 from sparse_encoders.detectors.batches import with_enough_tokens
 from sparse_encoders.detectors.recording import record_cross_attention
@@ -112,6 +113,8 @@ class DetectorSteps(DetectionTransformer):
             for level, feature in enumerate(features)
         ]
         tokens = TokenGrid.from_maps(features, pos_embed, masks, image_hw)
+        if masks is None:
+            return tokens  # all are valid
         sizes = image_sizes or [image_hw]
         counts = [count_valid(tokens.shapes, image_hw, size) for size in sizes]
         by_level = tuple(max(level) for level in zip(*counts, strict=True))
@@ -153,7 +156,7 @@ class DetectorSteps(DetectionTransformer):
             (B, N, C) memory through the first stage's projection, and (B, N, 4) boxes before the
             sigmoid; zeros and infinite where a token is padding or its box out of range.
         """
-        shapes = tuple((int(h), int(w)) for h, w in spatial_shapes)
+        shapes = level_shapes(spatial_shapes)
         ratios = memory.new_ones(memory.shape[0], len(shapes), 2)
         grid = TokenGrid(memory, memory, memory_mask, shapes, ratios)
         usable = memory.masked_fill(grid.unusable, 0.0)

@@ -6,6 +6,8 @@ import torch
 from mmdet.models.layers import DetrTransformerEncoderLayer
 from torch import Tensor, nn
 
+from sparse_encoders.shapes import split_dim
+
 POSITIONS = ("rows", "released")
 
 
@@ -65,7 +67,7 @@ class IntraScaleAttention(nn.Module):
             query_pos=embedding.to(cells.dtype),
             key_padding_mask=None if padding is None else padding.flatten(1),
         )
-        return refined.transpose(1, 2).unflatten(2, (h, w))
+        return split_dim(refined.transpose(1, 2), 2, (h, w))
 
 
 def sine_embedding(

@@ -19,6 +19,7 @@ from sparse_encoders.encoders.pruning import Batch, PruningEncoder, Refined
 from sparse_encoders.registry import MODELS
 from sparse_encoders.selectors.rows import gather_rows, scatter_rows
 from sparse_encoders.selectors.selection import LayerSelection
+from sparse_encoders.shapes import at_most, split_dim
 from sparse_encoders.tokens import TokenGrid
 
 VALUES = ("input", "updated")
@@ -61,7 +62,7 @@ class ObjectAttention(nn.Module):
             (B, K, C) kept tokens with the object tokens replaced, and (B, k) int64 indices of the
             object tokens among the K, highest score first.
         """
-        count = min(self.num_tokens, kept.shape[1])
+        count = at_most(kept.shape[1], self.num_tokens)
         if eligible is not None:
             scores = scores.masked_fill(~eligible, -torch.inf)
         index = scores.topk(count, dim=1).indices
@@ -81,9 +82,8 @@ class ObjectAttention(nn.Module):
         weight, bias = inner.in_proj_weight, inner.in_proj_bias
         query, key = F.linear(objects + pos_embed, weight[:split], bias[:split]).chunk(2, -1)
         value = F.linear(objects, weight[split:], bias[split:])
-        query, key, value = (
-            x.unflatten(-1, (inner.num_heads, -1)).transpose(1, 2) for x in (query, key, value)
-        )
+        heads = (inner.num_heads, inner.head_dim)
+        query, key, value = (split_dim(x, -1, heads).transpose(1, 2) for x in (query, key, value))
         attended = F.scaled_dot_product_attention(
             query,
             key,

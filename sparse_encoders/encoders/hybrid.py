@@ -17,6 +17,7 @@ from sparse_encoders.encoders.base import Encoder, EncoderOutput
 from sparse_encoders.encoders.fusion import CrossScaleFusion, without_averages
 from sparse_encoders.encoders.none import with_pos_embed_gradient
 from sparse_encoders.registry import MODELS
+from sparse_encoders.shapes import split_dim
 from sparse_encoders.tokens import TokenGrid
 
 STEPS = 3  # attention, down, up
@@ -151,6 +152,6 @@ def to_maps(tokens: TokenGrid) -> tuple[list[Tensor], list[Tensor | None]]:
     padding: list[Tensor | None] = []
     mask = tokens.padding_mask
     for shape, part in zip(tokens.shapes, tokens.level_slices, strict=True):
-        maps.append(tokens.features[:, part].transpose(1, 2).unflatten(2, shape))
-        padding.append(None if mask is None else mask[:, None, part].unflatten(2, shape))
+        maps.append(split_dim(tokens.features[:, part].transpose(1, 2), 2, shape))
+        padding.append(None if mask is None else split_dim(mask[:, None, part], 2, shape))
     return maps, padding

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from sparse_encoders.selectors.selection import LayerSelection
+from sparse_encoders.shapes import split_dim
 from sparse_encoders.tokens import TokenGrid
 
 
@@ -96,5 +97,5 @@ class RankedMemory(TokenMemory):
 
 def _geometry(chosen: LayerSelection, tokens: TokenGrid) -> tuple[Tensor, Tensor]:
     """Position embedding and reference points of the chosen tokens."""
-    points = chosen.gather(tokens.reference_points.flatten(2)).unflatten(2, (-1, 2))
-    return chosen.gather(tokens.pos_embed), points
+    points = chosen.gather(tokens.reference_points.flatten(2))
+    return chosen.gather(tokens.pos_embed), split_dim(points, 2, (tokens.num_levels, 2))

@@ -16,6 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from sparse_encoders.shapes import rows_of
+
 Shapes = Sequence[tuple[int, int]]
 
 
@@ -63,7 +65,7 @@ def sampling_locations(shapes: Shapes, reference_points: Tensor, offsets: Tensor
     """
     centres = reference_points[:, :, None, :, None, :2]
     if reference_points.shape[-1] == 2:
-        sizes = offsets.new_tensor([[w, h] for h, w in shapes])
+        sizes = rows_of([[w, h] for h, w in shapes], offsets)
         return centres + offsets / sizes[:, None, :]
     sides = reference_points[:, :, None, :, None, 2:]
     return centres + offsets / offsets.shape[-2] * sides * 0.5

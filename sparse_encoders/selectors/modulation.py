@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from sparse_encoders.selectors.score_mlp import ScoreMLP
+from sparse_encoders.shapes import split_dim
 from sparse_encoders.tokens import TokenGrid
 
 MODULATION_PLACES = ("before_norm", "after_norm")
@@ -63,5 +64,5 @@ def modulated_scores(
             if place == "before_norm":
                 z_level, factor = z_level * factor, None
         logits[level] = score_mlp(z_level, factor)
-        previous = logits[level].unflatten(1, tokens.shapes[level]).unsqueeze(1)
+        previous = split_dim(logits[level], 1, tokens.shapes[level]).unsqueeze(1)
     return torch.cat([logits[level] for level in range(tokens.num_levels)], 1)

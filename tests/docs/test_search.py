@@ -47,6 +47,7 @@ ASKED = {
     "OpenVINO": "faq_deploying.html",
     "NVIDIA/TensorRT#4813": "faq_deploying.html",
     "GridSample": "faq_deploying.html",
+    "TensorRT GridSample": "faq_deploying.html",
 }
 
 
