@@ -95,7 +95,7 @@ def test_frozen_stages_of_flattened_names(name):
     assert flags == sorted(flags), "frozen first, trained after"
 
 
-def test_a_stage_is_found_where_timm_reports_another_name():
+def test_stages_that_timm_reports_under_another_name():
     """Twins lists the patch embeddings of all stages before the first stage."""
     backbone = TimmBackbone("twins_svt_small", out_strides=(8, 32), frozen_stages=1)
     trained = {

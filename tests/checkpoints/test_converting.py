@@ -69,7 +69,7 @@ def test_from_a_released_file_to_its_detections(
     assert checks and [check for check in checks if not check.passed] == []
 
 
-def test_every_tensor_has_a_fate() -> None:
+def test_every_tensor_is_converted_or_left_out_with_a_reason() -> None:
     init_default_scope("mmdet")
     for family in FAMILIES:
         shapes = releases.shapes(family)

@@ -73,7 +73,7 @@ def test_only_near_ties_are_swapped() -> None:
     assert not branch._forward_hooks
 
 
-def test_agreement_is_told_before_and_after_swaps() -> None:
+def test_agreement_is_reported_before_and_after_swaps() -> None:
     """A pair that only rounding ranks stands the other way round in one of two images."""
     scores = FirstStageScores(torch.nn.Linear(1, 1, bias=False), by_class=False)
     scores.logits = torch.tensor([3.0, 2.0, 2.0 - 4e-7, 1.0]).view(1, 4, 1).expand(2, 4, 1)

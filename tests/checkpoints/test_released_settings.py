@@ -114,7 +114,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_every_tensor_finds_its_place(variant: str) -> None:
+def test_every_released_tensor_is_converted(variant: str) -> None:
     family, shapes, options = VARIANTS[variant]
     state = releases.hollow(shapes)
     check_family(state, family)

@@ -24,7 +24,7 @@ def test_what_is_committed_is_what_follows_from_the_configs():
     assert [path.name for path in out_of_date()] == []
 
 
-def test_a_difference_is_found_and_written(tmp_path):
+def test_a_difference_is_detected_and_written(tmp_path):
     configs = tmp_path / "mmdet_configs"
     configs.mkdir()
     for name in ("published.yml", "page_header.md"):

@@ -82,7 +82,7 @@ def test_expanded_locations_are_read_as_they_are(kernels):
     assert_same([got, *grads], truth(plain_key_aware, inputs, grad))
 
 
-def test_places_on_token_centres_and_borders(kernels):
+def test_locations_on_token_centres_and_borders(kernels):
     """A 4 x 8 map: centres and borders are exact in binary, so both sides round alike.
 
     Not exactly one token before the first: grid_sample gives the slope to its right there, MMCV's
@@ -126,7 +126,7 @@ def test_order_of_lanes_changes_nothing(kernels):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("points", [1, 40, 250])
-def test_few_and_many_places(kernels, points, dtype):
+def test_few_and_many_locations(kernels, points, dtype):
     """Up to L * P = 1000; many of them leave room for one warp in a block, or for one group."""
     grad = torch.randn(1, 3, 32).to(dtype)
     sizes = {"queries": 3, "points": points, "batch": 1, "heads": 1}
@@ -143,7 +143,7 @@ def test_few_and_many_places(kernels, points, dtype):
     assert_same([output, *grads], truth(plain_key_aware, inputs, grad))
 
 
-def test_places_agree_with_the_cpu_kernels_header(kernels):
+def test_locations_agree_with_the_cpu_kernels_header(kernels):
     """Corners and weights, against csrc/common/bilinear.h, over maps of many sizes."""
     assert kernels.library.compare_locations(200_000) == 0
 

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.mark.parametrize("awkward", [torch.nan, torch.inf, -torch.inf, 1e30, -3e9, 2.0**31])
-def test_far_and_not_finite_places_read_zeros_and_get_no_gradient(kernels, awkward):
+def test_far_and_non_finite_locations_sample_zeros_and_get_no_gradient(kernels, awkward):
     value, points, offsets, logits = deformable_inputs(coordinates=4)
     offsets[:, ::3, :, 1, 2, 0] = awkward
     offsets[:, 1::3, :, 2, 0, 1] = awkward
@@ -107,7 +107,7 @@ def test_maps_without_tokens_give_zeros(kernels):
         ((1, 4, 1, 8, 2**31, 4, 1), [(2, 2)], "less than 2^31"),
     ],
 )
-def test_limits_are_found_before_the_launch(kernels, counts, shapes, fault):
+def test_limits_are_checked_before_the_launch(kernels, counts, shapes, fault):
     assert fault in kernels.find_fault(counts, shapes)
 
 

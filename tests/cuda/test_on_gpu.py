@@ -74,7 +74,7 @@ def test_key_aware_attention(channels, key_is_value, dtype):
 
 
 @pytest.mark.parametrize("points", [1, 40, 250])
-def test_few_and_many_places(points):
+def test_few_and_many_locations(points):
     inputs = on_gpu(deformable_inputs(queries=3, points=points))
     grad = torch.randn(2, 3, 96)
     output = deformable_attention(inputs[0], SHAPES, *inputs[1:], backend="fused")
@@ -83,7 +83,7 @@ def test_few_and_many_places(points):
 
 
 @pytest.mark.parametrize("awkward", [torch.nan, torch.inf, -1e30, 2.0**31])
-def test_far_and_not_finite_places_read_zeros(awkward):
+def test_far_and_non_finite_locations_sample_zeros(awkward):
     value, points, offsets, logits = deformable_inputs()
     offsets[:, ::3, :, 1, 2, 0] = awkward
     expected = plain_deformable(value.double(), points, offsets, logits)
@@ -125,7 +125,7 @@ def test_compile_fullgraph():
     torch.testing.assert_close(compiled(value, *others), double(value, *others))
 
 
-def test_autocast_leaves_places_in_float32():
+def test_autocast_leaves_locations_in_float32():
     value, *others = on_gpu(deformable_inputs(), torch.bfloat16)
     with torch.autocast("cuda", torch.bfloat16):
         output = deformable_attention(value, SHAPES, *others, backend="fused")

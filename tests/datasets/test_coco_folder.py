@@ -73,7 +73,7 @@ def test_a_wrapped_data_set_and_nested_transforms(shapes, config):
         ({"val": "other.json"}, "must list the same categories"),
     ],
 )
-def test_what_is_wrong_is_said_before_anything_is_built(shapes, config, settings, message):
+def test_errors_are_raised_before_anything_is_built(shapes, config, settings, message):
     good = json.loads((shapes / "train.json").read_text())
     (shapes / "broken.json").write_text('{"images": [')
     (shapes / "foreign.json").write_text('{"pictures": []}')

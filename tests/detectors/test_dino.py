@@ -102,7 +102,7 @@ def test_a_dense_checkpoint_starts_a_pruned_model(pair):
     assert all("selector" in k or "object_attention" in k for k in missing)
 
 
-def test_no_parameter_stands_twice_in_the_state_dict():
+def test_no_parameter_is_twice_in_the_state_dict():
     model = build(ours(encoder=dict(type="DualAttentionEncoder")))
     state = model.state_dict(keep_vars=True)
     heads = {id(v) for k, v in state.items() if "branches" in k}

@@ -136,7 +136,7 @@ def test_only_what_denoises_a_box_has_a_loss(boxes: tuple[int, ...]) -> None:
 
 
 @pytest.mark.parametrize("name", ["DINOHead", "mmdet.DINOHead", DINOHead])
-def test_dino_s_head_stands_for_its_own(name: Any) -> None:
+def test_dinohead_is_replaced_by_dndetrhead(name: Any) -> None:
     config = detector_config("DNDETR")
     config.bbox_head.type = name
     assert type(build(config).bbox_head) is DNDETRHead

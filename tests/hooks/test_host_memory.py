@@ -25,7 +25,7 @@ def test_held_memory_is_seen():
     assert resident_memory(0) is None
 
 
-def test_started_processes_are_found():
+def test_child_processes_are_listed():
     command = [sys.executable, "-c", "print(1, flush=True); input()"]
     pipe = subprocess.PIPE
     with subprocess.Popen(command, stdin=pipe, stdout=pipe) as process:

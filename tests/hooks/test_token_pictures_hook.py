@@ -96,7 +96,7 @@ def test_tensorboard_gets_them_too(request, shapes, tmp_path):
     assert next(tmp_path.rglob("tokens_kept_0_2.png")).is_file()
 
 
-def test_what_an_encoder_has_nothing_for_is_said_not_drawn(request, shapes, tmp_path, monkeypatch):
+def test_pictures_that_an_encoder_cannot_have_are_logged(request, shapes, tmp_path, monkeypatch):
     said = []
     monkeypatch.setattr(token_pictures, "print_log", lambda text, logger: said.append(text))
     hook = dict(pictures=["scores"], images=1)

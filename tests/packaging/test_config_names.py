@@ -52,7 +52,7 @@ def test_paths_by_name(name):
     assert Path(config_path(name)) == find_config(name) == configs_folder() / NAME
 
 
-def test_files_and_mmdetections_configs_are_found(child):
+def test_files_and_mmdetections_configs_are_accepted(child):
     assert find_config(child) == child
     assert find_config("mmdet::dino/dino-4scale_r50_8xb2-12e_coco.py").is_file()
     with pytest.raises(ValueError, match=r"there is no config file .*nothing\.py"):

@@ -135,7 +135,7 @@ def test_unsupervised_has_a_zero_loss_that_reaches_every_parameter():
     assert all(p.grad is not None and not p.grad.any() for p in selector.parameters())
 
 
-def test_supervision_teaches_every_parameter():
+def test_supervision_gives_every_parameter_a_gradient():
     tokens, lent = grid(), parts()
     selector = make()
     chosen = selector.select(tokens, lent)

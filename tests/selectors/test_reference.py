@@ -31,7 +31,7 @@ def test_random_is_repeatable_at_test_time_and_fresh_in_training():
     assert not torch.equal(first, second)
 
 
-def test_random_draws_the_same_for_an_image_wherever_it_stands_in_a_batch():
+def test_random_tokens_do_not_depend_on_the_index_in_the_batch():
     selector = RandomSelector(num_layers=1).eval()
     three, one = make_grid(SHAPES, [(1.0, 1.0)] * 3), make_grid(SHAPES, [(1.0, 1.0)])
     drawn, alone = selector.score(three, DetectorParts()), selector.score(one, DetectorParts())

@@ -80,7 +80,7 @@ def released_selection(scores, padding, tokens, v, w):
     st.tuples(*[st.floats(0.05, 1.0)] * 3, st.just(1.0)),
 )
 @example(37780, [(0.25, 1.0), (1.0, 0.5)], (1.0, 1.0, 1.0, 1.0))  # equal scores
-def test_counted_over_the_batch_is_the_released_way(seed, valid, v):
+def test_counted_over_the_batch_as_released(seed, valid, v):
     torch.manual_seed(seed)
     tokens, w = grid(valid), (1.0, 0.6, 0.3)
     selector = Given(3, embed_dims=DIMS, level_ratios=v, layer_ratios=w, test_count="batch").eval()
@@ -169,7 +169,7 @@ def test_the_keep_ratio_is_a_dial_and_travels_with_the_weights():
 
 
 @pytest.mark.parametrize("place", ["before_norm", "after_norm"])
-def test_the_loss_teaches_every_parameter(place):
+def test_the_loss_gives_every_parameter_a_gradient(place):
     tokens = grid([(1.0, 1.0), (0.5, 0.5)])
     selector = make(first_stage=False, intervals=None, modulation_place=place)
     selection = selector.select(tokens, DetectorParts())

@@ -70,7 +70,7 @@ def test_wrong_shapes_say_what_is_wanted():
         decoder_attention_map(torch.rand(1, 3, 4, 2, 2), torch.rand(1, 3, 4, 2), SHAPES)
 
 
-def test_labels_are_each_images_most_attended_tokens_and_no_padding():
+def test_labels_are_the_valid_tokens_with_the_largest_attention():
     attention = torch.tensor([[5.0, 1, 4, 3], [9.0, 8, 0, 7]])
     padding = torch.tensor([[False] * 4, [True, False, False, False]])
     labels = attention_labels(attention, torch.tensor([3, 1]), 3, padding)

@@ -17,7 +17,7 @@ def labels(shape, boxes, intervals=None, image_hw=None, valid=None):
     return SalienceLabels(1, intervals)(tokens, [torch.tensor(b).reshape(-1, 4) for b in boxes])
 
 
-def test_a_tokens_place_in_its_box():
+def test_targets_by_a_tokens_distance_to_the_box_sides():
     # tokens of 4 x 4 stand at 4, 12, 20, 28; the box from 0 to 24 has its centre at 12
     actual = labels((4, 4), [[[0.0, 0.0, 24.0, 24.0]]]).reshape(4, 4)
     side = (20 - 4) / 24  # left 20, right 4 in column 2
@@ -27,7 +27,7 @@ def test_a_tokens_place_in_its_box():
     assert not actual[3].any() and not actual[:, 3].any()
 
 
-def test_tokens_stand_where_the_padded_input_says():
+def test_token_centres_in_pixels_of_the_padded_input():
     # 40 x 60 pixels on 2 x 2 cells: the token of row 1, column 0 stands at (15, 30)
     actual = labels((2, 2), [[[5.0, 20.0, 25.0, 40.0]]], image_hw=(40, 60))
     assert actual.tolist() == [[0, 0, 1, 0]]
