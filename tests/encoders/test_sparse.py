@@ -115,7 +115,7 @@ def test_settings_are_checked():
         sparse(selector=dict(keep_ratio=1.5))
     with pytest.raises(ValueError, match="loss_weight must not be negative, got -1"):
         sparse(selector=dict(loss_weight=-1))
-    with pytest.raises(ValueError, match="build it with first_stage=False"):
+    with pytest.raises(ValueError, match="build the selector with first_stage=False"):
         sparse()(small_grid(), DetectorParts())
 
 
