@@ -246,7 +246,11 @@ def _run(
         try:
             status = process.wait(None if until == math.inf else max(0.0, until - time.monotonic()))
         except BaseException as error:
-            os.killpg(process.pid, signal.SIGKILL)
+            os.killpg(process.pid, signal.SIGTERM)  # upon which ninja ends its compilers
+            try:
+                process.wait(10)
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
             if isinstance(error, subprocess.TimeoutExpired):
                 return "cut off: no time was left, run it again"
             raise
