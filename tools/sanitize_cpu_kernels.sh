@@ -1,6 +1,6 @@
 #!/bin/sh
 # Builds the CPU kernels without torch, with the address and undefined-behaviour sanitizers, and
-# runs them on random shapes and wild places, once for each vector width this machine has.
+# runs them on random shapes and wild locations, once for each vector width this machine has.
 #
 #     tools/sanitize_cpu_kernels.sh [ROUNDS]     (CXX chooses the compiler)
 set -eu
