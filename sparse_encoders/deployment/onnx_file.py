@@ -66,22 +66,13 @@ def export_onnx(
             are dynamic, an image of no more pixels than one token of the coarsest level has,
             a dynamic size whose example has fewer tokens than the detector queries.
     """
-    if exporter not in EXPORTERS:
-        raise ValueError(f"exporter must be one of {EXPORTERS}, got {exporter!r}")
-    for name, dynamic in (("dynamic_batch", dynamic_batch), ("dynamic_size", dynamic_size)):
-        if dynamic and exporter != "torchscript":
-            raise ValueError(
-                f"{name}=True needs exporter='torchscript', got {exporter!r}, which writes files "
-                "of a fixed batch and size"
-            )
-    missing = [name for name in _NEEDS[exporter] if importlib.util.find_spec(name) is None]
-    if missing:
-        raise ImportError(f"the {exporter} exporter needs {', '.join(missing)}: pip install it")
-    choice = _choice(exporter)
+    _check_exporter(exporter, dynamic_batch, dynamic_size)
+    exporter_arguments = _exporter_arguments(exporter)
     detector = ImageToDetections(model, image_hw, normalize).eval()
     detector.image_hw = None if dynamic_size else detector.image_hw
-    _refuse_what_no_file_holds(model)
-    # of two images, as what is right for one alone (broadcasting) would otherwise be written
+    _check_exportable(model)
+    # a dynamic batch is traced with two images: with one, broadcasting would be written that is
+    # right for one image only
     batch = 2 if dynamic_batch else 1
     image = torch.zeros(batch, 3, *image_hw, device=next(model.parameters()).device)
     axes: dict[str, dict[int, str]] = {name: {} for name in ("image", *OUTPUTS)}
@@ -97,7 +88,8 @@ def export_onnx(
         _autocast_cache_as_it_was(),
         warnings.catch_warnings(),
     ):
-        # sizes are numbers here on purpose, and the older exporter says it is old
+        # the tracer warns of sizes that are Python numbers, which is intended here, and the older
+        # exporter warns that it is deprecated
         warnings.simplefilter("ignore")
         if dynamic_batch or dynamic_size:
             check_backbone(model, image, dynamic_batch, dynamic_size)
@@ -109,7 +101,7 @@ def export_onnx(
             output_names=list(OUTPUTS),
             dynamic_axes=axes if dynamic_batch or dynamic_size else None,
             verbose=False,
-            **choice,
+            **exporter_arguments,
         )
 
 
@@ -123,11 +115,31 @@ def _autocast_cache_as_it_was() -> Iterator[None]:
         torch.set_autocast_cache_enabled(before)
 
 
-def _refuse_what_no_file_holds(model: Any) -> None:
-    """Detectors and selectors that cannot be written.
+def _check_exporter(exporter: str, dynamic_batch: bool, dynamic_size: bool) -> None:
+    """Check that the exporter is known, installed and can write the dynamic axes.
 
     Raises:
-        ValueError: it is one.
+        ImportError: what the exporter needs is not installed.
+        ValueError: an unknown exporter, or dynamic axes with 'dynamo'.
+    """
+    if exporter not in EXPORTERS:
+        raise ValueError(f"exporter must be one of {EXPORTERS}, got {exporter!r}")
+    for name, dynamic in (("dynamic_batch", dynamic_batch), ("dynamic_size", dynamic_size)):
+        if dynamic and exporter != "torchscript":
+            raise ValueError(
+                f"{name}=True needs exporter='torchscript', got {exporter!r}, which writes files "
+                "of a fixed batch and size"
+            )
+    missing = [name for name in _NEEDS[exporter] if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ImportError(f"the {exporter} exporter needs {', '.join(missing)}: pip install it")
+
+
+def _check_exportable(model: Any) -> None:
+    """Check that an ONNX file can hold the detector and its selector.
+
+    Raises:
+        ValueError: a RandomSelector or a DDQDETR, which cannot be exported.
     """
     if isinstance(model.encoder.selector, RandomSelector):
         raise ValueError("RandomSelector draws its tokens: a file of it would keep one draw")
@@ -138,10 +150,11 @@ def _refuse_what_no_file_holds(model: Any) -> None:
         )
 
 
-def _choice(exporter: str) -> dict[str, Any]:
-    """What tells ``torch.onnx.export`` which exporter and opset; an older torch has one exporter.
+def _exporter_arguments(exporter: str) -> dict[str, Any]:
+    """The arguments of ``torch.onnx.export`` that choose the exporter and the opset.
 
-    Before it had two, it wrote maxima for opset 18 as opset 17 has them.
+    A torch before 2.5, whose ``torch.onnx.export`` has the TorchScript exporter only, gets opset
+    17: for opset 18 it writes maxima in the form of opset 17.
 
     Raises:
         ImportError: this torch does not have the exporter.
@@ -206,7 +219,7 @@ def run_onnx(
 
 
 def _timed(call: Callable[[Tensor], Any], image: Tensor) -> tuple[Any, float]:
-    """What a call gives and the seconds of the faster of two."""
+    """Call twice; returns the outputs of the second call and the seconds of the faster one."""
     seconds = []
     for _ in range(2):
         start = time.perf_counter()
@@ -239,8 +252,8 @@ def compare_with_onnx(
     with torch.no_grad():
         detections, torch_seconds = _timed(detector, image)
     boxes, scores, labels = (output.cpu() for output in detections)
-    found, seconds = run_onnx(path, image, runtime)
-    their_boxes, their_scores, their_labels = map(torch.from_numpy, found)
+    outputs, seconds = run_onnx(path, image, runtime)
+    their_boxes, their_scores, their_labels = map(torch.from_numpy, outputs)
     apart = (boxes[:, :, None] - their_boxes[:, None]).abs().amax(-1)
     apart = apart.masked_fill(labels[:, :, None] != their_labels[:, None], torch.inf)
     return OnnxDifference(
