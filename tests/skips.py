@@ -23,7 +23,7 @@ OF_THE_TORCH: Mapping[str, int] = {
     r"torch \S+ has no torch\.library\.opcheck": 10,
     r"torch \S+ has no float16 autocast on the CPU": 20,
     r"torch \S+ has no torch\.amp\.GradScaler of the CPU": 1,
-    r"torch \S+ has no torch\.compile\(fullgraph=True\) of dataclasses": 4,
+    r"torch \S+ has no torch\.compile\(fullgraph=True\) of dataclasses": 5,
     r"torch \S+: .* not implemented for 'Half'": 20,
     r"torch \S+ has no torch\.onnx\.export\(dynamo=True\)": 1,
     r"torch \S+ has no FSDP on the CPU": 2,

@@ -24,7 +24,7 @@ def test_reasons_and_numbers_are_bounded(reasons: list[str], wrong: list[str]) -
 
 
 def test_few_tests_are_lost_to_an_older_torch() -> None:
-    assert sum(skips.OF_THE_TORCH.values()) <= 76
+    assert sum(skips.OF_THE_TORCH.values()) <= 77
 
 
 @pytest.mark.slow

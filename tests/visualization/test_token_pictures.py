@@ -159,7 +159,7 @@ def test_command_line(trained, tmp_path, capsys, monkeypatch):
     assert tool.main([*arguments, "--keep-ratio", "1.5"]) == 2
     assert "keep_ratio must lie in (0, 1]" in capsys.readouterr().err
     assert tool.main([*arguments[:2], str(tmp_path / "none.png")]) == 2
-    assert "no image that can be read" in capsys.readouterr().err
+    assert "is not an image file that can be read" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
