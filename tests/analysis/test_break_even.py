@@ -86,6 +86,7 @@ def test_a_picture_has_a_column_for_each_number_of_layers() -> None:
     assert list(drawn.get_xdata()) == [100, 400] and list(drawn.get_ydata()) == [0.9, 0.5]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_tiny")
 def test_the_tool(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -111,6 +112,7 @@ def test_bad_sizes_are_refused(
     assert "must be" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_tiny")
 def test_earlier_sweeps_are_joined_and_not_measured_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

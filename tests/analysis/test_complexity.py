@@ -154,6 +154,7 @@ def test_sums_and_a_real_run(detector, encoder, monkeypatch):
     assert count_complexity(model, (64, 100)) == actual
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("attention", ["plain", "key_aware"])
 def test_backends_agree(attention):
     model = build(
@@ -198,6 +199,7 @@ def test_mmdetections_own_detector_counts_the_same():
     assert counted(config).parts == expected.parts
 
 
+@pytest.mark.slow
 def test_padding():
     config = our_deformable("two-stage")
     config.data_preprocessor.pad_size_divisor = 64

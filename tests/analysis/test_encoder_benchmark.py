@@ -122,6 +122,7 @@ def test_as_many_dense_layers_as_cost_the_same(monkeypatch):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_tiny")
 def test_training_steps():
     message = []
@@ -140,6 +141,7 @@ def test_more_layers_than_there_are(num_cps):
         measure_training(["dense"], (64, 96), num_cps=num_cps)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not has_extension(), reason="needs the compiled operators")
 def test_operators_beside_what_they_replace(tmp_path, capsys, monkeypatch):
     out = tmp_path / "ops.json"

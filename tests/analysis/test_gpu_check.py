@@ -12,6 +12,7 @@ import pytest
 import torch
 
 import gpu_check as tool
+from quick import slow_but
 from skips import skip_without_graphs_of_dataclasses
 from sparse_encoders.analysis.encoder_benchmark import random_tokens
 from sparse_encoders.analysis.gpu_check import (
@@ -178,6 +179,7 @@ def test_another_process_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert 4.9 < float(built[built.index("--minutes") + 1]) <= 5
 
 
+@pytest.mark.slow
 @with_extension
 def test_the_command_rehearses_and_goes_on(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
@@ -215,6 +217,7 @@ def test_a_failure_is_the_exit_status(
 # -- steps --------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_tiny")
 def test_detectors(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     plan = detectors.plan(settings)
@@ -260,7 +263,7 @@ def test_nothing_waits_between_backbone_and_head(
 
 
 @pytest.mark.usefixtures("_tiny")
-@pytest.mark.parametrize("name", ENCODERS)
+@pytest.mark.parametrize("name", slow_but(["focus"], ENCODERS))
 def test_nothing_is_read_between_backbone_and_head(name: str) -> None:
     """Tensors without numbers on another device: reading one, or mixing devices, is an error."""
     model = detectors.detector_with(name, 0.3).to("meta")

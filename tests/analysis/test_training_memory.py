@@ -40,6 +40,7 @@ def test_larger_images_and_batches_take_more_and_checkpointing_less():
     assert table["dense, checkpointed"].iloc[3] < plain[3]
 
 
+@pytest.mark.slow
 def test_boxes_take_memory_unless_they_are_limited():
     few, many = measured.training_memory(["focus"], [(64, 96)], boxes=(4, 400)).focus
     limited = measured.training_memory(["focus"], [(64, 96)], boxes=(400,), max_boxes=4).focus

@@ -106,6 +106,7 @@ def test_bad_arguments_are_refused():
 
 
 @pytest.mark.skipif(bool(needs_extension), reason=needs_extension or "-")
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_autocast_and_compile(dtype):
     ours, _ = modules("fused", batch_first=True)

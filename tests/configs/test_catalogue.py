@@ -24,6 +24,7 @@ def test_what_is_committed_is_what_follows_from_the_configs():
     assert [path.name for path in out_of_date()] == []
 
 
+@pytest.mark.slow
 def test_a_difference_is_detected_and_written(tmp_path):
     configs = tmp_path / "mmdet_configs"
     configs.mkdir()

@@ -57,6 +57,7 @@ def make_runner(request, shapes, work_dir, encoder, backends=("LocalVisBackend",
 DUAL = dict(type="DualAttentionEncoder", num_object_tokens=6)
 
 
+@pytest.mark.slow
 def test_files_of_the_local_backend_and_the_same_training(request, shapes, tmp_path):
     hook = dict(interval=3, by_epoch=False, images=[0, 2])  # one more iteration follows
     runner = make_runner(request, shapes, tmp_path / "with", DUAL, **hook)

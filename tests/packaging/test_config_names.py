@@ -27,6 +27,7 @@ def test_a_user_config_inherits_by_name(child):
     assert config.model.encoder.type == "DualAttentionEncoder"
 
 
+@pytest.mark.slow
 def test_what_is_inherited_by_name_builds(child):
     """MMEngine looks it up in our scope first, which falls back to MMDetection's."""
     config = Config.fromfile(child)

@@ -119,6 +119,7 @@ def test_no_cuda_to_build_for(
             gpu_build.build(tmp_path, wheels, None, False, 1.0, print)
 
 
+@pytest.mark.slow
 def test_this_python_is_asked() -> None:
     torch, _, _, sites = gpu_toolkit.ask()
     import torch as own

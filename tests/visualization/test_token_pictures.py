@@ -191,14 +191,20 @@ def sample(size=(64, 90)):
     ("encoder", "pictures"),
     [
         (dict(type="DenseEncoder"), ("kept",)),
-        (dict(type="LiteDETREncoder", blocks=1, high_levels=2), ("kept",)),
+        pytest.param(
+            dict(type="LiteDETREncoder", blocks=1, high_levels=2), ("kept",), marks=pytest.mark.slow
+        ),
         (
             dict(type="LiteDETREncoder", blocks=1, selector=dict(type="FocusTokenSelector")),
             ("kept", "scores"),
         ),
         (dict(type="SparseDETREncoder", selector=dict(type="RandomSelector")), ("kept", "scores")),
         (dict(type="DualAttentionEncoder", num_object_tokens=7), ("kept", "scores", "objects")),
-        (dict(type="DualAttentionEncoder", dual_attention=False), ("kept", "scores")),
+        pytest.param(
+            dict(type="DualAttentionEncoder", dual_attention=False),
+            ("kept", "scores"),
+            marks=pytest.mark.slow,
+        ),
         (
             dict(
                 type="DualAttentionEncoder",
@@ -207,8 +213,8 @@ def sample(size=(64, 90)):
             ),
             ("kept", "scores", "objects"),
         ),
-        (dict(type="HybridEncoder"), ("kept",)),
-        (dict(type="NoEncoder"), ("kept",)),
+        pytest.param(dict(type="HybridEncoder"), ("kept",), marks=pytest.mark.slow),
+        pytest.param(dict(type="NoEncoder"), ("kept",), marks=pytest.mark.slow),
     ],
 )
 @pytest.mark.parametrize("detector", slow_but(["DINO"], ["DeformableDETR", "DINO"]))

@@ -93,6 +93,7 @@ def test_every_encoder_fits_into_one_config(name):
         assert config["blocks"] == 1 and "schedule" not in config
 
 
+@pytest.mark.slow
 def test_a_dense_encoder_that_costs_the_same(tmp_path):
     names, options = ("dense", "dense-matched", "focus", "dense-1"), {"model.encoder.num_layers": 6}
     plan = make_plan(Comparison(FOCUS, tmp_path, names, train_ratio=0.2, options=options))
@@ -162,6 +163,7 @@ def test_controls_belong_to_every_comparison_of_accuracy(tmp_path, shapes):
     assert list(plan.configs) == ["dense", "focus", "none", "random"] and not plan.unfit
 
 
+@pytest.mark.slow
 def test_a_variant_is_an_encoder_with_other_settings(tmp_path):
     words = ["mine=focus", "values=updated", "selector.modulation_place=after_norm"]
     derived = tool.variants([words, ["half=focus", "selector.keep_ratio=0.5"]])

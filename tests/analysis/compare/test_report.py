@@ -156,6 +156,7 @@ def test_without_accuracy_only_speed_is_claimed():
     assert len({without, untrained, summarise(actual).headline}) == 3
 
 
+@pytest.mark.slow
 def test_failures_are_said_and_shown():
     rows = report().rows
     rows[1].error = "ValueError: <too> small"
@@ -225,6 +226,7 @@ def test_figures_have_the_numbers():
     assert not any(name.startswith("ratio") for name in drawn(alone))
 
 
+@pytest.mark.slow
 def test_a_report_is_read_again(tmp_path):
     (tmp_path / "first").mkdir()
     (tmp_path / "first" / "report.json").write_text(as_json(report()))
