@@ -8,8 +8,8 @@ encoder saves a tenth of the detector's time:
     python tools/benchmark_encoders.py --sizes 160x160 480x640 --layers 1 6 --ffn 512 2048 \
         --encoders dense focus --json OUT --plot OUT.png
 
---join FILE... adds the rows of earlier sweeps to the table and the picture, and measures only what
-they do not have.
+--join FILE... adds the rows of earlier sweeps to the table and the picture, and measures only the
+settings (size, layers, FFN, pass) that they do not have; alone, it measures nothing.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import argparse
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -84,10 +85,23 @@ def main() -> None:
         report = {
             "command": " ".join(sys.argv),
             "settings": settings,
-            "machine": describe_machine(args.device),
+            "machine": machine(args),
             "rows": records(rows),
         }
         args.json.write_text(json.dumps(report, indent=2) + "\n")
+
+
+def only_joins(args: argparse.Namespace) -> bool:
+    """Whether earlier sweeps are only drawn and nothing is measured."""
+    return bool(args.join) and not (args.sizes or args.layers or args.ffn)
+
+
+def machine(args: argparse.Namespace) -> dict[str, Any]:
+    """Where the rows were measured: this machine, or that of the sweeps that are only drawn."""
+    if not only_joins(args):
+        return describe_machine(args.device)
+    measured_on: dict[str, Any] = json.loads(args.join[0].read_text())["machine"]
+    return measured_on
 
 
 def measure(args: argparse.Namespace) -> pd.DataFrame:
@@ -113,19 +127,13 @@ def measure_sweep(args: argparse.Namespace) -> pd.DataFrame:
     cells = break_even.settings(
         args.sizes or [tuple(args.size)], args.layers or [6], args.ffn or [2048]
     )
-    only_joined = not (args.sizes or args.layers or args.ffn)
     reports = [json.loads(path.read_text()) for path in args.join]
-    here = {"machine": describe_machine(args.device), "settings": {"keep_ratio": args.keep_ratio}}
-    earlier = break_even.joined(reports, reports[0] if only_joined else here)
+    ratio = reports[0]["settings"]["keep_ratio"] if only_joins(args) else args.keep_ratio
+    here = {"machine": machine(args), "settings": {"keep_ratio": ratio}}
+    earlier = break_even.joined(reports, here)
     known = break_even.measured(earlier)
-    rows = break_even.sweep(
-        args.encoders,
-        [cell for cell in cells if cell not in known and not only_joined],
-        args.keep_ratio,
-        args.repeats,
-        args.device,
-        say,
-    )
+    missing = [] if only_joins(args) else [cell for cell in cells if cell not in known]
+    rows = break_even.sweep(args.encoders, missing, args.keep_ratio, args.repeats, args.device, say)
     rows = pd.concat([frame for frame in (earlier, rows) if len(frame)], ignore_index=True)
     print(f"smallest image from which on {break_even.WORTH:.0%} of the detector's time is saved")
     print(break_even.smallest_paying(rows).fillna("-").to_markdown(index=False))

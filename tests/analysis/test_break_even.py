@@ -139,11 +139,15 @@ def test_earlier_sweeps_are_joined_and_not_measured_again(
     assert "32 x 32" not in capsys.readouterr().err  # progress
     rows, earlier = (json.loads(path.read_text())["rows"] for path in (both, first))
     assert len(rows) == 2 * len(earlier) and rows[: len(earlier)] == earlier
-    # without a size of its own it draws only
+    # without a size of its own it draws only, also on another machine
+    report = json.loads(both.read_text())
+    report["machine"]["processor"] = "another"
+    both.write_text(json.dumps(report))
     monkeypatch.setattr(break_even, "sweep", lambda *_: pd.DataFrame())
     monkeypatch.setattr("sys.argv", ["x", "--join", str(both), "--json", str(first)])
     tool.main()
-    assert json.loads(first.read_text())["rows"] == rows
+    drawn = json.loads(first.read_text())
+    assert drawn["rows"] == rows and drawn["machine"] == report["machine"]
 
 
 @pytest.mark.parametrize(
