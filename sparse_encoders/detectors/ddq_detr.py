@@ -82,7 +82,7 @@ class DDQDETR(DINO, DistinctQueries):
         self.embed_dims = self.encoder.embed_dims
         self.check_position_channels()
         self.query_embedding: Any = None  # a query's content is its proposal's memory
-        self.level_embed = nn.Parameter(torch.empty(self.num_feature_levels, self.embed_dims))
+        self.level_embed = nn.Parameter(torch.zeros(self.num_feature_levels, self.embed_dims))
         self.memory_trans_fc = nn.Linear(self.embed_dims, self.embed_dims)
         self.memory_trans_norm = nn.LayerNorm(self.embed_dims)
         self.query_map = nn.Linear(self.embed_dims, self.embed_dims)

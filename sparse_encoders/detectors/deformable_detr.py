@@ -69,7 +69,7 @@ class DeformableDETR(EncoderDetector, MMDetDeformableDETR):
         self.check_position_channels()
         if not self.as_two_stage:
             self.query_embedding = nn.Embedding(self.num_queries, 2 * dims)
-        self.level_embed = nn.Parameter(torch.empty(self.num_feature_levels, dims))
+        self.level_embed = nn.Parameter(torch.zeros(self.num_feature_levels, dims))
         if self.as_two_stage:
             self.memory_trans_fc = nn.Linear(dims, dims)
             self.memory_trans_norm = nn.LayerNorm(dims)

@@ -88,7 +88,7 @@ class DNDETR(EncoderDetector, MMDetDeformableDETR):
         self.decoder = AnchorDecoder(**self.decoder_config(self.decoder))
         self.embed_dims = self.encoder.embed_dims
         self.check_position_channels()
-        self.level_embed = nn.Parameter(torch.empty(self.num_feature_levels, self.embed_dims))
+        self.level_embed = nn.Parameter(torch.zeros(self.num_feature_levels, self.embed_dims))
         # the last channel is the indicator
         self.query_embedding = nn.Embedding(self.num_queries, self.embed_dims - 1)
         self.anchor_embedding = nn.Embedding(self.num_queries, 4)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 import torch
+from mmdet.registry import MODELS
 
 from quick import slow_but
 from tiny import NUM_CLASSES, build, samples, total
@@ -34,6 +37,25 @@ ENCODERS = {
 # boxes on the two images of each batch: none at all must train as well
 EPOCH = ((3, 2), (2, 0), (0, 0))
 INPUT = (64, 96)
+
+
+@pytest.fixture
+def uninitialised_memory_is_nan() -> Iterator[None]:
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.mark.parametrize(
+    ("detector", "encoder"),
+    [*(("DINO", encoder) for encoder in ENCODERS), *((kind, "focus") for kind in DETECTORS)],
+)
+def test_what_is_built_holds_numbers(
+    detector: str, encoder: str, uninitialised_memory_is_nan: None
+) -> None:
+    """Before ``init_weights``, too: a detector that is to be loaded may be run as it is built."""
+    model = MODELS.build(detector_config(detector, ENCODERS[encoder]))
+    assert [n for n, tensor in model.state_dict().items() if not tensor.isfinite().all()] == []
 
 
 @pytest.mark.parametrize("encoder", ENCODERS)
