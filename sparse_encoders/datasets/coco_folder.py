@@ -179,6 +179,10 @@ def use_coco_folder(
 def resize_images(cfg: Config | ConfigDict, scale: Sequence[int] | int) -> None:
     """Set the scale of every resize step in a config's pipelines, in place.
 
+    ``Resize`` and ``FixScaleResize`` get the scale. What draws a size in training keeps its
+    proportion to the scale of the test: ``RandomChoiceResize``, ``RandomResize`` and the crops of
+    ``RandomCrop`` that are given in pixels.
+
     Args:
         cfg: the config.
         scale: (longer, shorter) side in pixels, or one number for both.
@@ -189,11 +193,37 @@ def resize_images(cfg: Config | ConfigDict, scale: Sequence[int] | int) -> None:
     sides = (scale, scale) if isinstance(scale, int) else tuple(scale)
     if len(sides) != 2 or not all(isinstance(side, int) and side >= 32 for side in sides):
         raise ValueError(f"scale must be one or two integers of at least 32 pixels, got {scale!r}")
-    for stage in ("train", "val", "test"):
-        loader = cfg.get(f"{stage}_dataloader")
-        for step in () if loader is None else _steps(_inner(loader.dataset).pipeline):
-            if step.get("type") in ("Resize", "FixScaleResize"):
-                step["scale"] = max(sides), min(sides)
+    new = max(sides), min(sides)
+    steps = [
+        step
+        for stage in ("test", "val", "train")
+        if (loader := cfg.get(f"{stage}_dataloader")) is not None
+        for step in _steps(_inner(loader.dataset).pipeline)
+    ]
+    fixed = [step for step in steps if step.get("type") in ("Resize", "FixScaleResize")]
+    old = next((step["scale"] for step in fixed if _is_pair(step.get("scale"))), new)
+    for step in fixed:
+        step["scale"] = new
+    longer, shorter = max(new) / max(old), min(new) / min(old)
+    for step in steps:
+        if step.get("type") == "RandomChoiceResize":
+            step["scales"] = [_times(pair, longer, shorter) for pair in step["scales"]]
+        elif step.get("type") == "RandomResize":
+            pairs = [step["scale"]] if _is_pair(step["scale"]) else step["scale"]
+            pairs = [_times(pair, longer, shorter) for pair in pairs]
+            step["scale"] = pairs[0] if len(pairs) == 1 else pairs
+        elif step.get("type") == "RandomCrop" and "absolute" in step.get("crop_type", "absolute"):
+            step["crop_size"] = _times(step["crop_size"], shorter, shorter)
+
+
+def _is_pair(scale: Any) -> bool:
+    return isinstance(scale, (list, tuple)) and all(isinstance(side, int) for side in scale)
+
+
+def _times(pair: Sequence[int], longer: float, shorter: float) -> tuple[int, int]:
+    """The sides in their order, the longer and the shorter one times these factors."""
+    first, second = (longer, shorter) if pair[0] > pair[1] else (shorter, longer)
+    return max(1, round(pair[0] * first)), max(1, round(pair[1] * second))
 
 
 def _inner(dataset: Any) -> Any:

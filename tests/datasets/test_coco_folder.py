@@ -94,6 +94,28 @@ def test_scales_are_checked(config, scale, message):
         resize_images(config, scale)
 
 
+def test_scales_that_are_drawn_keep_their_proportion_to_the_tests_scale():
+    config = Config.fromfile(ROOT / "mmdet_configs/dino/dino_r50_focus_one-gpu.py")
+    resize_images(config, (667, 400))
+    first, second = config.train_dataloader.dataset.pipeline[3]["transforms"]
+    # half of MMDetection's (480, 1333) to (800, 1333), (400, 4200) to (600, 4200) and (384, 600)
+    assert first[0]["scales"][0] == (240, 667) and first[0]["scales"][-1] == (400, 667)
+    assert [min(pair) for pair in second[0]["scales"]] == [200, 250, 300]
+    assert second[1]["crop_size"] == (192, 300) and second[2]["scales"] == first[0]["scales"]
+    assert config.test_dataloader.dataset.pipeline[1]["scale"] == (667, 400)
+    steps = [
+        dict(type="RandomResize", scale=(2666, 1600), ratio_range=(0.1, 2.0)),
+        dict(type="RandomResize", scale=[(667, 400), (1333, 800)]),
+        dict(type="RandomCrop", crop_type="relative", crop_size=(0.5, 0.5)),
+        dict(type="RandomCrop", crop_size=(800, 800)),
+    ]
+    config.train_dataloader.dataset.pipeline = steps
+    resize_images(config, (1334, 800))
+    steps = config.train_dataloader.dataset.pipeline
+    assert steps[0]["scale"] == (5332, 3200) and steps[1]["scale"] == [(1334, 800), (2666, 1600)]
+    assert steps[2]["crop_size"] == (0.5, 0.5) and steps[3]["crop_size"] == (1600, 1600)
+
+
 OWN = f"""
 _base_ = {str(ROOT / CONFIG)!r}
 
