@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 
+import demo
 import gpu_check as tool
 from quick import slow_but
 from skips import skip_without_graphs_of_dataclasses
@@ -40,6 +41,7 @@ from sparse_encoders.analysis.variants import encoder_config
 from sparse_encoders.ops import has_extension
 from tiny import build
 from tiny_detectors import detector_config
+from training_here import run_mim_here
 
 ROOT = Path(__file__).parents[2]
 with_extension = pytest.mark.skipif(not has_extension(), reason="CUDA or CPU operators not built")
@@ -360,7 +362,16 @@ def test_an_encoder_of_plain_tensors(settings: Settings) -> None:
 
 
 @pytest.mark.slow
-def test_training(settings: Settings) -> None:
+def test_training(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The demo's command, run in this process."""
+
+    def run(command: list[str], *_: Any, **__: Any) -> tuple[int, str]:
+        python, script, *arguments = command
+        assert python == sys.executable and Path(script) == ROOT / "tools" / "demo.py"
+        return demo.main(arguments), ""
+
+    monkeypatch.setattr(training, "run", run)
+    monkeypatch.setattr(demo, "run_mim", run_mim_here)
     (case,) = training.plan(settings).values()
     found = case()
     assert found["iterations"] == 2 and found["first_loss"] > 0 and "AP50" in found

@@ -1,17 +1,18 @@
 """The settings for one GPU, and the commands of their page, on the CPU and small."""
 
+import glob
 import json
 import re
-import subprocess
-import sys
+import shlex
 from pathlib import Path
 
 import pytest
 from mmdet.datasets import CocoDataset
 from mmengine.config import Config
 
-from sparse_encoders.analysis.mim import mim_name_of_mmdet, read_scalars
+from sparse_encoders.analysis.mim import read_scalars
 from sparse_encoders.datasets import ShapesSettings, make_shapes_dataset
+from training_here import run_mim_here
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs/one_gpu.md"
@@ -29,6 +30,11 @@ SMALL = [
     "model.test_cfg.max_per_img=30",
     "train_cfg.max_epochs=1",
     "default_hooks.logger.interval=1",
+]
+HERE = [
+    f"{split}_dataloader.{setting}"
+    for split in ("train", "val", "test")
+    for setting in ("num_workers=0", "persistent_workers=False")
 ]
 
 
@@ -93,24 +99,24 @@ def data(tmp_path_factory):
     return folder
 
 
-def run(command, options, work):
-    """A command of the page on the CPU, in the checkout, with further settings."""
-    command = command.replace("--gpus 1", "--gpus 0").replace("work_dirs/", f"{work}/")
-    command = re.sub(r"\bmmdet\b(?= )", mim_name_of_mmdet(), command.replace("\\\n", " "))
-    mim = Path(sys.executable).with_name("mim")
-    command = re.sub(r"^mim\b", str(mim), command.strip())
-    done = subprocess.run(
-        ["bash", "-c", f"{command} --cfg-options {' '.join(options)}"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, (done.stdout + done.stderr)[-6000:]
-    return done.stdout
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    """Runs a command of the page on the CPU, in the checkout, with further settings."""
+
+    def run(command, options):
+        command = command.replace("--gpus 1", "--gpus 0").replace("work_dirs/", f"{tmp_path}/")
+        mim, *words = shlex.split(command.replace("\\\n", " "))
+        assert mim == "mim" and words[1] == "mmdet"
+        words = [found for word in words for found in glob.glob(word) or [word]]  # as a shell does
+        run_mim_here([*words, "--cfg-options", *options, *HERE], tmp_path / "log")
+        return (tmp_path / "log").read_text()
+
+    monkeypatch.chdir(ROOT)
+    return run
 
 
 @pytest.mark.slow
-def test_the_pages_commands_on_coco(data, tmp_path):
+def test_the_pages_commands_on_coco(data, tmp_path, run):
     own = [f"{split}_evaluator.ann_file={data}/coco_val.json" for split in ("val", "test")]
     for split in ("train", "val", "test"):
         loader = f"{split}_dataloader.dataset"
@@ -118,26 +124,26 @@ def test_the_pages_commands_on_coco(data, tmp_path):
         own += [f"{loader}.data_root={data}/", f"{loader}.ann_file={file}.json"]
         own += [f"{loader}.data_prefix.img=images/"]
         resize = {"train": "3.transforms.0.0.scales=[(96,96)]"}.get(split, "1.scale=(96,96)")
-        own += [f"'{loader}.pipeline.{resize}'"]
-    own.append("'train_dataloader.dataset.pipeline.3.transforms.1.0.scales=[(96,96)]'")
-    own.append("'train_dataloader.dataset.pipeline.3.transforms.1.2.scales=[(96,96)]'")
-    own.append("'train_dataloader.dataset.pipeline.3.transforms.1.1.crop_size=(64,96)'")
+        own += [f"{loader}.pipeline.{resize}"]
+    own.append("train_dataloader.dataset.pipeline.3.transforms.1.0.scales=[(96,96)]")
+    own.append("train_dataloader.dataset.pipeline.3.transforms.1.2.scales=[(96,96)]")
+    own.append("train_dataloader.dataset.pipeline.3.transforms.1.1.crop_size=(64,96)")
     train, test = re.split(r"\n(?=mim)", blocks("")[0])
-    run(train, [*SMALL, *own], tmp_path)
+    run(train, [*SMALL, *own])
     records = list(read_scalars(tmp_path / "one"))
     losses = [record["loss"] for record in records if "loss" in record]
     assert len(losses) == 3 and all(0 < loss < 1e4 for loss in losses)
     assert list((tmp_path / "one").glob("best_coco_bbox_mAP_epoch_1.pth"))
-    assert "coco/bbox_mAP" in run(test, [*SMALL, *own], tmp_path)
+    assert "coco/bbox_mAP" in run(test, [*SMALL, *own])
 
 
 @pytest.mark.slow
-def test_the_pages_commands_on_ones_own_data(data, tmp_path):
+def test_the_pages_commands_on_ones_own_data(data, tmp_path, run):
     text = blocks("python")[0].replace("DATA", str(data)).replace("(853, 640)", "(96, 96)")
     config = config_of(text, tmp_path)
     assert config.model.bbox_head.num_classes == 5
     command = blocks("")[1].replace("mine.py", f"{tmp_path}/mine.py")
-    run(command, SMALL, tmp_path)
+    run(command, SMALL)
     records = list(read_scalars(tmp_path / "mine"))
     assert len([record for record in records if "loss" in record]) == 3
     assert any("coco/bbox_mAP" in record for record in records)

@@ -1,4 +1,4 @@
-"""Two processes train as one does on the same global batch, replicated or sharded."""
+"""Two processes train as one does on the same global batch, and keep the same weights."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from worker import CASES, runs_here, step
+import data_parallel_detectors
+import data_parallel_steps
+from data_parallel_steps import runs_here, step
 
 from skips import version_lacks
 
-WORKER = Path(__file__).parent / "worker.py"
 ROOT = Path(__file__).parents[2]
 
 pytestmark = [
@@ -26,22 +27,28 @@ pytestmark = [
 
 
 @pytest.fixture(scope="module")
-def both(tmp_path_factory):
+def folder(tmp_path_factory):
     """What two processes found in every case."""
-    out = tmp_path_factory.mktemp("ddp") / "steps.pt"
+    out = tmp_path_factory.mktemp("ddp")
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    script = Path(__file__).parent / "launched.py"
     finished = subprocess.run(
-        [*launcher, "--nproc-per-node", "2", str(WORKER), str(out)],
+        [*launcher, "--nproc-per-node", "2", str(script), str(out)],
         env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
         timeout=240,
     )
     assert finished.returncode == 0, finished.stderr[-3000:]
-    return torch.load(out, weights_only=True)
+    return out
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.fixture(scope="module")
+def both(folder):
+    return torch.load(folder / "data_parallel_steps.pt", weights_only=True)
+
+
+@pytest.mark.parametrize("case", data_parallel_steps.CASES)
 def test_two_processes_train_as_one(case, both):
     if not runs_here(case):
         pytest.skip(version_lacks("FSDP on the CPU"))
@@ -58,3 +65,12 @@ def test_two_processes_train_as_one(case, both):
     for name, gradient in gradients.items():
         scale = gradient.abs().max().clamp(min=1e-6)
         assert (actual["gradients"][name] - gradient).abs().max() / scale < 1e-2, name
+
+
+def test_two_processes_keep_the_same_weights(folder):
+    """Every detector, and encoders with other parameters; one process has no boxes."""
+    results = torch.load(folder / "data_parallel_detectors.pt", weights_only=True)
+    assert results.keys() == data_parallel_detectors.CASES.keys()
+    for case, (apart, moved) in results.items():
+        assert apart == 0, case
+        assert moved > 0, case

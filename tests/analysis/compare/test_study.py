@@ -26,6 +26,7 @@ from sparse_encoders.analysis.report.__main__ import main as redraw
 from sparse_encoders.analysis.report.runs import Run, first_difference, ratio_key
 from sparse_encoders.datasets import ShapesSettings, make_shapes_dataset
 from sparse_encoders.registry import MODELS
+from training_here import run_mim_here
 
 ROOT = Path(__file__).parents[3]
 FOCUS = ROOT / "mmdet_configs/dino/dino_lite0_focus_shapes.py"
@@ -277,7 +278,9 @@ lost = open('x', 'w')
 
 
 @pytest.mark.slow
-def test_interrupted_and_resumed_a_study_has_the_same_numbers(tmp_path, shapes):
+def test_interrupted_and_resumed_a_study_has_the_same_numbers(tmp_path, shapes, monkeypatch):
+    """What is interrupted is a run of mim, as a user's is; the others train here."""
+    monkeypatch.setattr(study, "run_mim", run_mim_here)
     some = ["--encoders", "focus", "--keep-ratios", "0.3", "--train", "2"]
     assert run(tmp_path / "whole", shapes, *some, "--seeds", "2")[0] == 0
 

@@ -1,24 +1,14 @@
-"""Two steps of data-parallel training in each case; started once for each process by torchrun.
+"""Two steps of data-parallel training in each case, in each of two processes (``launched.py``).
 
-    torchrun --nproc-per-node 2 worker_detectors.py OUT
-
-One process has boxes, the other none: whoever left a parameter without a gradient
-would wait for ever. Process 0 writes, for each case, how far the processes' weights
-are apart and how far they moved.
+One process has boxes, the other none: whoever left a parameter without a gradient would wait for
+ever.
 """
 
 from __future__ import annotations
 
-import logging
-import sys
-from datetime import timedelta
-from pathlib import Path
-
 import torch
 import torch.distributed as dist
 from mmengine.model import MMDistributedDataParallel
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from tiny import build, samples, total
 from tiny_detectors import DETECTORS, detector_config
@@ -71,16 +61,6 @@ def train(case: str, rank: int) -> tuple[float, float]:
     return float((both[0] - both[1]).abs().max()), float(moved)
 
 
-def main(out: str) -> None:
-    """Train each case in turn."""
-    logging.disable(logging.INFO)
-    results = {case: train(case, dist.get_rank()) for case in CASES}
-    if dist.get_rank() == 0:
-        torch.save(results, out)
-
-
-if __name__ == "__main__":
-    dist.init_process_group("gloo", timeout=timedelta(seconds=60))
-    main(*sys.argv[1:])
-    dist.barrier()
-    dist.destroy_process_group()
+def run() -> dict[str, tuple[float, float]]:
+    """For each case how far the processes' weights are apart, and how far they moved."""
+    return {case: train(case, dist.get_rank()) for case in CASES}

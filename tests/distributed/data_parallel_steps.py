@@ -1,17 +1,11 @@
-"""One step of data-parallel training in each way; started once for each process by torchrun.
+"""One step of data-parallel training in each way, in each of two processes (``launched.py``).
 
-    torchrun --nproc-per-node 2 worker.py OUT
-
-Each process takes its share of the same two images. Process 0 writes, for every case, the losses
-(mean over processes) and the gradients to OUT.
+Each process takes its share of the same two images.
 """
 
 from __future__ import annotations
 
-import logging
-import sys
 from inspect import signature
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,8 +13,6 @@ import torch.distributed as dist
 from mmengine.model import MMDistributedDataParallel
 from mmengine.model.wrappers import MMFullyShardedDataParallel
 from torch.distributed.fsdp import FullyShardedDataParallel
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from tiny import build, ours, samples, total
 from tiny_detectors import detector_config
@@ -89,9 +81,8 @@ def _named(model: Any) -> list[tuple[str, torch.nn.Parameter]]:
     return [(k, p) for k, p in model.module.named_parameters() if p.requires_grad]
 
 
-def main(out: str) -> None:
-    """Run every case and save what process 0 sees."""
-    logging.disable(logging.INFO)
+def run() -> dict[str, dict[str, Any]]:
+    """For every case the losses (mean over processes) and the gradients."""
     results = {}
     for case in filter(runs_here, CASES):
         losses, model = step(case, dist.get_rank(), dist.get_world_size())
@@ -100,12 +91,4 @@ def main(out: str) -> None:
             value /= dist.get_world_size()
         results[case] = {"losses": losses, "gradients": gradients(model)}
         del model  # gone before its process group is
-    if dist.get_rank() == 0:
-        torch.save(results, out)
-
-
-if __name__ == "__main__":
-    dist.init_process_group("gloo")
-    main(*sys.argv[1:])
-    dist.barrier()
-    dist.destroy_process_group()
+    return results
