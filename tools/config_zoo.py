@@ -1,10 +1,11 @@
-"""Write what follows from the configs: their metafiles and docs/config_zoo.md, or check them.
+"""Write the generated files of the config zoo: metafiles, model-index.yml, docs/config_zoo.md.
 
-python tools/config_zoo.py           write what differs
-python tools/config_zoo.py --check   exit status 1 if anything differs
+python tools/config_zoo.py           write the files that are missing or out of date
+python tools/config_zoo.py --check   write nothing; exit status 1 if a file is out of date
 
-A config's words are its name (sparse_encoders/configs.py). The figures are those of
-mmdet_configs/published.yml: what papers print, and apart from it what was trained here.
+Detector, encoder, backbone and schedule of a config are parsed from its file name
+(sparse_encoders/configs.py). The results come from mmdet_configs/published.yml: those printed in
+the papers and, separately, those of models trained with this code.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import yaml
 from sparse_encoders.configs import CocoConfig, coco_configs
 
 CONFIGS = Path(__file__).resolve().parents[1] / "mmdet_configs"
-#: first word of a name to what the detector is called, in the order of the page
+#: first part of a config's name to the detector's title, in the order of docs/config_zoo.md
 DETECTORS = {
     "deformable-detr-refine": "Deformable DETR, one-stage",
     "deformable-detr-refine-twostage": "Deformable DETR, two-stage",
@@ -45,30 +46,30 @@ SMALL = "sparse_encoders small DINO"  # collection of what was trained here
 
 @dataclass(frozen=True)
 class Figures:
-    """What a paper prints for a config.
+    """Results that a paper prints for a config.
 
     Attributes:
-        values: by name: AP to AP_L (percent), parameters (millions), gflops, fps; those printed.
-        paper: title.
-        url: of the paper.
-        place: where in it.
+        values: the printed ones of AP to AP_L (percent), parameters (millions), gflops and fps.
+        paper: title of the paper.
+        url: address of the paper.
+        source: table of the paper, or its poster or README, such as "supplement, Table 5".
     """
 
     values: Mapping[str, float]
     paper: str
     url: str
-    place: str
+    source: str
 
 
 @dataclass(frozen=True)
 class Trained:
-    """What a config reached that was trained with this code.
+    """Results of a config trained with this code.
 
     Attributes:
-        path: of the config, below the folder of the configs.
-        dataset: that it was trained and tested on.
+        path: the config, relative to ``mmdet_configs``.
+        dataset: what it was trained and tested on.
         epochs: length of the training.
-        log: file of this repository with the training's or the comparison's numbers.
+        log: file of this repository that documents the training or the comparison.
         metrics: AP to AP_L, percent.
     """
 
@@ -80,54 +81,54 @@ class Trained:
 
 
 def read_printed(file: Path) -> dict[str, list[Figures]]:
-    """Printed figures by config name.
+    """Read the results printed in the papers, by config name.
 
     Raises:
-        ValueError: a name that is no config's, or a figure of unknown name.
+        ValueError: a row names an unknown config or result, or has no AP.
     """
     content = yaml.safe_load(file.read_text())
     known = {config.path.stem for config in coco_configs()}
-    found: dict[str, list[Figures]] = {}
-    for paper, places in content["figures"].items():
-        facts = content["papers"][paper]
-        for place, rows in places.items():
+    printed: dict[str, list[Figures]] = {}
+    for key, sources in content["figures"].items():
+        paper = content["papers"][key]
+        for source, rows in sources.items():
             for row in rows:
                 name, values = row["config"], {k: v for k, v in row.items() if k != "config"}
                 if name not in known or not values.keys() <= PRINTED_KEYS or "AP" not in values:
                     raise ValueError(
-                        f"{file}: {place} must name a config that is there, AP, and some of "
-                        f"{sorted(PRINTED_KEYS)}, got {row}"
+                        f"{file}: each row of {source} must name an existing config and give AP "
+                        f"and any of {sorted(PRINTED_KEYS)}, got {row}"
                     )
-                figures = Figures(values, facts["title"], facts["url"], place)
-                found.setdefault(name, []).append(figures)
-    return found
+                figures = Figures(values, paper["title"], paper["url"], source)
+                printed.setdefault(name, []).append(figures)
+    return printed
 
 
 def read_trained(file: Path) -> list[Trained]:
-    """What was trained here.
+    """Read the results of the configs trained with this code.
 
     Raises:
-        ValueError: a config or a log that is not there.
+        ValueError: the file of a config or of a log does not exist.
     """
-    found = []
+    trained = []
     for row in yaml.safe_load(file.read_text())["trained"]:
         metrics = {key: row[key] for key in AP_KEYS}
-        one = Trained(row["config"], row["dataset"], row["epochs"], row["log"], metrics)
-        for path in (CONFIGS / one.path, CONFIGS.parent / one.log):
+        run = Trained(row["config"], row["dataset"], row["epochs"], row["log"], metrics)
+        for path in (CONFIGS / run.path, CONFIGS.parent / run.log):
             if not path.is_file():
-                raise ValueError(f"{file}: trained names {path}, which is not there")
-        found.append(one)
-    return found
+                raise ValueError(f"{file}: 'trained' names {path}, which does not exist")
+        trained.append(run)
+    return trained
 
 
-def written_files(configs: Path = CONFIGS) -> dict[Path, str]:
-    """Every file that follows from the configs, and its content.
+def generated_files(configs: Path = CONFIGS) -> dict[Path, str]:
+    """Path and content of every file that this tool writes.
 
     Args:
-        configs: the folder; ``model-index.yml`` and ``docs`` are beside it.
+        configs: the folder ``mmdet_configs``; ``model-index.yml`` and ``docs`` are beside it.
     """
-    figures = configs / "published.yml"
-    printed, trained = read_printed(figures), read_trained(figures)
+    published = configs / "published.yml"
+    printed, trained = read_printed(published), read_trained(published)
     folders = sorted({config.path.parent.name for config in coco_configs()})
     index = {"Import": [f"configs/{folder}/metafile.yml" for folder in folders]}
     files = {configs / f / "metafile.yml": _metafile(f, printed, trained) for f in folders}
@@ -137,38 +138,39 @@ def written_files(configs: Path = CONFIGS) -> dict[Path, str]:
 
 
 def out_of_date(configs: Path = CONFIGS) -> list[Path]:
-    """The files that are missing or differ from what follows from the configs."""
+    """Generated files that are missing or whose content is no longer right."""
     return [
         path
-        for path, text in written_files(configs).items()
+        for path, text in generated_files(configs).items()
         if not path.is_file() or path.read_text() != text
     ]
 
 
 def write(configs: Path = CONFIGS) -> list[Path]:
-    """Write what is missing or differs; returns those files."""
-    changed = out_of_date(configs)
-    for path, text in written_files(configs).items():
-        if path in changed:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(text)
+    """Write the generated files that are missing or out of date, and return their paths."""
+    changed, files = out_of_date(configs), generated_files(configs)
+    for path in changed:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(files[path])
     return changed
 
 
 def _metafile(folder: str, printed: Mapping[str, list[Figures]], trained: list[Trained]) -> str:
-    """OpenMMLab's description of a folder's configs."""
-    here = [config for config in coco_configs() if config.path.parent.name == folder]
-    small = [one for one in trained if Path(one.path).parent.name == folder]
-    names = {c.detector: f"sparse_encoders {DETECTORS[c.detector]}" for c in here}
+    """Content of a folder's metafile.yml, in OpenMMLab's format."""
+    configs = [config for config in coco_configs() if config.path.parent.name == folder]
+    small = [run for run in trained if Path(run.path).parent.name == folder]
+    names = {c.detector: f"sparse_encoders {DETECTORS[c.detector]}" for c in configs}
     collections = [_collection(name, "COCO") for name in names.values()]
-    models = [_model(c, names[c.detector], printed.get(c.path.stem, [])) for c in here]
-    for path in dict.fromkeys(one.path for one in small):
-        models.append(_trained_model(path, [one for one in small if one.path == path]))
+    models = [_model(c, names[c.detector], printed.get(c.path.stem, [])) for c in configs]
+    for path in dict.fromkeys(run.path for run in small):
+        models.append(_trained_model(path, [run for run in small if run.path == path]))
     if small:
         collections.append(_collection(SMALL, small[0].dataset))
     content = {"Collections": collections, "Models": models}
     text = yaml.safe_dump(content, sort_keys=False, width=100)
-    return f"# Written by tools/config_zoo.py. Results: only of what was trained here.\n{text}"
+    return (
+        f"# Written by tools/config_zoo.py. Results: only of models trained with this code.\n{text}"
+    )
 
 
 def _collection(name: str, data: str) -> dict[str, Any]:
@@ -176,7 +178,7 @@ def _collection(name: str, data: str) -> dict[str, Any]:
 
 
 def _model(config: CocoConfig, collection: str, printed: list[Figures]) -> dict[str, Any]:
-    """An entry of a config for COCO: without results, as it was not trained here."""
+    """Metafile entry of a config for COCO, without results: none was trained with this code."""
     entry = {
         "Name": config.path.stem,
         "In Collection": collection,
@@ -185,13 +187,13 @@ def _model(config: CocoConfig, collection: str, printed: list[Figures]) -> dict[
     }
     if printed:
         entry["Printed in the paper"] = [
-            {"Paper": f.paper, "URL": f.url, "Place": f.place, **f.values} for f in printed
+            {"Paper": f.paper, "URL": f.url, "Source": f.source, **f.values} for f in printed
         ]
     return entry
 
 
 def _trained_model(path: str, runs: list[Trained]) -> dict[str, Any]:
-    """An entry of a config that was trained here."""
+    """Metafile entry of a config that was trained with this code."""
     results = [
         {
             "Task": "Object Detection",
@@ -211,7 +213,7 @@ def _trained_model(path: str, runs: list[Trained]) -> dict[str, Any]:
 
 
 def _page(configs: Path, printed: Mapping[str, list[Figures]], trained: list[Trained]) -> str:
-    """The page of the docs."""
+    """Content of docs/config_zoo.md."""
     notes = yaml.safe_load((configs / "published.yml").read_text())["notes"]
     parts = [(configs / "page_header.md").read_text().rstrip(), "", "## Trained here", ""]
     parts += ["| config | data | epochs | AP | AP50 | AP75 | numbers |", "|" + " --- |" * 7]
@@ -221,34 +223,34 @@ def _page(configs: Path, printed: Mapping[str, list[Figures]], trained: list[Tra
         start = f"| [{name}](../mmdet_configs/{run.path}) | {run.dataset} | {run.epochs} |"
         parts.append(f"{start} {cells} | [{log}]({log}) |")
     parts += ["", "## Notes on the printed figures", ""]
-    parts += [f"- {where}: {text.strip()}" for where, text in notes.items()]
+    parts += [f"- {source}: {text.strip()}" for source, text in notes.items()]
     for detector, title in DETECTORS.items():
         parts += ["", f"## {title}", "", *_table(detector, printed)]
     return "\n".join(parts) + "\n"
 
 
 def _table(detector: str, printed: Mapping[str, list[Figures]]) -> Iterator[str]:
-    """Rows of one detector's configs."""
+    """Lines of the Markdown table of one detector's configs."""
     yield "| config | backbone | epochs | AP | GFLOPs | M parameters | printed in |"
     yield "|" + " --- |" * 7
     order = list(BACKBONES)
-    here = [config for config in coco_configs() if config.detector == detector]
-    for config in sorted(here, key=lambda c: (order.index(c.backbone), c.epochs, c.encoder)):
+    configs = [config for config in coco_configs() if config.detector == detector]
+    for config in sorted(configs, key=lambda c: (order.index(c.backbone), c.epochs, c.encoder)):
         link = f"[{config.encoder}](../mmdet_configs/{config.path.as_posix()})"
         start = f"| {link} | {BACKBONES[config.backbone]} | {config.epochs} |"
         rows = printed.get(config.path.stem, [])
         for figures in rows:
             cells = [f"{figures.values.get(k, '')}" for k in ("AP", "gflops", "parameters")]
             paper = figures.paper.split(":")[0].replace("Less is More", "Focus-DETR")
-            yield f"{start} {' | '.join(cells)} | {paper}, {figures.place} |"
+            yield f"{start} {' | '.join(cells)} | {paper}, {figures.source} |"
         if not rows:
             yield f"{start} | | | |"
 
 
 def main() -> int:
-    """Write or check; the exit status."""
+    """Run the command; returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--check", action="store_true", help="write nothing")
+    parser.add_argument("--check", action="store_true", help="only list what is out of date")
     check = parser.parse_args().check
     changed = out_of_date() if check else write()
     for path in changed:

@@ -9,11 +9,11 @@ import yaml
 from config_zoo import (
     BACKBONES,
     DETECTORS,
+    generated_files,
     out_of_date,
     read_printed,
     read_trained,
     write,
-    written_files,
 )
 from sparse_encoders.configs import coco_configs, configs_folder
 
@@ -30,7 +30,7 @@ def test_a_difference_is_detected_and_written(tmp_path):
     configs.mkdir()
     for name in ("published.yml", "page_header.md"):
         (configs / name).write_text((ROOT / name).read_text())
-    assert set(write(configs)) == set(written_files(configs))
+    assert set(write(configs)) == set(generated_files(configs))
     changed = configs / "dino" / "metafile.yml"
     changed.write_text("Models: []\n")
     assert out_of_date(configs) == [changed]
@@ -73,9 +73,9 @@ def test_figures_name_what_is_there(tmp_path):
     content["trained"][0]["log"] = "docs/none.md"
     file = tmp_path / "published.yml"
     file.write_text(yaml.safe_dump(content))
-    with pytest.raises(ValueError, match="poster must name a config that is there"):
+    with pytest.raises(ValueError, match="poster must name an existing config"):
         read_printed(file)
-    with pytest.raises(ValueError, match=r"none\.md, which is not there"):
+    with pytest.raises(ValueError, match=r"none\.md, which does not exist"):
         read_trained(file)
 
 
