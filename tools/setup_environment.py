@@ -46,7 +46,8 @@ SETTINGS += ("SPARSE_ENCODERS_NO_CUDA", "TORCH_CUDA_ARCH_LIST", "CUDA_HOME")
 WHICH_TORCH = "import os, torch; print(torch.__version__, os.path.dirname(torch.__path__[0]))"
 CHECK = """
 import platform, sys, warnings; warnings.filterwarnings("ignore")
-import numpy, torch, sparse_encoders.ops as own, mmcv.ops, mmdet, mmengine, timm
+import numpy, torch, sparse_encoders.ops as own, mmcv.ops, mmdet.apis, mmengine, timm
+import matplotlib.pyplot, mim, pandas, plotly.graph_objects, pycocotools.coco, torch._dynamo
 names = [f"{m.__name__} {m.__version__}" for m in (torch, mmengine, mmcv, mmdet, timm, numpy)]
 print("    Python", platform.python_version(), "in", sys.prefix, "\\n   ", ", ".join(names))
 print("    GPUs:", torch.cuda.device_count(), "MMCV by", mmcv.ops.get_compiler_version(), end="; ")
@@ -189,6 +190,8 @@ def package_key() -> str:
 
 def set_up(outer: str) -> None:
     """Everything that happens inside of the virtual environment."""
+    # pip does not compile: the check imports what is used, so that it is written as bytecode
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     stamp = Path(sys.prefix, "sparse_encoders_setup.txt")
     before = stamp.read_text() if stamp.exists() else ""
     new = f"{stack_key()}\n" not in before
@@ -201,7 +204,7 @@ def set_up(outer: str) -> None:
 
     def fetch_all() -> None:
         provide_packages(versions)
-        # to bytecode, on a core that waits for the compilers; MMCV may not be there yet
+        # on a core that waits for the compilers; MMCV may not be there yet
         imports = [sys.executable, "-c", "import timm, mmengine.runner, mmdet.apis"]
         subprocess.run(imports, capture_output=True)
 

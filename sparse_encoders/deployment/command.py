@@ -12,6 +12,7 @@ from sparse_encoders.deployment.onnx_file import (
     compare_with_onnx,
     export_onnx,
 )
+from sparse_encoders.deployment.runtimes import open_onnx
 from sparse_encoders.loading import load_detector
 
 
@@ -84,4 +85,5 @@ def export_and_compare(
         dynamic_batch=dynamic_batch,
         dynamic_size=dynamic_size,
     )
-    return [compare_with_onnx(model, target, each, normalize) for each in inputs]
+    detect = open_onnx(target)
+    return [compare_with_onnx(model, detect, each, normalize) for each in inputs]

@@ -62,11 +62,12 @@ def test_onnxruntime_gives_what_torch_gives(encoder: str, exported: Exported) ->
     assert backends(model) == backends(detector(encoder=encoder))
     if hasattr(torch.backends, "mha"):
         assert torch.backends.mha.get_fastpath_enabled()
-    actual = compare_with_onnx(model, path, picture())
+    detect = open_onnx(path)
+    actual = compare_with_onnx(model, detect, picture())
     assert actual.detections == 50 and actual.boxes < 1e-2 and actual.scores < 1e-5
     assert "boxes differ by at most" in str(actual)
     # another image than the one it was traced with
-    other, _ = run_onnx(path, picture(7))
+    other, _ = run_onnx(detect, picture(7))
     assert abs(other[0] - run_onnx(path, picture())[0][0]).max() > 1
 
 
@@ -77,11 +78,12 @@ def test_a_dynamic_batch(encoder: str, exported: Exported) -> None:
     """The file is traced with two images; one alone gets what torch finds in it, too."""
     model, path = exported(encoder, dynamic_batch=True)
     images = picture(3, batch=3)
+    detect = open_onnx(path)
     for batch in (1, 2, 3):
-        actual = compare_with_onnx(model, path, images[:batch])
+        actual = compare_with_onnx(model, detect, images[:batch])
         assert actual.detections == 50 * batch and actual.boxes < 1e-2 and actual.scores < 1e-5
-    (together, _, _), _ = run_onnx(path, images)
-    (alone, _, _), _ = run_onnx(path, images[2:])
+    (together, _, _), _ = run_onnx(detect, images)
+    (alone, _, _), _ = run_onnx(detect, images[2:])
     assert abs(together[2] - alone[0]).max() < 1e-2 < abs(together[0] - alone[0]).max()
 
 
@@ -98,9 +100,10 @@ def test_a_dynamic_batch_and_size(encoder: str, kind: str, exported: Exported) -
     """Sizes that leave a level with one row, and that no level divides, are among them."""
     model, path = exported(encoder, kind, dynamic_batch=True, dynamic_size=True)
     generator = torch.Generator().manual_seed(5)
+    detect = open_onnx(path)
     for batch, height, width in ((1, *SIZE), (2, 64, 256), (1, 170, 125), (3, 128, 96)):
         images = torch.rand(batch, 3, height, width, generator=generator) * 255
-        actual = compare_with_onnx(model, path, images)
+        actual = compare_with_onnx(model, detect, images)
         assert actual.detections == 50 * batch and actual.boxes < 1e-2 and actual.scores < 1e-5
 
 
