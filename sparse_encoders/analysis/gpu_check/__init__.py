@@ -1,1 +1,1 @@
-"""What proves the GPU side, in steps that can be cut off: see ``tools/gpu_check.py``."""
+"""Steps that test and measure this package on a GPU; ``tools/gpu_check.py`` runs them."""

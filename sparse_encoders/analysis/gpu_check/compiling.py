@@ -1,4 +1,4 @@
-"""Encoders under ``torch.compile`` and as CUDA graphs: their shapes are known beforehand."""
+"""Check and time the encoders under ``torch.compile`` and as CUDA graphs."""
 
 from __future__ import annotations
 
@@ -17,25 +17,26 @@ from sparse_encoders.analysis.latency import interleaved
 from sparse_encoders.tokens import TokenGrid
 
 ENCODERS = ("dense", "focus", "lite")
-CLOSE = {"float32": 1e-3, "float16": 3e-2}  # of the largest number of the memory
+#: allowed difference of the encoder's output, relative to its largest value
+TOLERANCE = {"float32": 1e-3, "float16": 3e-2}
 
 
 def plan(settings: Settings) -> dict[str, Callable[[], dict[str, Any]]]:
-    """``torch.compile`` everywhere, CUDA graphs on a GPU."""
+    """The cases: ``torch.compile`` everywhere, CUDA graphs only on a GPU."""
     models = Models(settings)
     names = ENCODERS[:2] if settings.tiny else ENCODERS
-    found: dict[str, Callable[[], dict[str, Any]]] = {}
+    cases: dict[str, Callable[[], dict[str, Any]]] = {}
     if settings.on_gpu:
-        for dtype in CLOSE:
+        for dtype in TOLERANCE:
             for name in names:
-                found[f"CUDA graph, {name}, {dtype}"] = partial(graph, models, name, dtype)
+                cases[f"CUDA graph, {name}, {dtype}"] = partial(graph, models, name, dtype)
     for name in names:
-        found[f"torch.compile, {name}, float32"] = partial(compiled, models, name)
-    return found
+        cases[f"torch.compile, {name}, float32"] = partial(compiled, models, name)
+    return cases
 
 
 class Encoding(nn.Module):
-    """An encoder as a function of plain tensors.
+    """An encoder whose inputs and output are plain tensors, as compilation needs.
 
     Args:
         model: a detector of this package.
@@ -47,7 +48,7 @@ class Encoding(nn.Module):
         self.model, self.image_hw = model, image_hw
 
     def forward(self, maps: list[Tensor], pos_embed: list[Tensor]) -> Tensor:
-        """Per level (B, C, h, w) features and positions to (B, N, C) memory."""
+        """Encode (B, C, h, w) features and pos_embed of each level; (B, N, C) memory."""
         tokens = TokenGrid.from_maps(maps, pos_embed, image_hw=self.image_hw)
         memory: Tensor = self.model.encoder(tokens, self.model.detector_parts()).memory
         return memory
@@ -55,31 +56,31 @@ class Encoding(nn.Module):
 
 @torch.no_grad()
 def compiled(models: Models, name: str) -> dict[str, Any]:
-    """One graph by ``torch.compile``: the same numbers, how long it takes to make, how fast."""
+    """Compile an encoder as one graph; compare its output with eager mode, and time both."""
     settings = models.settings
     encoding = Encoding(models[name], settings.image_hw)
     inputs = _inputs(settings)
-    wanted = encoding(*inputs)
+    expected = encoding(*inputs)
     torch._dynamo.reset()
-    # a CPU's own code takes minutes to compile, and says nothing of a GPU's
+    # on a CPU inductor takes minutes and does not show whether it works on a GPU
     backend = "inductor" if settings.on_gpu else "aot_eager"
     function = torch.compile(encoding, fullgraph=True, backend=backend)
     start = time.perf_counter()
-    found = function(*inputs)
+    output = function(*inputs)
     settings.synchronize()
     seconds = time.perf_counter() - start
     result = {"backend": backend, "compiling_seconds": seconds}
-    result |= _compared(found, wanted, "float32")
+    result |= compare_outputs(output, expected, "float32")
     return result | _timed(lambda: encoding(*inputs), lambda: function(*inputs), settings)
 
 
 @torch.no_grad()
 def graph(models: Models, name: str, dtype: str) -> dict[str, Any]:
-    """The encoder recorded as a CUDA graph: the same numbers on other input, and how fast."""
+    """Capture an encoder as a CUDA graph, replay it on other input, compare and time it."""
     settings = models.settings
     encoding = Encoding(models[name], settings.image_hw)
     inputs = _inputs(settings)
-    # autocast's store of cast weights would not live as long as the graph
+    # no cache: autocast frees the cached weights on exit, while the graph still reads them
     with torch.autocast("cuda", getattr(torch, dtype), dtype != "float32", cache_enabled=False):
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
@@ -87,20 +88,20 @@ def graph(models: Models, name: str, dtype: str) -> dict[str, Any]:
             for _ in range(3):
                 encoding(*inputs)
         torch.cuda.current_stream().wait_stream(stream)
-        recorded = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(recorded):
+        cuda_graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(cuda_graph):
             output = encoding(*inputs)
-        for kind in inputs:
-            for tensor in kind:
+        for tensors in inputs:
+            for tensor in tensors:
                 tensor.copy_(tensor.flip(-1) * 0.5)
-        wanted = encoding(*inputs).clone()
-        recorded.replay()
-        result = _compared(output, wanted, dtype)
-        return result | _timed(lambda: encoding(*inputs), recorded.replay, settings)
+        expected = encoding(*inputs).clone()
+        cuda_graph.replay()
+        result = compare_outputs(output, expected, dtype)
+        return result | _timed(lambda: encoding(*inputs), cuda_graph.replay, settings)
 
 
 def _inputs(settings: Settings) -> tuple[list[Tensor], list[Tensor]]:
-    """Random features and positions of every level."""
+    """Random features and pos_embed of every level."""
     tokens = random_tokens(settings.image_hw, 1, settings.device)
     return _as_maps(tokens.features, tokens), _as_maps(tokens.pos_embed, tokens)
 
@@ -114,36 +115,41 @@ def _as_maps(flat: Tensor, tokens: TokenGrid) -> list[Tensor]:
     ]
 
 
-def _compared(found: Tensor, wanted: Tensor, dtype: str) -> dict[str, Any]:
-    """By how much 99 of 100 tokens differ, of the largest number; rounding may rank another token.
+def compare_outputs(output: Tensor, expected: Tensor, dtype: str) -> dict[str, Any]:
+    """Differences of the tokens, (B, N, C), relative to the largest expected value.
+
+    The 99th percentile is checked, not the maximum: rounding may change which tokens are kept.
 
     Raises:
-        ValueError: by too much.
+        ValueError: the 99th percentile is above the tolerance.
     """
-    off = (found.float() - wanted.float()).abs().amax(-1).flatten() / wanted.abs().max()
-    difference = float(off.sort().values[int(0.99 * (off.numel() - 1))])
-    if not difference <= CLOSE[dtype]:
-        raise ValueError(f"differs by {difference:.1e} of the largest, allowed {CLOSE[dtype]}")
-    return {"difference": difference, "largest_difference": float(off.max())}
+    errors = (output.float() - expected.float()).abs().amax(-1).flatten() / expected.abs().max()
+    difference = float(errors.sort().values[int(0.99 * (errors.numel() - 1))])
+    if not difference <= TOLERANCE[dtype]:
+        raise ValueError(
+            f"differs by {difference:.1e} of the largest value, allowed {TOLERANCE[dtype]}"
+        )
+    return {"difference": difference, "largest_difference": float(errors.max())}
 
 
 def _timed(
-    eager: Callable[[], object], other: Callable[[], object], settings: Settings
+    eager: Callable[[], object], compiled: Callable[[], object], settings: Settings
 ) -> dict[str, Any]:
+    """Median time of a call of each, and how much faster the compiled one is."""
     rounds, warmup = settings.rounds
-    calls = {"eager": eager, "other": other}
+    calls = {"eager": eager, "compiled": compiled}
     *_, (_, timings) = interleaved(calls, rounds, warmup, settings.device)
     return {
         "eager_seconds": timings["eager"].median,
-        "seconds": timings["other"].median,
-        "speed_up": timings["eager"].ratio_to(timings["other"]),
+        "seconds": timings["compiled"].median,
+        "speed_up": timings["eager"].ratio_to(timings["compiled"]),
     }
 
 
 def line(result: dict[str, Any]) -> str:
-    """A result in words."""
-    made = f", compiled in {result['compiling_seconds']:.0f} s" if "backend" in result else ""
+    """One line that sums up a result."""
+    compiling = f", compiled in {result['compiling_seconds']:.0f} s" if "backend" in result else ""
     return (
         f"{result['seconds'] * 1e3:.2f} ms, eager {result['eager_seconds'] * 1e3:.2f} ms, differs "
-        f"by {result['difference']:.1e}{made}"
+        f"by {result['difference']:.1e}{compiling}"
     )

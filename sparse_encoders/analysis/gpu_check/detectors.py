@@ -1,4 +1,4 @@
-"""Full-size DINO with each encoder: latency by stage, memory, training steps, waiting."""
+"""Measure full-size DINO with each encoder: latency by stage, memory, training, host waits."""
 
 from __future__ import annotations
 
@@ -22,58 +22,58 @@ from sparse_encoders.analysis.latency import STAGES, StagedCall, Timing, interle
 from sparse_encoders.analysis.memory import MIB, peak_memory
 from sparse_encoders.detectors import batches
 
-TRAINED_IMAGES = 2  # of a training step, as the papers have on a GPU
+TRAINING_BATCH = 2  # images of a training step, the papers' batch size on each GPU
 Calls = dict[str, Callable[[], object]]
 
 
 def plan(settings: Settings) -> dict[str, Callable[[], dict[str, Any]]]:
-    """Passes in turns for each batch and dtype, a training step for each dtype, waiting."""
+    """The cases: host waits, latency for each batch and dtype, a training step for each dtype."""
     models = Models(settings)
     dtypes = ("float32", settings.half)
-    found: dict[str, Callable[[], dict[str, Any]]] = {}
+    cases: dict[str, Callable[[], dict[str, Any]]] = {}
     for dtype in dtypes:
-        found[f"waiting, {dtype}"] = partial(waiting, models, dtype)
+        cases[f"waiting, {dtype}"] = partial(waiting, models, dtype)
     for batch in settings.batches:
         for dtype in dtypes:
-            found[latency_name(dtype, batch)] = partial(latency, models, dtype, batch)
+            cases[latency_name(dtype, batch)] = partial(latency, models, dtype, batch)
     for dtype in ("float32", "bfloat16"):
-        found[f"training step, {dtype}"] = partial(training, models, dtype)
-    return found
+        cases[f"training step, {dtype}"] = partial(training, models, dtype)
+    return cases
 
 
 def latency_name(dtype: str, batch: int) -> str:
-    """What a case of passes is called."""
+    """Name of the case that measures forward passes."""
     return f"passes, {dtype}, batch {batch}"
 
 
 class Models:
-    """Detectors by the short names of their encoders, each built once, when it is asked for."""
+    """Detectors by the short names of their encoders; each is built at its first use and kept."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.built: dict[str, Any] = {}
 
     def __getitem__(self, name: str) -> Any:
-        """In evaluation mode, where the settings say."""
+        """The detector with this encoder, in evaluation mode, on the settings' device."""
         if name not in self.built:
             model = detector_with(name, KEEP_RATIO, **self.settings.detector)
             self.built[name] = model.to(self.settings.device)
         return self.built[name].eval()
 
     def each(self, prepare: Callable[[str], Any]) -> tuple[dict[str, Any], dict[str, str]]:
-        """``prepare`` of every name; and for which it failed, and why."""
-        found, errors = {}, {}
+        """Results of ``prepare`` by encoder, and error messages where it failed."""
+        results, errors = {}, {}
         for name in self.settings.encoders:
             try:
-                found[name] = prepare(name)
+                results[name] = prepare(name)
                 self.settings.synchronize()
-            except Exception as error:  # the others are measured all the same
+            except Exception as error:  # the other encoders are still measured
                 errors[name] = f"{type(error).__name__}: {error}"
-        return found, errors
+        return results, errors
 
 
 def latency(models: Models, dtype: str, batch: int) -> dict[str, Any]:
-    """Forward passes of all encoders in turns, stage by stage, and the peak memory of each."""
+    """Time forward passes of all encoders in turns, by stage, and measure their peak memory."""
     settings = models.settings
     peaks: dict[str, int] = {}
 
@@ -81,7 +81,7 @@ def latency(models: Models, dtype: str, batch: int) -> dict[str, Any]:
         model = models[name]
         call = image_call(model, settings.image_hw, settings.device, batch)
         call = under_autocast(call, settings.device, dtype)
-        call()  # chooses kernels and allocates what stays
+        call()  # warm up: selects kernels and allocates what the later calls reuse
         peaks[name] = peak_memory(call, settings.device)
         return StagedCall(model, call)
 
@@ -95,13 +95,13 @@ def latency(models: Models, dtype: str, batch: int) -> dict[str, Any]:
             row["encoder_of_dense"] = timing.stage("encoder").ratio_to(dense.stage("encoder"))
             row["rate_of_dense"] = dense.ratio_to(timing)
         rows[name] = row
-    return PartlyFailed.unless_whole({"rows": rows, "batch": batch}, errors)
+    return PartlyFailed.unless_complete({"rows": rows, "batch": batch}, errors)
 
 
 def training(models: Models, dtype: str) -> dict[str, Any]:
-    """Forward and backward of a training step of all encoders in turns, and their memory."""
+    """Time forward and backward of a training step of all encoders in turns, and their memory."""
     settings = models.settings
-    batch = 1 if settings.tiny else TRAINED_IMAGES
+    batch = 1 if settings.tiny else TRAINING_BATCH
     peaks: dict[str, int] = {}
 
     def prepare(name: str) -> Callable[[], object]:
@@ -109,9 +109,8 @@ def training(models: Models, dtype: str) -> dict[str, Any]:
         step = training_call(model, settings.image_hw, settings.device, batch)
         step = under_autocast(step, settings.device, dtype)
         step()
-        wrong = [n for n, p in model.named_parameters() if not _finite(p)]
-        if wrong:
-            raise ValueError(f"gradients that are no numbers: {', '.join(wrong[:3])} ...")
+        if bad := [n for n, p in model.named_parameters() if not _finite_grad(p)]:
+            raise ValueError(f"gradients that are NaN or infinite: {', '.join(bad[:3])} ...")
         peaks[name] = peak_memory(step, settings.device)
         return step
 
@@ -125,40 +124,40 @@ def training(models: Models, dtype: str) -> dict[str, Any]:
     for name, timing in timings.items():
         if dense := timings.get("dense"):
             rows[name]["of_dense"] = timing.ratio_to(dense)
-    return PartlyFailed.unless_whole({"rows": rows, "batch": batch}, errors)
+    return PartlyFailed.unless_complete({"rows": rows, "batch": batch}, errors)
 
 
 def waiting(models: Models, dtype: str) -> dict[str, Any]:
-    """Where the host waits for the GPU between the neck's feature maps and the head.
+    """Count where the host waits for the GPU between the neck's feature maps and the head.
 
-    Of a batch of two images of one size, and of one in which the second is padded.
+    The counts are sums over a batch of two images of one size and one with a padded image.
     """
     settings = models.settings
     images, samples = random_batch(settings.image_hw, settings.device, 2)
-    whole, (height, width) = batches.sizes_of(samples), settings.image_hw
-    padded = (whole[0], [settings.image_hw, (height * 3 // 4, width // 2)])
+    unpadded, (height, width) = batches.sizes_of(samples), settings.image_hw
+    padded = (unpadded[0], [settings.image_hw, (height * 3 // 4, width // 2)])
 
     @torch.no_grad()
     def prepare(name: str) -> dict[str, int]:
         model = models[name]
         features = model.extract_feat(images)
 
-        def between() -> None:
-            for sizes in (whole, padded):
+        def encode_and_decode() -> None:
+            for sizes in (unpadded, padded):
                 encoded = model.encode(features, *sizes)
                 model.decode(model.prepare_queries(encoded, samples), encoded)
 
-        call = under_autocast(between, settings.device, dtype)
-        call()  # what is made once, such as a library's handles
+        call = under_autocast(encode_and_decode, settings.device, dtype)
+        call()  # warm up: what is made once, such as a library's handles, is not counted
         return waits(call, settings.device)
 
-    places, errors = models.each(prepare)
-    result = {"places": places, "waits": {name: sum(p.values()) for name, p in places.items()}}
-    return PartlyFailed.unless_whole(result, errors)
+    lines, errors = models.each(prepare)
+    result = {"lines": lines, "waits": {name: sum(n.values()) for name, n in lines.items()}}
+    return PartlyFailed.unless_complete(result, errors)
 
 
 def _in_turns(calls: dict[str, Any], settings: Settings) -> dict[str, Timing]:
-    """Timings of all calls; none without calls."""
+    """Time all calls in turns; an empty dict if there are none."""
     timings: dict[str, Timing] = {}
     rounds, warmup = settings.rounds
     if calls:
@@ -177,12 +176,12 @@ def _row(timing: Timing, peak: int, batch: int) -> dict[str, Any]:
     }
 
 
-def _finite(parameter: torch.nn.Parameter) -> bool:
+def _finite_grad(parameter: torch.nn.Parameter) -> bool:
     return parameter.grad is None or bool(parameter.grad.isfinite().all())
 
 
 def line(result: dict[str, Any]) -> str:
-    """A result in words."""
+    """One line that sums up a result."""
     if "waits" in result:
         return "waits: " + ", ".join(f"{name} {n}" for name, n in result["waits"].items())
     rows = result["rows"].items()

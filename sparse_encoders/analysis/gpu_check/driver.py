@@ -1,9 +1,9 @@
-"""Both operators, forward and backward, on small tensors: what compute-sanitizer looks at.
+"""Call both operators, forward and backward, on small tensors, for compute-sanitizer to check.
 
     compute-sanitizer --tool memcheck python -m sparse_encoders.analysis.gpu_check.driver cuda
 
-Every path of the kernels: channels of a kernel of their own and others, addresses off 16 bytes,
-few and many queries, places off the map and not finite.
+The calls take every path of the kernels: channels with and without a specialised kernel, addresses
+not aligned to 16 bytes, few and many queries, sampling locations outside the map and not finite.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ QUERIES = (1, 37, 300)
 
 
 def calls(device: str) -> Iterator[str]:
-    """Run everything; names what was run.
+    """Run all calls; yields the name of each.
 
     Raises:
-        ValueError: a result of finite places that is not finite.
+        ValueError: an output or a gradient is not finite.
     """
     gpu = torch.device(device).type == "cuda"
     dtypes = [torch.float32, torch.bfloat16, *[torch.float16] * gpu]
@@ -39,45 +39,45 @@ def calls(device: str) -> Iterator[str]:
                 for name, output, inputs in _operators(device, dtype, channels, queries):
                     grads = torch.autograd.grad(output.float().square().sum(), inputs)
                     if not all(tensor.isfinite().all() for tensor in (output, *grads)):
-                        raise ValueError(f"{name}: not finite")
+                        raise ValueError(f"{name}: the output or a gradient is not finite")
                     yield name
 
 
 def _operators(
     device: str, dtype: torch.dtype, channels: int, queries: int
 ) -> Iterator[tuple[str, Tensor, list[Tensor]]]:
-    """Each operator's name, output, and the tensors that get gradients."""
+    """Run each operator; yields its name, its output and the inputs that require gradients."""
     tokens, levels = sum(h * w for h, w in SHAPES), len(SHAPES)
 
-    def draw(*size: int, off: int = 0) -> Tensor:
-        flat = torch.randn(off + math.prod(size), device=device, dtype=dtype)
-        return flat[off:].view(size).requires_grad_()
+    def draw(*size: int, skip: int = 0) -> Tensor:  # skip: elements before it, which misalign it
+        flat = torch.randn(skip + math.prod(size), device=device, dtype=dtype)
+        return flat[skip:].view(size).requires_grad_()
 
-    sets = (2, queries, HEADS, levels, POINTS)
-    about = f"{dtype}, {channels} channels, {queries} queries"
-    for off in (0, 1):
-        value = draw(2, tokens, HEADS, channels, off=off)
-        points: Any = torch.rand(2, queries, levels, 4 if off else 2, device=device)
-        offsets, logits = draw(*sets, 2), draw(*sets)
+    samples = (2, queries, HEADS, levels, POINTS)
+    case = f"{dtype}, {channels} channels, {queries} queries"
+    for skip in (0, 1):
+        value = draw(2, tokens, HEADS, channels, skip=skip)
+        points: Any = torch.rand(2, queries, levels, 4 if skip else 2, device=device)
+        offsets, logits = draw(*samples, 2), draw(*samples)
         with torch.no_grad():
-            # a box's side gets gradient times offset, so there only far ones
-            offsets[:, ::3, :, 1, 2, 0] = -1e4 if off else (torch.nan, torch.inf)[queries % 2]
+            # the gradient of a box's size is multiplied by the offset, which then must be finite
+            offsets[:, ::3, :, 1, 2, 0] = -1e4 if skip else (torch.nan, torch.inf)[queries % 2]
         inputs = [value, points.requires_grad_(), offsets, logits]
         output = deformable_attention(value, SHAPES, *inputs[1:], backend="fused")
-        yield f"deformable, {about}", output, inputs
-        query, key = draw(2, queries, HEADS, channels), draw(2, tokens, HEADS, channels, off=off)
-        places = (torch.rand(*sets, 2, device=device) * 1.4 - 0.2).requires_grad_()
-        used = value if off else key
-        output = key_aware_attention(query, used, value, SHAPES, places, backend="fused")
-        yield f"key-aware, {about}", output, [query, used, *[value] * (not off), places]
+        yield f"deformable, {case}", output, inputs
+        query, key = draw(2, queries, HEADS, channels), draw(2, tokens, HEADS, channels, skip=skip)
+        locations = (torch.rand(*samples, 2, device=device) * 1.4 - 0.2).requires_grad_()
+        keys = value if skip else key  # also one tensor as keys and values
+        output = key_aware_attention(query, keys, value, SHAPES, locations, backend="fused")
+        yield f"key-aware, {case}", output, [query, keys, *[value] * (not skip), locations]
 
 
 def main(device: str) -> int:
-    """Run everything; prints how many calls there were."""
-    done = list(calls(device))
+    """Run all calls and print their number."""
+    names = list(calls(device))
     if torch.device(device).type == "cuda":
         torch.cuda.synchronize(device)
-    print(f"{len(done)} calls, forward and backward, on {device}")
+    print(f"{len(names)} calls, forward and backward, on {device}")
     return 0
 
 

@@ -1,4 +1,4 @@
-"""The compiled operators against MMCV's and PyTorch's."""
+"""Time the compiled operators against MMCV's and PyTorch's."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ ALL = "all tokens"
 
 
 def plan(settings: Settings) -> dict[str, Callable[[], dict[str, Any]]]:
-    """Every operator, dtype, direction, kind of locations and number of queries."""
+    """The cases: every operator, dtype, direction, kind of locations and number of queries."""
     shapes = level_shapes((64, 64) if settings.tiny else IMAGE)
     tokens = sum(h * w for h, w in shapes)
     dtypes = ("float32", "float16", "bfloat16") if settings.on_gpu else ("float32", "bfloat16")
-    found: dict[str, Callable[[], dict[str, Any]]] = {}
+    runs: dict[str, Callable[[], dict[str, Any]]] = {}
     for dtype in dtypes:
         for keep in KEEP[:1] if settings.tiny else KEEP:
             for case in cases([int(tokens * keep)], list(BASELINES), dtype):
                 run = partial(_run, case, shapes, case.queries == tokens, settings)
-                found[name_of(case.operator, case.direction, dtype, case.locations, keep)] = run
-    return found
+                runs[name_of(case.operator, case.direction, dtype, case.locations, keep)] = run
+    return runs
 
 
 def name_of(operator: str, direction: str, dtype: str, locations: str, keep: float) -> str:
-    """What a case is called."""
+    """Name of a case."""
     queries = ALL if keep == 1 else f"{keep:.0%} of the tokens"
     return f"{operator}, {direction}, {dtype}, {locations}, {queries}"
 
@@ -41,15 +41,15 @@ def _run(
 ) -> dict[str, Any]:
     reason = why_no_extension()
     if reason is not None:
-        raise ValueError(f"there is nothing to compare: {reason}")
-    # one call is shorter than the host's part of it: many, so that the GPU is never idle
+        raise ValueError(f"the compiled operators are missing: {reason}")
+    # launching a call takes the host longer than the GPU needs to run it: time many at once
     number = 20 if settings.on_gpu else 1
     repeats = 1 if settings.tiny else 7
     return measure(case, shapes, settings.device, repeats, dense, number)
 
 
 def line(result: dict[str, Any]) -> str:
-    """A result in words."""
+    """One line that sums up a result."""
     ours, theirs = result["seconds"] * 1e3, result["baseline_seconds"] * 1e3
     return (
         f"{ours:.3f} ms, {result['baseline']} {theirs:.3f} ms: {result['speed_up']:.2f} times as "

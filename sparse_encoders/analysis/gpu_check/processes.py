@@ -1,4 +1,7 @@
-"""Commands that a step runs in processes of their own."""
+"""Runs commands of a step in processes of their own, with a time limit.
+
+It imports the standard library only, as gpu_build.py uses it before the package is built.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +9,12 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from sparse_encoders.analysis.gpu_check.settings import Settings
+if TYPE_CHECKING:
+    from sparse_encoders.analysis.gpu_check.settings import Settings
 
 
 def run(
@@ -18,32 +22,31 @@ def run(
     log: Path,
     settings: Settings,
     environment: Mapping[str, str] | None = None,
-    longest: float = 540.0,
-    enough: float | None = None,
+    timeout: float = 540.0,
+    stop_after: float | None = None,
 ) -> tuple[int, str]:
-    """Run a command in the checkout, its output into a file.
+    """Run a command in the checkout and write its output to a log file.
 
     Args:
         command: program and arguments.
-        log: the file.
-        settings: where the checkout is.
-        environment: variables beside this process's.
-        longest: seconds after which it is ended.
-        enough: seconds after which it is ended and has done what it was to do.
+        log: the log file.
+        settings: ``root`` is the checkout.
+        environment: variables to set in addition to this process's.
+        timeout: seconds after which the command is ended and counts as failed.
+        stop_after: seconds after which it is ended and counts as successful; replaces ``timeout``.
 
     Returns:
-        Its exit status, 0 where it was ended after ``enough``, and its output.
+        Exit status, 0 for a command ended by ``stop_after``, and output.
 
     Raises:
-        TimeoutError: it took longer.
-        FileNotFoundError: there is no such program.
+        TimeoutError: the command ran longer than ``timeout``.
+        FileNotFoundError: the program does not exist.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
-    start, limit = time.monotonic(), longest if enough is None else enough
-    own = {
-        # what is started by name, such as mim's python, is this environment's
+    variables = {
+        # programs started by name, such as mim's python, are those of this environment
         "PATH": _before(os.path.dirname(sys.executable), "PATH"),
-        "PYTHONPATH": _before(str(settings.root), "PYTHONPATH"),  # it need not be installed
+        "PYTHONPATH": _before(str(settings.root), "PYTHONPATH"),  # works uninstalled
         "PYTHONUNBUFFERED": "1",
     }
     with (
@@ -51,40 +54,41 @@ def run(
         subprocess.Popen(
             list(command),
             cwd=settings.root,
-            env={**os.environ, **own, **(environment or {})},
+            env={**os.environ, **variables, **(environment or {})},
             stdout=file,
             stderr=subprocess.STDOUT,
-            start_new_session=True,  # so that ending it ends what it started
+            start_new_session=True,  # one process group: its children end with it
         ) as process,
     ):
-        try:
-            status = process.wait(limit)
-        except subprocess.TimeoutExpired:
-            _end(process)
-            if enough is None:
-                seconds = time.monotonic() - start
-                raise TimeoutError(f"ended after {seconds:.0f} s, see {log}") from None
-            status = 0
-        except BaseException:
-            _end(process)
-            raise
-    return status, log.read_text(errors="replace")
+        status = wait(process, timeout if stop_after is None else stop_after)
+    if status is None and stop_after is None:
+        raise TimeoutError(f"ended after {timeout:.0f} s, see {log}")
+    return status or 0, log.read_text(errors="replace")
 
 
 def _before(folder: str, variable: str) -> str:
-    """A variable that lists folders, with another one first."""
+    """Value of an environment variable that lists folders, with one more at its start."""
     return os.pathsep.join(filter(None, [folder, os.environ.get(variable)]))
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """End a process and what it started."""
-    os.killpg(process.pid, signal.SIGTERM)
+def wait(process: subprocess.Popen[bytes], seconds: float | None) -> int | None:
+    """Exit status of a process that leads a group; None if it was still running after the time.
+
+    Then, and when an exception such as KeyboardInterrupt stops the wait, the group is ended.
+    """
     try:
-        process.wait(10)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
+        return process.wait(seconds)
+    except BaseException as error:
+        os.killpg(process.pid, signal.SIGTERM)  # upon which ninja ends its compilers
+        try:
+            process.wait(10)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+        if isinstance(error, subprocess.TimeoutExpired):
+            return None
+        raise
 
 
 def tail(output: str, lines: int = 25) -> str:
-    """The end of an output."""
+    """The last lines of an output."""
     return "\n".join(output.splitlines()[-lines:])

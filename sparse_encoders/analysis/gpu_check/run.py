@@ -1,4 +1,4 @@
-"""Runs steps of the check, keeps their record, and compares it with the goals."""
+"""Runs steps of the GPU check, records their results and compares them with the goals."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from sparse_encoders.analysis.gpu_check.running import DeviceLost, OutOfTime, ru
 from sparse_encoders.analysis.gpu_check.settings import Settings
 from sparse_encoders.analysis.machine import describe_machine
 
-#: each step's module beside this one, with ``plan(settings)`` and ``line(result)``
+#: module of each step in this folder, which defines ``plan(settings)`` and ``line(result)``
 STEPS = {
     "tests": "suite",
     "sanitizer": "sanitizer",
@@ -25,24 +25,25 @@ STEPS = {
     "train": "training",
     "compile": "compiling",
 }
-WELL, FAILED, CUT, LOST = 0, 1, 3, 4
-"""Exit status: all went well, something failed, there was no time for all, the GPU was lost."""
-KEY = ("device", "driver", "cuda", "python", "versions")  # what makes former results former
+SUCCESS, FAILED, OUT_OF_TIME, LOST = 0, 1, 3, 4
+"""Exit status: all cases done, some failed, some not started in time, the GPU was lost."""
+#: entries of the machine's description that results depend on: if one changes, cases run again
+KEY = ("device", "driver", "cuda", "python", "versions")
 
 
 def run(steps: Sequence[str], settings: Settings, say: Callable[[str], None]) -> int:
-    """Run steps one after another, each as far as it is not done.
+    """Run the cases of some steps that are not done yet.
 
     Args:
         steps: of :data:`STEPS`.
         settings: sizes, device, folder.
-        say: is told how it goes, line by line.
+        say: prints a line of progress.
 
     Returns:
-        An exit status, see :data:`WELL`.
+        An exit status, see :data:`SUCCESS`.
 
     Raises:
-        ValueError: an unknown step, no GPU where one is asked for, or a file that is no record.
+        ValueError: an unknown step, a GPU that torch does not see, or an invalid results.json.
     """
     if unknown := [step for step in steps if step not in STEPS]:
         raise ValueError(f"steps must be some of {', '.join(STEPS)}, got {unknown}")
@@ -54,17 +55,17 @@ def run(steps: Sequence[str], settings: Settings, say: Callable[[str], None]) ->
         commit=_commit(settings.root),
         settings=_sizes(settings),
     )
-    status = WELL
+    status = SUCCESS
     for step in steps:
         try:
             module: Any = import_module(f"sparse_encoders.analysis.gpu_check.{STEPS[step]}")
             run_step(step, module.plan(settings), module.line, record, settings, say)
         except OutOfTime as error:
-            say(f"the time is over: {error}")
-            status = CUT
+            say(f"the time limit is reached: {error}")
+            status = OUT_OF_TIME
             break
         except DeviceLost as error:
-            say(f"the GPU has to be taken anew: {error}")
+            say(f"the GPU is usable again only in a new process: {error}")
             status = LOST
             break
     compared = goals.compare(record, settings.on_gpu and not settings.tiny)
@@ -72,28 +73,28 @@ def run(steps: Sequence[str], settings: Settings, say: Callable[[str], None]) ->
     for text in goals.lines(compared):
         say(text)
     if failed := record.failed(steps):
-        say(f"{len(failed)} cases failed or were cut off: {'; '.join(failed)}")
-    say(f"everything is in {record.path}")
-    return status or (FAILED if failed else WELL)
+        say(f"{len(failed)} cases failed or were interrupted: {'; '.join(failed)}")
+    say(f"all results are in {record.path}")
+    return status or (FAILED if failed else SUCCESS)
 
 
 def machine_of(settings: Settings) -> dict[str, Any]:
-    """The machine.
+    """Description of the machine.
 
     Raises:
-        ValueError: the GPU is not there.
+        ValueError: the settings name a GPU and torch sees none.
     """
     import torch
 
     if settings.on_gpu and not torch.cuda.is_available():
         raise ValueError(
-            f"torch {torch.__version__} sees no GPU: --device cpu --tiny rehearses the steps"
+            f"torch {torch.__version__} sees no GPU: --device cpu --tiny tries the steps out"
         )
     return describe_machine(settings.device)
 
 
 def key_of(machine: dict[str, Any], settings: Settings) -> str:
-    """What results depend on: device, versions, kernels, sizes."""
+    """Key of the record: device, versions, kernel sources, full or tiny sizes."""
     sources = sorted((settings.root / "csrc").rglob("*.*"))
     kernels = hashlib.sha256(b"\0".join(path.read_bytes() for path in sources)).hexdigest()[:12]
     parts = [str(machine.get(name)) for name in KEY]
@@ -112,10 +113,10 @@ def _sizes(settings: Settings) -> dict[str, Any]:
 
 
 def _commit(root: Path) -> str | None:
-    """The checkout's commit, '+' where files are changed; None without git."""
+    """The checkout's commit, with '+' if files are changed; None without git."""
     command = ["git", "-C", str(root), "describe", "--always", "--dirty=+", "--exclude=*"]
     try:
-        found = subprocess.run(command, capture_output=True, text=True)
+        result = subprocess.run(command, capture_output=True, text=True)
     except OSError:
         return None
-    return found.stdout.strip() or None
+    return result.stdout.strip() or None

@@ -1,4 +1,4 @@
-"""Runs the cases of a step one after another, each into the record."""
+"""Runs the cases of a step one after another and records each result."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ Run = Callable[[], dict[str, Any]]
 
 
 class PartlyFailed(Exception):
-    """Some of a case went wrong.
+    """Some parts of a case failed.
 
     Args:
-        result: what did not.
-        errors: what did, by name.
+        result: of the parts that did not fail.
+        errors: messages of those that failed, by name.
     """
 
     def __init__(self, result: dict[str, Any], errors: Mapping[str, str]) -> None:
@@ -29,19 +29,19 @@ class PartlyFailed(Exception):
         self.result = result
 
     @classmethod
-    def unless_whole(cls, result: dict[str, Any], errors: Mapping[str, str]) -> dict[str, Any]:
-        """The result; raises where there are errors."""
+    def unless_complete(cls, result: dict[str, Any], errors: Mapping[str, str]) -> dict[str, Any]:
+        """Return the result, or raise with it if there are errors."""
         if errors:
             raise cls(result, errors)
         return result
 
 
 class OutOfTime(Exception):
-    """The call's time is over before the step is finished."""
+    """The call's time limit was reached before all cases of a step were started."""
 
 
 class DeviceLost(Exception):
-    """A case left the GPU in an error that ends only with the process."""
+    """A case left the GPU in an error state that lasts as long as the process."""
 
 
 def run_step(
@@ -52,32 +52,32 @@ def run_step(
     settings: Settings,
     say: Callable[[str], None],
 ) -> bool:
-    """Run what is not done yet, a line for each.
+    """Run the cases of a step that are not done yet and print a line for each.
 
     Args:
-        step: its name.
-        plan: of each case, what runs it.
-        line: a result in words.
-        record: of the whole check.
-        settings: say when the time is over.
-        say: is told each line.
+        step: name of the step.
+        plan: function of each case.
+        line: one line that sums up a result.
+        record: where results are stored.
+        settings: hold the time limit.
+        say: prints a line.
 
     Returns:
-        Whether all cases that were run went well.
+        Whether all cases that were run succeeded.
 
     Raises:
-        OutOfTime: there is no time left to begin the next case.
-        DeviceLost: another process has to go on.
+        OutOfTime: the time limit is reached and cases are left.
+        DeviceLost: the GPU is in an error state: only a new process can continue.
     """
-    left = record.to_do(step, plan, settings.keep_failed)
-    if before := len(plan) - len(left):
+    cases = record.to_do(step, plan, settings.keep_failed)
+    if before := len(plan) - len(cases):
         say(f"{step}: {before} of {len(plan)} cases were run before")
-    well = True
-    for number, case in enumerate(left, 1):
+    success = True
+    for index, case in enumerate(cases):
         if settings.seconds_left < 0:
-            raise OutOfTime(f"{step}: {len(left) - number + 1} cases are left; run it again")
-        well &= _run_case(step, case, plan[case], line, record, settings, say)
-    return well
+            raise OutOfTime(f"{step}: {len(cases) - index} cases are left; run it again")
+        success &= _run_case(step, case, plan[case], line, record, settings, say)
+    return success
 
 
 def _run_case(
@@ -89,22 +89,22 @@ def _run_case(
     settings: Settings,
     say: Callable[[str], None],
 ) -> bool:
-    """Run one case; whether it went well. What goes wrong is in the record."""
+    """Run one case and record its result or its error; whether it succeeded."""
     record.put(step, case, "begun")
     start, state = time.monotonic(), "failed"
-    more: dict[str, Any] = {}
+    details: dict[str, Any] = {}
     try:
-        more["result"] = run()
+        details["result"] = run()
         settings.synchronize()
-        state, words = "done", line(more["result"])
-    except Exception as error:  # one case does not keep the others from being measured
-        words = f"FAILED: {type(error).__name__}: {error}"
-        more["error"] = "".join(traceback.format_exception(error))[-4000:]
+        state, text = "done", line(details["result"])
+    except Exception as error:  # the other cases still run
+        text = f"FAILED: {type(error).__name__}: {error}"
+        details["error"] = "".join(traceback.format_exception(error))[-4000:]
         if isinstance(error, PartlyFailed):
-            more["result"] = error.result
+            details["result"] = error.result
     seconds = time.monotonic() - start
-    record.put(step, case, state, seconds=round(seconds, 1), **more)
-    say(f"{step}: {case}: {words[:600]} [{seconds:.0f} s]")
+    record.put(step, case, state, seconds=round(seconds, 1), **details)
+    say(f"{step}: {case}: {text[:600]} [{seconds:.0f} s]")
     gc.collect()
     if settings.on_gpu:
         try:

@@ -1,4 +1,4 @@
-"""compute-sanitizer over a small driver; without a GPU the driver alone."""
+"""Run the operators' driver under compute-sanitizer; without a GPU, run the driver alone."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from sparse_encoders.analysis.gpu_check.processes import run, tail
 from sparse_encoders.analysis.gpu_check.settings import Settings
 
 TOOLS = ("memcheck", "racecheck")
-FOUND = 9  # the exit status that is asked for where something was found
+ERROR_STATUS = 9  # exit status that compute-sanitizer returns if it finds an error
 DRIVER = [sys.executable, "-m", "sparse_encoders.analysis.gpu_check.driver"]
 _SUMMARY = re.compile(r"(?:ERROR|RACECHECK) SUMMARY: .*")
-_NOTHING = re.compile(r"SUMMARY: 0 ")
+_NO_ERRORS = re.compile(r"SUMMARY: 0 ")
 
 
 def plan(settings: Settings) -> dict[str, Callable[[], dict[str, Any]]]:
-    """The driver alone, then under each tool where there is a GPU."""
-    found: dict[str, Callable[[], dict[str, Any]]] = {"driver": partial(_alone, settings)}
+    """The cases: the driver alone and, on a GPU, under each tool of compute-sanitizer."""
+    cases: dict[str, Callable[[], dict[str, Any]]] = {"driver": partial(_driver, settings)}
     for tool in TOOLS if settings.on_gpu else ():
-        found[tool] = partial(_under, tool, settings)
-    return found
+        cases[tool] = partial(_sanitize, tool, settings)
+    return cases
 
 
-def _alone(settings: Settings) -> dict[str, Any]:
-    """On the CPU in this process; on a GPU in one of its own, that may be lost."""
+def _driver(settings: Settings) -> dict[str, Any]:
+    """Run the driver: on the CPU in this process, on a GPU in another, which an error may end."""
     if not settings.on_gpu:
         return {"calls": len(list(driver.calls(settings.device))), "summary": "no GPU"}
     log = settings.work / "logs" / "driver.log"
@@ -40,34 +40,34 @@ def _alone(settings: Settings) -> dict[str, Any]:
 
 
 def command_of(tool: str, device: str) -> list[str]:
-    """What runs the driver under a tool; only this package's kernels are looked at."""
+    """Command that runs the driver under a tool, which checks this package's kernels only."""
     return [
-        *("compute-sanitizer", "--tool", tool, "--error-exitcode", str(FOUND)),
+        *("compute-sanitizer", "--tool", tool, "--error-exitcode", str(ERROR_STATUS)),
         *("--kernel-name", "kns=sparse_encoders", "--launch-timeout", "0"),
         *DRIVER,
         device,
     ]
 
 
-def _under(tool: str, settings: Settings) -> dict[str, Any]:
+def _sanitize(tool: str, settings: Settings) -> dict[str, Any]:
     """Run the driver under a tool.
 
     Raises:
-        ValueError: there is no compute-sanitizer, or it found something.
+        ValueError: compute-sanitizer is missing, or it reports an error.
     """
     if shutil.which("compute-sanitizer") is None:
         raise ValueError("compute-sanitizer was not found on PATH")
-    # every tensor a piece of memory of its own: a read past its end is seen
-    alone = {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
+    # allocate each tensor separately, so that an access past its end is detected
+    variables = {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
     log = settings.work / "logs" / f"{tool}.log"
-    status, output = run(command_of(tool, settings.device), log, settings, alone)
+    status, output = run(command_of(tool, settings.device), log, settings, variables)
     summary = _SUMMARY.findall(output)
-    if status or not summary or not _NOTHING.search(summary[-1]):
+    if status or not summary or not _NO_ERRORS.search(summary[-1]):
         raise ValueError(f"{tool} ended with status {status}, see {log}\n{tail(output, 40)}")
     return {"summary": summary[-1]}
 
 
 def line(result: dict[str, Any]) -> str:
-    """A result in words."""
+    """One line that sums up a result."""
     calls = f"{result['calls']} calls, " if "calls" in result else ""
     return f"{calls}{result['summary']}"

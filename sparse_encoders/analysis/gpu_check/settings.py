@@ -1,4 +1,4 @@
-"""Sizes of the check: those that are reported, and tiny ones that rehearse it."""
+"""Settings of the GPU check: full sizes for measuring, tiny ones for trying it out."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ KEEP_RATIO = 0.3
 
 @dataclass(frozen=True)
 class Settings:
-    """How large everything is, and where it runs.
+    """Sizes, device, folders and time limit of a call.
 
     Attributes:
         root: the checkout.
-        work: folder of everything that is written.
+        work: folder of all files that are written.
         device: 'cpu' or a CUDA device.
-        tiny: small images, few layers and one round: shows that it runs, measures nothing.
-        minutes: no case begins later than that many minutes after ``started``.
-        started: of ``time.monotonic``.
-        keep_failed: cases that failed before are not run again.
+        tiny: small images, few layers and one round: tries the steps out, measures nothing useful.
+        minutes: time limit: no case starts more than this many minutes after ``started``.
+        started: start of the call, from ``time.monotonic``.
+        keep_failed: do not run cases again that failed before.
     """
 
     root: Path
@@ -42,42 +42,42 @@ class Settings:
 
     @property
     def seconds_left(self) -> float:
-        """Of the time in which cases begin; negative once it is over."""
+        """Seconds until the time limit; negative after it."""
         return self.minutes * 60 - (time.monotonic() - self.started)
 
     @property
     def encoders(self) -> tuple[str, ...]:
-        """Short names, the dense one first."""
+        """Short names of the encoders, the dense one first."""
         return ENCODERS[:2] if self.tiny else ENCODERS
 
     @property
     def image_hw(self) -> tuple[int, int]:
-        """(height, width) in pixels of the detectors' images."""
+        """(height, width) of the images in pixels."""
         return (64, 96) if self.tiny else (800, 1333)
 
     @property
     def batches(self) -> tuple[int, ...]:
-        """Images of a pass."""
+        """Batch sizes of the forward passes."""
         return (1,) if self.tiny else (1, 8)
 
     @property
     def half(self) -> str:
-        """The half precision of inference: float16 where there is a GPU."""
+        """The half-precision dtype of inference: float16 on a GPU, else bfloat16."""
         return "float16" if self.on_gpu else "bfloat16"
 
     @property
     def rounds(self) -> tuple[int, int]:
-        """Timed rounds, and rounds before them."""
+        """Numbers of timed rounds and of warm-up rounds."""
         if self.tiny:
             return 1, 0
         return (20, 5) if self.on_gpu else (5, 1)
 
     @property
     def detector(self) -> dict[str, Any]:
-        """Size of the detectors' encoders, for :func:`.encoder_benchmark.detector_with`."""
+        """Encoder sizes of the detectors, arguments of :func:`.encoder_benchmark.detector_with`."""
         return dict(layers=2, ffn=64) if self.tiny else {}
 
     def synchronize(self) -> None:
-        """Wait for the GPU, so that an error shows in the case that made it."""
+        """Wait for the GPU, so that an error is raised in the case that caused it."""
         if self.on_gpu:
             torch.cuda.synchronize(self.device)

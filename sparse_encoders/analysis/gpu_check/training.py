@@ -1,4 +1,4 @@
-"""The demo for a minute with mixed precision."""
+"""Run the demo for a minute with mixed precision."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from sparse_encoders.analysis.gpu_check.settings import Settings
 from sparse_encoders.analysis.mim import cause, read_scalars
 from sparse_encoders.datasets import ShapesSettings, make_shapes_dataset
 
-MINUTE = 75.0  # seconds, with the start of the process
-#: how each dtype is trained: options of the config
+TRAINING_SECONDS = 75.0  # a minute of training and the start of the process
+#: config options that train with each dtype
 WRAPPERS = {
     "float16": ["optim_wrapper.type=AmpOptimWrapper", "optim_wrapper.loss_scale=dynamic"],
     "bfloat16": ["optim_wrapper.type=BFloat16OptimWrapper"],
@@ -34,13 +34,13 @@ _TINY = [
 
 
 def plan(settings: Settings) -> dict[str, Callable[[], dict[str, Any]]]:
-    """float16 (which MMEngine trains on a GPU only) and bfloat16."""
+    """The cases: bfloat16 and, on a GPU, float16, which MMEngine does not train on a CPU."""
     dtypes = WRAPPERS if settings.on_gpu else ("bfloat16",)
     return {f"demo, {dtype}": partial(_train, dtype, settings) for dtype in dtypes}
 
 
 def command_of(dtype: str, settings: Settings) -> list[str]:
-    """The demo's command; it is ended after a minute, so its test is not waited for."""
+    """Command line of the demo."""
     folder = settings.work / "train" / dtype
     data = _few_images(settings) if settings.tiny else []
     return [
@@ -51,7 +51,7 @@ def command_of(dtype: str, settings: Settings) -> list[str]:
 
 
 def _few_images(settings: Settings) -> list[str]:
-    """Draw six pictures, and the demo's options for training its model on them."""
+    """Draw six images; options of the demo that train on them."""
     folder = settings.work / "train" / "shapes"
     make_shapes_dataset(folder, ShapesSettings(train=4, val=2, size=64))
     config = settings.root / "mmdet_configs" / "dino" / "dino_lite0_focus_shapes.py"
@@ -62,29 +62,30 @@ def _few_images(settings: Settings) -> list[str]:
 
 
 def _train(dtype: str, settings: Settings) -> dict[str, Any]:
-    """Train; what the losses were.
+    """Train, on a GPU for a minute, and read the losses.
 
     Raises:
-        ValueError: it failed, or a loss is no number.
+        ValueError: the demo failed, or a loss is NaN or infinite.
     """
     log = settings.work / "logs" / f"train_{dtype}.log"
-    enough = MINUTE if settings.on_gpu else None
-    status, output = run(command_of(dtype, settings), log, settings, enough=enough)
+    stop_after = TRAINING_SECONDS if settings.on_gpu else None
+    status, output = run(command_of(dtype, settings), log, settings, stop_after=stop_after)
     if status:
         raise ValueError(f"the demo ended with status {status}: {cause(tail(output, 40))}")
     return losses_of(settings.work / "train" / dtype)
 
 
 def losses_of(folder: Path) -> dict[str, Any]:
-    """First and last loss, iterations and seconds of one, and AP50 where the test was reached.
+    """Read first and last loss, iterations, seconds an iteration, and AP50 if it was evaluated.
 
     Raises:
-        ValueError: no iteration, or a loss that is no number.
+        ValueError: no loss was logged, or one is NaN or infinite.
     """
     rows = [row for row in read_scalars(folder) if "loss" in row]
-    wrong = [row["iter"] for row in rows if not math.isfinite(row["loss"])]
-    if wrong or not rows:
-        raise ValueError(f"no loss was written in {folder}" if not rows else f"no number: {wrong}")
+    if not rows:
+        raise ValueError(f"no loss was written in {folder}")
+    if bad := [row["iter"] for row in rows if not math.isfinite(row["loss"])]:
+        raise ValueError(f"the loss is NaN or infinite in iterations {bad}")
     result = {
         "iterations": rows[-1]["step"],
         "first_loss": rows[0]["loss"],
@@ -92,14 +93,14 @@ def losses_of(folder: Path) -> dict[str, Any]:
         "seconds_an_iteration": rows[-1]["time"],
         "memory_mib": rows[-1].get("memory"),
     }
-    tested = folder / "result.json"
-    if tested.is_file():
-        result["AP50"] = json.loads(tested.read_text())["metrics"]["coco/bbox_mAP_50"]
+    evaluation = folder / "result.json"
+    if evaluation.is_file():
+        result["AP50"] = json.loads(evaluation.read_text())["metrics"]["coco/bbox_mAP_50"]
     return result
 
 
 def line(result: dict[str, Any]) -> str:
-    """A result in words."""
+    """One line that sums up a result."""
     ap = f", AP50 {result['AP50']:.3f}" if "AP50" in result else ""
     return (
         f"{result['iterations']} iterations of {result['seconds_an_iteration'] * 1e3:.0f} ms, "

@@ -1,4 +1,4 @@
-"""Where the host waits for the GPU: what reads numbers off it, and what copies to it at once."""
+"""Find the lines of code at which the host waits for the GPU (CUDA synchronisation)."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 MESSAGE = "synchronizing CUDA operation"
-# ATen's operators whose result, or its size, the host reads; and Python's numbers on their way to
-# a tensor (torch.tensor, Tensor.new_tensor), which a GPU gets by a copy that the host waits for
-_READS = (
+# ATen operators that make the host wait: it needs their result, or its size, or (lift_fresh:
+# torch.tensor, Tensor.new_tensor) copies Python numbers to the GPU by a blocking copy
+_WAITING = (
     *("_local_scalar_dense", "nonzero", "masked_select", "equal", "is_nonzero", "lift_fresh"),
     *("_unique2", "unique_dim", "unique_consecutive", "bincount", "repeat_interleave"),
 )
@@ -25,47 +25,47 @@ _ROOTS = ("sparse_encoders", "mmdet", "mmcv", "mmengine")
 
 
 def waits(call: Callable[[], object], device: str) -> dict[str, int]:
-    """Places at which the host waits for the device during a call, and how often.
+    """Count how often each line of code makes the host wait for the device during a call.
 
-    On a GPU torch itself says so (``torch.cuda.set_sync_debug_mode``). On the CPU nobody waits:
-    there the operators are counted that would.
+    On a GPU torch reports it (``torch.cuda.set_sync_debug_mode``). On the CPU, where the host never
+    waits, the operators that would make it wait on a GPU are counted.
 
     Args:
-        call: what is run.
-        device: where its tensors are.
+        call: the function to run.
+        device: device of its tensors.
 
     Returns:
-        'file:line' to a count; empty where it never waits.
+        Counts by 'file:line'; empty if the host never waits.
     """
-    found: Counter[str] = Counter()
-    with _of_cuda(found) if torch.device(device).type == "cuda" else _Reads(found):
+    counts: Counter[str] = Counter()
+    with _count_on_gpu(counts) if torch.device(device).type == "cuda" else _CountOnCPU(counts):
         call()
-    return dict(found)
+    return dict(counts)
 
 
 @contextmanager
-def _of_cuda(found: Counter[str]) -> Iterator[None]:
-    """Count torch's warnings of waiting; the mode before is set again."""
-    before = torch.cuda.get_sync_debug_mode()
+def _count_on_gpu(counts: Counter[str]) -> Iterator[None]:
+    """Count torch's synchronisation warnings; restores the debug mode at the end."""
+    previous = torch.cuda.get_sync_debug_mode()
     torch.cuda.synchronize()
-    with warnings.catch_warnings(record=True) as said:
+    with warnings.catch_warnings(record=True) as messages:
         warnings.simplefilter("always")
         torch.cuda.set_sync_debug_mode("warn")
         try:
             yield
         finally:
-            torch.cuda.set_sync_debug_mode(before)
-    for warning in said:
+            torch.cuda.set_sync_debug_mode(previous)
+    for warning in messages:
         if MESSAGE in str(warning.message):
-            found[f"{_short(warning.filename)}:{warning.lineno}"] += 1
+            counts[f"{_short(warning.filename)}:{warning.lineno}"] += 1
 
 
-class _Reads(TorchDispatchMode):
-    """Counts what would make the host wait, by the line that asked for it."""
+class _CountOnCPU(TorchDispatchMode):
+    """Counts operators that would make the host wait on a GPU, by the line that calls them."""
 
-    def __init__(self, found: Counter[str]) -> None:
+    def __init__(self, counts: Counter[str]) -> None:
         super().__init__()
-        self.found = found
+        self.counts = counts
 
     def __torch_dispatch__(
         self,
@@ -75,19 +75,19 @@ class _Reads(TorchDispatchMode):
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         name = func.overloadpacket.__name__
-        if name in _READS or (name.startswith("index") and _has_mask(args[1:])):
-            self.found[_place()] += 1
+        if name in _WAITING or (name.startswith("index") and _has_mask(args[1:])):
+            self.counts[_calling_line()] += 1
         return func(*args, **(kwargs or {}))
 
 
 def _has_mask(arguments: Any) -> bool:
-    """Whether tensors are indexed by a mask, whose true elements have to be counted."""
+    """Whether a tensor is indexed by a mask, whose true elements the host has to count."""
     indices = [i for a in arguments if isinstance(a, list | tuple) for i in a]
     return any(isinstance(i, Tensor) and i.dtype in (torch.bool, torch.uint8) for i in indices)
 
 
-def _place() -> str:
-    """The innermost line of this stack's packages, as 'file:line'."""
+def _calling_line() -> str:
+    """The innermost line of code of the packages in ``_ROOTS``, as 'file:line'."""
     frames = [(_short(frame.filename), frame.lineno) for frame in traceback.extract_stack()[:-2]]
     for name, number in reversed(frames):
         if name.split("/")[0] in _ROOTS:
@@ -96,7 +96,7 @@ def _place() -> str:
 
 
 def _short(file: str) -> str:
-    """A file from its package on: 'mmdet/models/...', or below the last folder called so."""
+    """A file's path from its package on, such as 'mmdet/models/...'."""
     inner = file.rpartition("site-packages/")[2]
     if inner != file:
         return inner
