@@ -1,5 +1,6 @@
 # make demo    set up, train and evaluate a small detector on drawn shapes, write pictures
-# make test    set up, run the tests on all cores; before each commit: ARGS="-m 'not slow'"
+# make test    set up, run the tests on all cores; before each commit: ARGS="-m 'not slow'"; what
+#              combines what is tested in other combinations: ARGS="-m exhaustive"
 # make compare set up, train and compare five encoders on the demo's detector, write a report
 # make docs    set up, write the documentation to build/site, warnings as errors
 # STACK=onedl does the same on the maintained fork of the OpenMMLab stack; PYTHON=python3.10 and

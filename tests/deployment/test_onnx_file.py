@@ -17,7 +17,7 @@ from mmdet.registry import MODELS
 from mmengine.config import Config
 
 from deployed import ENCODERS, SIZE, config, detector, picture
-from quick import slow_but
+from quick import exhaustive_but, slow_but
 from skips import needs_newer_onnx_exporter
 from sparse_encoders.deployment import compare_with_onnx, export_onnx, open_onnx, run_onnx
 from sparse_encoders.deployment.command import read_image
@@ -91,10 +91,17 @@ def test_a_dynamic_batch(encoder: str, exported: Exported) -> None:
 @needs_onnx
 @pytest.mark.parametrize(
     ("encoder", "kind"),
-    [
-        *((encoder, "DINO") for encoder in ENCODERS),
-        *(("lite", kind) for kind in DETECTORS if kind not in ("DINO", "DDQDETR")),
-    ],
+    exhaustive_but(
+        [
+            ("lite", "two-stage DeformableDETR"),
+            *((name, "DINO") for name in ("sparse", "key-aware")),
+        ],
+        [
+            *((encoder, "DINO") for encoder in ENCODERS),
+            *(("lite", kind) for kind in DETECTORS if kind not in ("DINO", "DDQDETR")),
+        ],
+        quick=(),
+    ),
 )
 def test_a_dynamic_batch_and_size(encoder: str, kind: str, exported: Exported) -> None:
     """Sizes that leave a level with one row, and that no level divides, are among them."""

@@ -14,7 +14,7 @@ import torch
 from mmdet.structures import DetDataSample
 from torch import Tensor, nn
 
-from quick import slow_but
+from quick import pairs
 from tiny import NUM_CLASSES, build, samples
 from tiny_detectors import QUERIES, detector_config
 
@@ -135,7 +135,7 @@ def batch_of(names: tuple[str, ...]) -> tuple[Tensor, list[DetDataSample]]:
     return torch.stack(images), fed
 
 
-@pytest.fixture(scope="module", params=slow_but(["DINO"], DETECTORS))
+@pytest.fixture(scope="module")
 def detector(request: pytest.FixtureRequest) -> Detector:
     return Detector(request.param)
 
@@ -149,7 +149,11 @@ def farthest(ours: DetDataSample, others: DetDataSample) -> float:
     return float(apart.amin(1).max())
 
 
-@pytest.mark.parametrize("encoder", ENCODERS)
+@pytest.mark.parametrize(
+    ("detector", "encoder"),
+    pairs(DETECTORS, ENCODERS, quick=("DINO",), each="dual + FocusTokenSelector"),
+    indirect=["detector"],
+)
 def test_a_picture_is_the_same_alone_and_beside_others(detector: Detector, encoder: str) -> None:
     """Detections are compared as sets: those of equal scores may stand in any order."""
     (alone,), (beside_smaller, _), (whole, beside_larger), (whole_alone,) = detector.detections(

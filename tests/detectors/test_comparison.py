@@ -9,7 +9,7 @@ import torch
 from mmengine.config import Config, ConfigDict
 from mmengine.runner import Runner
 
-from quick import slow_but
+from quick import exhaustive_but
 from sparse_encoders.datasets import CLASSES, ShapesSettings, make_shapes_dataset
 from tiny_detectors import detector_config
 
@@ -108,8 +108,14 @@ def describe(detector, encoder):
     return model
 
 
-@pytest.mark.parametrize("encoder", slow_but(["dense", "focus"], ENCODERS))
-@pytest.mark.parametrize("detector", slow_but(["DINO"], DETECTORS))
+@pytest.mark.parametrize(
+    ("detector", "encoder"),
+    exhaustive_but(
+        [*(("DINO", encoder) for encoder in ENCODERS), *((kind, "focus") for kind in DETECTORS)],
+        [(kind, encoder) for kind in DETECTORS for encoder in ENCODERS],
+        quick=[("DINO", "dense"), ("DINO", "focus")],
+    ),
+)
 def test_learns_and_is_measured(detector, encoder, shapes, tmp_path):
     run = runner(shapes, tmp_path, describe(detector, encoder))
     run.train()

@@ -8,7 +8,7 @@ import pytest
 import torch
 from mmdet.registry import MODELS
 
-from quick import slow_but
+from quick import pairs, slow_but
 from tiny import NUM_CLASSES, build, samples, total
 from tiny_detectors import DETECTORS, detector_config
 
@@ -58,8 +58,10 @@ def test_what_is_built_holds_numbers(
     assert [n for n, tensor in model.state_dict().items() if not tensor.isfinite().all()] == []
 
 
-@pytest.mark.parametrize("encoder", ENCODERS)
-@pytest.mark.parametrize("detector", slow_but(["DeformableDETR", "DINO"], DETECTORS))
+@pytest.mark.parametrize(
+    ("detector", "encoder"),
+    pairs(DETECTORS, ENCODERS, quick=("DeformableDETR", "DINO"), each="focus"),
+)
 def test_trains_and_predicts(detector: str, encoder: str) -> None:
     model = build(detector_config(detector, ENCODERS[encoder]))
     optimiser = torch.optim.SGD((p for p in model.parameters() if p.requires_grad), lr=1e-3)

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from torch.nn.modules.module import register_module_forward_pre_hook
 
 from detectors import test_matrix
-from quick import slow_but
+from quick import pairs
 from replay import choices
 from sparse_encoders.autocast import without_gradient
 from tiny import build, samples, total
@@ -79,8 +79,9 @@ def disagreements(detector: str, encoder: str, seed: int) -> dict[str, float]:
     return {n: round(c, 3) for n, c in cosines.items() if c <= least}
 
 
-@pytest.mark.parametrize("encoder", ENCODERS)
-@pytest.mark.parametrize("detector", slow_but(["DINO"], DETECTORS))
+@pytest.mark.parametrize(
+    ("detector", "encoder"), pairs(DETECTORS, ENCODERS, quick=("DINO",), each="focus")
+)
 def test_bfloat16_gradients_point_where_float32_ones_do(detector: str, encoder: str) -> None:
     """In one of the draws at least: a gradient that is wrong is wrong in each."""
     first, *others = DRAWS
@@ -112,8 +113,9 @@ def seen_by_no_gradient(model: nn.Module) -> dict[str, bool]:
     return stored
 
 
-@pytest.mark.parametrize("encoder", ENCODERS)
-@pytest.mark.parametrize("detector", slow_but(["DINO"], DETECTORS))
+@pytest.mark.parametrize(
+    ("detector", "encoder"), pairs(DETECTORS, ENCODERS, quick=("DINO",), each="focus")
+)
 def test_no_cast_without_gradient_is_stored(detector: str, encoder: str) -> None:
     """Newer torch forgives it; before December 2025 such a weight got no gradient."""
     model = build(

@@ -10,7 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from grids import DIMS
 from grids import small_encoder as make
 from grids import small_grid as grid
-from quick import slow_but
+from quick import exhaustive_but
 from skips import needs_export
 from sparse_encoders.contracts import DetectorParts, Targets
 from sparse_encoders.encoders import (
@@ -141,8 +141,12 @@ def test_no_device_value_is_read(case):
         assert model(*inputs).shape == inputs[0].shape
 
 
+# every encoder and every selector that is no control
+EXPORTED = ("dense", "released", "sparse", "salience", "hybrid", "none", "lite + focus")
+
+
 @needs_export
-@pytest.mark.parametrize("case", slow_but(["dense", "lite + focus"], CASES))
+@pytest.mark.parametrize("case", exhaustive_but(EXPORTED, CASES, quick=("dense", "lite + focus")))
 def test_the_whole_encoder_exports(case):
     model, inputs = whole(**CASES[case])
     with torch.no_grad():

@@ -9,7 +9,7 @@ from mmengine.config import Config
 from PIL import Image
 
 import visualize_tokens as tool
-from quick import slow_but
+from quick import pairs
 from sparse_encoders.loading import load_detector
 from sparse_encoders.visualization import panels as token_panels
 from sparse_encoders.visualization.pictures import (
@@ -187,38 +187,44 @@ def sample(size=(64, 90)):
     )
 
 
+# an encoder, and the pictures that there are of it
+ENCODERS = {
+    "dense": (dict(type="DenseEncoder"), ("kept",)),
+    "lite, two high levels": (dict(type="LiteDETREncoder", blocks=1, high_levels=2), ("kept",)),
+    "lite + focus": (
+        dict(type="LiteDETREncoder", blocks=1, selector=dict(type="FocusTokenSelector")),
+        ("kept", "scores"),
+    ),
+    "random": (
+        dict(type="SparseDETREncoder", selector=dict(type="RandomSelector")),
+        ("kept", "scores"),
+    ),
+    "focus": (
+        dict(type="DualAttentionEncoder", num_object_tokens=7),
+        ("kept", "scores", "objects"),
+    ),
+    "focus, no dual attention": (
+        dict(type="DualAttentionEncoder", dual_attention=False),
+        ("kept", "scores"),
+    ),
+    "salience": (
+        dict(
+            type="DualAttentionEncoder",
+            background_embedding="released",
+            selector=dict(type="SalienceTokenSelector"),
+        ),
+        ("kept", "scores", "objects"),
+    ),
+    "hybrid": (dict(type="HybridEncoder"), ("kept",)),
+    "none": (dict(type="NoEncoder"), ("kept",)),
+}
+
+
 @pytest.mark.parametrize(
-    ("encoder", "pictures"),
-    [
-        (dict(type="DenseEncoder"), ("kept",)),
-        pytest.param(
-            dict(type="LiteDETREncoder", blocks=1, high_levels=2), ("kept",), marks=pytest.mark.slow
-        ),
-        (
-            dict(type="LiteDETREncoder", blocks=1, selector=dict(type="FocusTokenSelector")),
-            ("kept", "scores"),
-        ),
-        (dict(type="SparseDETREncoder", selector=dict(type="RandomSelector")), ("kept", "scores")),
-        (dict(type="DualAttentionEncoder", num_object_tokens=7), ("kept", "scores", "objects")),
-        pytest.param(
-            dict(type="DualAttentionEncoder", dual_attention=False),
-            ("kept", "scores"),
-            marks=pytest.mark.slow,
-        ),
-        (
-            dict(
-                type="DualAttentionEncoder",
-                background_embedding="released",
-                selector=dict(type="SalienceTokenSelector"),
-            ),
-            ("kept", "scores", "objects"),
-        ),
-        pytest.param(dict(type="HybridEncoder"), ("kept",), marks=pytest.mark.slow),
-        pytest.param(dict(type="NoEncoder"), ("kept",), marks=pytest.mark.slow),
-    ],
+    ("detector", "name"), pairs(("DINO", "DeformableDETR"), ENCODERS, quick=("DINO",), each="focus")
 )
-@pytest.mark.parametrize("detector", slow_but(["DINO"], ["DeformableDETR", "DINO"]))
-def test_every_encoder_one_stage_and_two_stage(detector, encoder, pictures):
+def test_every_encoder_one_stage_and_two_stage(detector, name):
+    encoder, pictures = ENCODERS[name]
     model = build(detector_config(detector, encoder)).train()
     actual = record_sample(model, sample(), CLASSES)
     assert model.training
