@@ -1,14 +1,14 @@
-"""Builds the compiled operators beside the package (metadata and settings: pyproject.toml).
+"""Build script of the compiled operators (metadata and settings: pyproject.toml).
 
-``python setup.py build_ext --inplace`` puts ``sparse_encoders/_C.so`` into the checkout;
-``pip install --no-build-isolation .`` builds it for an installation. The package works without it,
-only slower, so whatever keeps it from being built is printed and the package is installed pure.
-The configs of ``mmdet_configs`` go into the package's ``.mim`` folder, where MMEngine and mim look.
+``python setup.py build_ext --inplace`` writes ``sparse_encoders/_C.so`` into the checkout;
+``pip install --no-build-isolation .`` builds it for an installation. If it cannot be built, the
+reason is printed and the package is installed without it: it then works, but slower. The configs
+of ``mmdet_configs`` are copied to the package's ``.mim`` folder, where MMEngine and mim look.
 
 Environment:
     SPARSE_ENCODERS_NO_EXTENSION=1: do not build it.
-    SPARSE_ENCODERS_REQUIRE_EXTENSION=1: fail instead of installing pure.
-    SPARSE_ENCODERS_NO_CUDA=1: build for the CPU only, whatever torch there is.
+    SPARSE_ENCODERS_REQUIRE_EXTENSION=1: fail if it cannot be built.
+    SPARSE_ENCODERS_NO_CUDA=1: build for the CPU only, even with a CUDA build of torch.
     CXX, CUDA_HOME, TORCH_CUDA_ARCH_LIST, MAX_JOBS: as for any extension of torch.
 """
 
@@ -29,46 +29,45 @@ ROOT = Path(__file__).resolve().parent
 SOURCES = Path("csrc")
 
 
-def asked(name: str) -> bool:
+def is_set(name: str) -> bool:
     """Whether an environment variable is set to something other than 0."""
     return os.environ.get(name, "0") not in ("", "0")
 
 
-def why_pure() -> str | None:
-    """Why the extension cannot be built here; None if it can."""
-    if asked("SPARSE_ENCODERS_NO_EXTENSION"):
+def reason_not_to_build() -> str | None:
+    """Why the extension cannot be built on this machine; None if it can."""
+    if is_set("SPARSE_ENCODERS_NO_EXTENSION"):
         return "SPARSE_ENCODERS_NO_EXTENSION is set"
     try:
-        import torch
+        import torch  # noqa: F401
     except ImportError as error:
-        return f"torch is not there while building ({error}); use --no-build-isolation"
+        return f"torch cannot be imported ({error}); use pip's --no-build-isolation"
     if sys.platform == "win32":
         return "the operators are not built on Windows"
     if not any(shutil.which(c) for c in (os.environ.get("CXX", ""), "c++", "g++", "clang++") if c):
         return "no C++ compiler was found (CXX, c++, g++ or clang++)"
-    del torch
     return None
 
 
 def nvcc_release(nvcc: Path) -> str | None:
-    """CUDA's release, such as 13.0, that a compiler belongs to; None where it does not run."""
+    """CUDA release of a compiler, such as 13.0; None if it does not run."""
     try:
-        said = subprocess.run([nvcc, "--version"], capture_output=True, text=True).stdout
+        output = subprocess.run([nvcc, "--version"], capture_output=True, text=True).stdout
     except OSError:
         return None
-    found = re.search(r"release (\d+\.\d+)", said)
-    return found and found[1]
+    match = re.search(r"release (\d+\.\d+)", output)
+    return match and match[1]
 
 
 def cuda_sources() -> list[str]:
-    """Kernels and glue for CUDA, where torch has CUDA and its toolkit is there."""
+    """CUDA sources of the extension; empty, with a message, if they cannot be compiled."""
     import torch
     from torch.utils.cpp_extension import CUDA_HOME
 
-    if torch.version.cuda is None or asked("SPARSE_ENCODERS_NO_CUDA"):
+    if torch.version.cuda is None or is_set("SPARSE_ENCODERS_NO_CUDA"):
         return []
     if CUDA_HOME is None:
-        print("sparse_encoders: CUDA_HOME is not set and nvcc was not found: CPU operators only")
+        print("sparse_encoders: nvcc was not found and CUDA_HOME is not set: CPU operators only")
         return []
     release = nvcc_release(Path(CUDA_HOME, "bin", "nvcc"))
     if release is not None and release.split(".")[0] != torch.version.cuda.split(".")[0]:
@@ -79,8 +78,8 @@ def cuda_sources() -> list[str]:
         return []
     if not os.environ.get("TORCH_CUDA_ARCH_LIST") and not torch.cuda.is_available():
         print(
-            "sparse_encoders: this machine has no GPU to build for: CPU operators only; to build "
-            "for others set TORCH_CUDA_ARCH_LIST, as in TORCH_CUDA_ARCH_LIST=9.0"
+            "sparse_encoders: this machine has no GPU: CPU operators only; to build for other GPUs "
+            "set TORCH_CUDA_ARCH_LIST, as in TORCH_CUDA_ARCH_LIST=9.0"
         )
         return []
     folder = SOURCES / "cuda"
@@ -88,31 +87,31 @@ def cuda_sources() -> list[str]:
 
 
 def extension() -> Any:
-    """The one shared library with everything that can be built here."""
+    """The extension module: CPU operators, and CUDA operators if they can be compiled."""
     import torch
     from torch.utils.cpp_extension import CppExtension, CUDAExtension
 
-    os.chdir(ROOT)  # sources are named relative to the project
+    os.chdir(ROOT)  # the sources' paths are relative
     cuda = cuda_sources()
     flags = ["-O3", "-Wall", "-g0"]
     if torch.backends.openmp.is_available() and sys.platform != "darwin":
-        # Only for the compiler: the threads are those of torch's own OpenMP library. Linking a
-        # second one would start a second pool that fights with the first.
+        # For the compiler only, not the linker: the operators use torch's OpenMP library. A second
+        # OpenMP library would start a second pool of threads that competes for the cores.
         flags.append("-fopenmp")
     sources = [str(SOURCES / "ops.cpp"), *sorted(map(str, (SOURCES / "cpu").glob("*.cpp"))), *cuda]
     depends = [str(p) for p in SOURCES.rglob("*") if p.suffix in (".h", ".inc", ".cuh")]
-    made = (CUDAExtension if cuda else CppExtension)(
+    module = (CUDAExtension if cuda else CppExtension)(
         "sparse_encoders._C",
         sources,
         include_dirs=[str(ROOT / SOURCES)],
         extra_compile_args={"cxx": flags, "nvcc": ["-O3"]},
     )
-    made.depends = depends
-    return made
+    module.depends = depends
+    return module
 
 
 def build_command() -> Any:
-    """Torch's build_ext, with one file name for every Python, giving way to a pure package."""
+    """Torch's build_ext, but the library is ``_C.so``; a failing build installs without it."""
     from torch.utils.cpp_extension import BuildExtension
 
     class Build(BuildExtension):
@@ -120,7 +119,7 @@ def build_command() -> Any:
             try:
                 super().run()
             except Exception as error:
-                if asked("SPARSE_ENCODERS_REQUIRE_EXTENSION") or "build_ext" in sys.argv:
+                if is_set("SPARSE_ENCODERS_REQUIRE_EXTENSION") or "build_ext" in sys.argv:
                     raise
                 self.extensions.clear()
                 print(f"sparse_encoders: installing without compiled operators: {error}")
@@ -129,38 +128,38 @@ def build_command() -> Any:
 
 
 class BuildWithConfigs(build_py):
-    """Copies what a checkout has links to: the configs, their index and the scripts for mim."""
+    """Copies the targets of ``.mim``'s links in a checkout: configs, model index, scripts."""
 
     def run(self) -> None:
         super().run()
         if self.editable_mode:
-            return  # the links of the checkout are used
+            return  # an editable installation uses the links
         package = Path(self.build_lib, "sparse_encoders")
-        for file, place in mim_files():
-            self.mkpath(str((package / place).parent))
-            self.copy_file(str(file), str(package / place))
+        for file, target in mim_files():
+            self.mkpath(str((package / target).parent))
+            self.copy_file(str(file), str(package / target))
 
     def get_outputs(self, include_bytecode: bool = True) -> list[str]:
         package = Path(self.build_lib, "sparse_encoders")
-        own = [str(package / place) for _, place in mim_files()]
-        return super().get_outputs(include_bytecode) + own
+        copied = [str(package / target) for _, target in mim_files()]
+        return super().get_outputs(include_bytecode) + copied
 
 
 def mim_files() -> list[tuple[Path, Path]]:
-    """Files of the ``.mim`` folder: where they are, and their places in the package."""
+    """Files of the ``.mim`` folder: their paths, and their targets relative to the package."""
     folder = ROOT / "mmdet_configs"
-    found = [(p, Path(".mim/configs") / p.relative_to(folder)) for p in folder.rglob("*")]
+    files = [(p, Path(".mim/configs") / p.relative_to(folder)) for p in folder.rglob("*")]
     scripts = (ROOT / "sparse_encoders" / ".mim" / "tools").glob("*.py")
-    found += [(p, Path(".mim/tools") / p.name) for p in scripts]
-    found.append((ROOT / "model-index.yml", Path(".mim/model-index.yml")))
-    return [(p, place) for p, place in found if p.suffix in (".py", ".yml", ".md")]
+    files += [(p, Path(".mim/tools") / p.name) for p in scripts]
+    files.append((ROOT / "model-index.yml", Path(".mim/model-index.yml")))
+    return [(p, target) for p, target in files if p.suffix in (".py", ".yml", ".md")]
 
 
 def main() -> None:
-    """Set up the package, compiled where that is possible."""
-    reason = why_pure()
+    """Build and install the package, with the extension if it can be built."""
+    reason = reason_not_to_build()
     if reason is not None:
-        if asked("SPARSE_ENCODERS_REQUIRE_EXTENSION"):
+        if is_set("SPARSE_ENCODERS_REQUIRE_EXTENSION"):
             raise SystemExit(f"sparse_encoders: the extension cannot be built: {reason}")
         print(f"sparse_encoders: installing without compiled operators: {reason}")
         setup(cmdclass={"build_py": BuildWithConfigs})

@@ -33,4 +33,4 @@ def test_windows_gets_the_pure_package(monkeypatch):
     spec.loader.exec_module(module)
     monkeypatch.delenv("SPARSE_ENCODERS_NO_EXTENSION", raising=False)
     monkeypatch.setattr(sys, "platform", "win32")
-    assert "Windows" in module.why_pure()
+    assert "Windows" in module.reason_not_to_build()
