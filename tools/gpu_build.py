@@ -127,7 +127,6 @@ def plan(
         "MAX_JOBS": os.environ.get("MAX_JOBS") or str(len(os.sched_getaffinity(0))),
         "SPARSE_ENCODERS_REQUIRE_EXTENSION": "1",
         "SPARSE_ENCODERS_CACHE": str(built),
-        "MMCV_BUILD_FOLDER": str(work / "mmcv_build"),
         "PIP_NO_INDEX": "1",
         "PIP_FIND_LINKS": str(wheels),
     }

@@ -1,17 +1,17 @@
-"""Make the environment in one go: a virtual environment with the whole stack and this package.
+"""Set up a virtual environment with the whole stack and this package, or bring it up to date.
 
-Needs Python 3.10 or newer, a C++ compiler and pip's access to a package index. Running it again
-takes seconds; after a change it redoes only the part that the change touches. Environment:
+Needs Python 3.10 or newer, a C++ compiler and a package index for pip. A second run takes seconds;
+after a change it repeats only the steps that the change affects. Environment:
 
     STACK    ``openmmlab`` (default), or ``onedl`` for the maintained fork of MMEngine, MMCV,
              MMDetection and mim
-    TORCH    which torch to use: a requirement (``torch==2.1.2``, pip options may follow), or
-             ``system`` for the one that this Python imports. Without it: the torch that the
-             virtual environment has, else the one this Python imports, else the tested default.
-    SPARSE_ENCODERS_VENV     the virtual environment's folder; by default in the checkout, one for
+    TORCH    torch's requirement (``torch==2.1.2``, options of pip may follow), or ``system`` for
+             the torch that this Python imports. Default: the torch installed in the virtual
+             environment, else the one that this Python imports, else the pinned one.
+    SPARSE_ENCODERS_VENV     folder of the virtual environment; default: in the checkout, one for
                              each STACK, Python and TORCH (``--folder`` prints it)
-    SPARSE_ENCODERS_CACHE    where MMCV's built wheel is kept, default ``~/.cache/sparse_encoders``
-    MAX_JOBS, PIP_*          parallel compilers; everything pip reads
+    SPARSE_ENCODERS_CACHE    where MMCV's wheels are kept, default ``~/.cache/sparse_encoders``
+    MAX_JOBS, PIP_*          number of parallel compilers; settings of pip
 """
 
 from __future__ import annotations
@@ -34,63 +34,61 @@ from pathlib import Path
 from build_mmcv import run_logged
 
 ROOT = Path(__file__).resolve().parent.parent
-LINK = Path(sysconfig.get_path("purelib"), "torch_of_system.pth")  # to a torch from outside
-TOOLS = ("setup_environment.py", "build_mmcv.py")
-BUILD_TOOLS = ("pip", "setuptools", "wheel", "ninja", "packaging", "numpy")
-STARTED = float(os.environ.get("SETUP_STARTED") or time.time())
+LINK = Path(sysconfig.get_path("purelib"), "torch_of_system.pth")  # adds the folder of its torch
+STARTED = time.monotonic()
 STACK = os.environ.get("STACK") or "openmmlab"
 TORCH = os.environ.get("TORCH", "").strip()
-REPLACED = {"openmmlab": (), "onedl": ("mmengine", "mmdet", "openmim")}  # by the fork's own
-SETTINGS = ("SPARSE_ENCODERS_NO_EXTENSION", "SPARSE_ENCODERS_REQUIRE_EXTENSION", "CXX")
-SETTINGS += ("SPARSE_ENCODERS_NO_CUDA", "TORCH_CUDA_ARCH_LIST", "CUDA_HOME")
+REPLACED = {"openmmlab": (), "onedl": ("mmengine", "mmdet", "openmim")}  # packages by the fork's
+BUILD_TOOLS = ("pip", "setuptools", "wheel", "ninja", "packaging", "numpy")
+SETTINGS = ("SPARSE_ENCODERS_", "TORCH_CUDA_ARCH_LIST", "CUDA_HOME", "CXX")  # of setup.py
 WHICH_TORCH = "import os, torch; print(torch.__version__, os.path.dirname(torch.__path__[0]))"
 CHECK = """
 import platform, sys, warnings; warnings.filterwarnings("ignore")
-import numpy, torch, sparse_encoders.ops as own, mmcv.ops, mmdet.apis, mmengine, timm
+import numpy, torch, sparse_encoders.ops as ops, mmcv.ops, mmdet.apis, mmengine, timm
 import matplotlib.pyplot, mim, pandas, plotly.graph_objects, pycocotools.coco, torch._dynamo
 names = [f"{m.__name__} {m.__version__}" for m in (torch, mmengine, mmcv, mmdet, timm, numpy)]
 print("    Python", platform.python_version(), "in", sys.prefix, "\\n   ", ", ".join(names))
 print("    GPUs:", torch.cuda.device_count(), "MMCV by", mmcv.ops.get_compiler_version(), end="; ")
-print("this package's operators:", "loaded" if own.has_extension() else own.why_no_extension())"""
+print("this package's operators:", "loaded" if ops.has_extension() else ops.why_no_extension())"""
 
 
 def say(text: str) -> None:
     """Print a step with the time since the start."""
-    print(f"[{time.time() - STARTED:5.0f} s] {text}", flush=True)
+    print(f"[{time.monotonic() - STARTED:5.0f} s] {text}", flush=True)
 
 
-def normal(name: str) -> str:
-    """A distribution's name in the form in which names are compared."""
+def normalized(name: str) -> str:
+    """A package's name in the form in which names are compared."""
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
-def numbers(version: str) -> tuple[int, ...]:
-    """Major and minor version."""
+def major_minor(version: str) -> tuple[int, ...]:
+    """First two numbers of a version."""
     return tuple(int(number) for number in version.split(".")[:2])
 
 
 def pins(*files: str) -> dict[str, str]:
-    """Requirement lines of files in requirements/ by name; later files win."""
+    """Lines of files in requirements/ by package name; later files override earlier ones."""
     text = "\n".join((ROOT / "requirements" / file).read_text() for file in files)
     lines = [line for line in text.splitlines() if "==" in line and not line.startswith("#")]
-    return {normal(line.split("==")[0]): line for line in lines}
+    return {normalized(line.split("==")[0]): line for line in lines}
 
 
 def locked(stack: str, python: tuple[int, ...], torch: str) -> tuple[dict[str, str], str]:
-    """The packages to install as they are, and MMCV, which has to be compiled."""
-    older = python < (3, 11) or numbers(torch) < (2, 3)
-    found = pins("constraints.txt", *["constraints-numpy1.txt"] * older)
+    """Requirements of a stack by package name without MMCV, and that of MMCV."""
+    older = python < (3, 11) or major_minor(torch) < (2, 3)
+    packages = pins("constraints.txt", *["constraints-numpy1.txt"] * older)
     default, fork = pins("stack.txt"), pins(f"stack-{stack}.txt") if REPLACED[stack] else {}
     mmcv = fork.pop("onedl-mmcv", default["mmcv"])
-    found = {name: line for name, line in found.items() if name not in REPLACED[stack]} | fork
-    found["torchvision"] = default["torchvision"]
-    if numbers(torch) != numbers(default["torch"].split("==")[1]):  # 0.(n + 15) goes with 2.n
-        found["torchvision"] = f"torchvision==0.{numbers(torch)[1] + 15}.*"
-    return found, mmcv
+    packages = {name: line for name, line in packages.items() if name not in REPLACED[stack]} | fork
+    packages["torchvision"] = default["torchvision"]
+    if major_minor(torch) != major_minor(default["torch"].split("==")[1]):
+        packages["torchvision"] = f"torchvision==0.{major_minor(torch)[1] + 15}.*"  # of torch 2.x
+    return packages, mmcv
 
 
 def folder_name(stack: str, python: tuple[int, ...], torch: str) -> str:
-    """Folder of the environment: ``.venv``, and what is not the default in it."""
+    """Folder name of the environment: ``.venv`` and each setting that is not the default."""
     parts = [stack] * (stack != "openmmlab")
     parts += [f"py{python[0]}.{python[1]}"] * (python[:2] != (3, 11))
     if torch and torch != pins("stack.txt")["torch"]:
@@ -99,130 +97,124 @@ def folder_name(stack: str, python: tuple[int, ...], torch: str) -> str:
 
 
 def installed(name: str) -> str | None:
-    """Version of a distribution in this environment, None without it."""
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return None
+    """Version of an installed package, None if it is not installed."""
+    return next((package.version for package in metadata.distributions(name=name)), None)
 
 
 def run(*arguments: str) -> None:
-    """Run this Python; a failure ends the set-up."""
+    """Run this Python in the checkout; exit if it fails."""
     if status := subprocess.run([sys.executable, *arguments], cwd=ROOT).returncode:
         raise SystemExit(f"set-up: {shlex.join(arguments)} failed with status {status}")
 
 
 def pip(*arguments: str) -> None:
-    """Install into this environment; pip's own configuration and PIP_* apply."""
+    """Run ``pip install``."""
     run("-m", "pip", "install", "--no-compile", *arguments)
 
 
-def provide_torch(wanted: str, outer: str) -> None:
-    """Install the torch that is wanted, or use the one that is here or in the ``outer`` Python."""
-    have = installed("torch")
-    if have and not wanted:
-        return say(f"keeping torch {have}")
-    if wanted in ("", "system"):
-        found = subprocess.run([outer, "-c", WHICH_TORCH], capture_output=True, text=True).stdout
-        version, _, place = found.strip().rpartition("\n")[2].partition(" ")
-        if place and numbers(version) >= (2, 1):
+def provide_torch(requirement: str, outer: str) -> None:
+    """Install the required torch, or use the installed one or that of the ``outer`` Python."""
+    if installed("torch") and not requirement:
+        return say(f"keeping torch {installed('torch')}")
+    if requirement in ("", "system"):
+        result = subprocess.run([outer, "-c", WHICH_TORCH], capture_output=True, text=True)
+        version, _, folder = result.stdout.strip().rpartition("\n")[2].partition(" ")
+        if folder and major_minor(version) >= (2, 1):
             say(f"using torch {version} of {outer}")
-            if have and not LINK.exists():
+            if installed("torch") and not LINK.exists():
                 run("-m", "pip", "uninstall", "-q", "-y", "torch")
-            LINK.write_text(place + "\n")
+            LINK.write_text(folder + "\n")
             return site.addsitedir(str(LINK.parent))
-        if wanted:
+        if requirement:
             raise SystemExit(f"TORCH=system, but {outer} imports no torch from 2.1 on")
     LINK.unlink(missing_ok=True)
-    default = pins("stack.txt")["torch"]
-    say(f"installing {wanted or default}")
-    older = sys.version_info < (3, 11)
-    constraints = ROOT / "requirements" / ("constraints-numpy1.txt" if older else "constraints.txt")
-    pip(*(shlex.split(wanted) or [default, "-c", str(constraints)]))
-    return None
+    older = "-numpy1" * (sys.version_info < (3, 11))
+    default = f"{pins('stack.txt')['torch']} -c requirements/constraints{older}.txt"
+    say(f"installing {requirement or default}")
+    return pip(*shlex.split(requirement or default))
 
 
-def provide_packages(versions: dict[str, str]) -> None:
-    """Install the locked list as it is, without resolving; nothing here replaces torch."""
-    outside, needs = LINK.exists(), metadata.requires("torch") or []
-    if str(installed("torch")).split("+")[0] != pins("stack.txt")["torch"].split("==")[1]:
-        own = {normal(re.split(r"[^\w.-]", line)[0]) for line in needs}  # another torch's packages
-        versions = {n: line for n, line in versions.items() if n not in own or not installed(n)}
-    if outside and "torchvision" in versions and installed("torchvision"):
-        versions["torchvision"] = "torchvision"  # the user's own, whichever it is
-    say(f"installing {len(versions)} pinned packages")
-    # what lies beside a torch from outside has no scripts (mim, pytest) in this environment;
-    # the fork's source distributions need setuptools only
-    flags = ["-q", "--no-deps", "--no-build-isolation", *["--ignore-installed"] * outside]
-    pip(*flags, *versions.values())
+def provide_packages(packages: dict[str, str]) -> None:
+    """Install the pinned packages without resolving dependencies.
+
+    With another torch than the pinned one, the packages that it depends on stay as they are.
+    """
+    keep = {"torchvision"} if LINK.exists() else set()
+    if LINK.exists() or TORCH:
+        needs = metadata.requires("torch") or []
+        keep |= {normalized(re.split(r"[^\w.-]", need)[0]) for need in needs} - {*BUILD_TOOLS}
+    lines = [line for name, line in packages.items() if name not in keep or not installed(name)]
+    say(f"installing {len(lines)} pinned packages")
+    options = ["-q", "--no-deps", "--no-build-isolation"]
+    options += ["--ignore-installed"] * LINK.exists()  # a copy beside that torch lacks scripts here
+    pip(*options, *lines)
 
 
 def provide_package() -> None:
-    """This package, editable, with the extension of csrc/ as far as setup.py can build it."""
-    say("installing this package, editable, and building its extension")
+    """Install this package, editable, with its compiled operators if setup.py can build them."""
+    say("installing this package, editable, and compiling its operators")
     command = [sys.executable, "-m", "pip", "install", "-v", "--no-deps", "--no-build-isolation"]
     log = Path(sys.prefix, "sparse_encoders_build.log")
-    run_logged([*command, "-e", str(ROOT)], "compiling csrc", log)
-    for line in log.read_text(errors="replace").splitlines():
-        if line.strip().startswith("sparse_encoders: "):  # why it was not built, or not all of it
-            print(f"    {line.strip()}")
+    run_logged([*command, "-e", "."], "compiling csrc", log, ROOT)
+    reasons = re.findall(r"^ *(sparse_encoders: .*)", log.read_text(errors="replace"), re.M)
+    print(*(f"    {reason}\n" for reason in reasons), sep="", end="")  # what was left out
+
+
+def key(values: list[object], *patterns: str) -> str:
+    """A line that changes with torch, the values and the files that match the patterns."""
+    files = [path for pattern in patterns for path in sorted(ROOT.glob(pattern))]
+    content = hashlib.sha256(b"\0".join(path.read_bytes() for path in files))
+    return f"{content.hexdigest()} {[installed('torch'), *values]}\n"
 
 
 def stack_key() -> str:
-    """What everything but this package is made from."""
-    files = [
-        *sorted((ROOT / "requirements").glob("*.txt")),
-        *(ROOT / "tools" / name for name in TOOLS),
-    ]
-    found = hashlib.sha256(b"\0".join(path.read_bytes() for path in files))
-    return f"{found.hexdigest()} {STACK} {TORCH} {installed('torch')}"
+    """Key of everything except this package."""
+    return key([STACK, TORCH], "requirements/*.txt", "tools/setup_*.py", "tools/build_mmcv.py")
 
 
 def package_key() -> str:
-    """What the installed package was made from, and what came out."""
-    sources = [*sorted((ROOT / "csrc").rglob("*.*")), ROOT / "setup.py", ROOT / "pyproject.toml"]
-    found = hashlib.sha256(b"\0".join(path.read_bytes() for path in sources))
-    settings = [f"{name}={os.environ.get(name)}" for name in SETTINGS]
-    made = [path.stat().st_mtime_ns for path in (ROOT / "sparse_encoders").glob("_C*.so")]
-    more = [str(ROOT), installed("torch"), shutil.which("c++"), settings, made]
-    return f"{found.hexdigest()} {more}"
+    """Key of this package and its compiled operators."""
+    settings = [item for item in sorted(os.environ.items()) if item[0].startswith(SETTINGS)]
+    libraries = [path.stat().st_mtime_ns for path in ROOT.glob("sparse_encoders/_C*.so")]
+    values = [str(ROOT), shutil.which("c++"), settings, libraries]
+    return key(values, "csrc/**/*.*", "setup.py", "pyproject.toml")
 
 
 def set_up(outer: str) -> None:
-    """Everything that happens inside of the virtual environment."""
+    """Run the steps that are out of date, inside of the virtual environment."""
     # pip does not compile: the check imports what is used, so that it is written as bytecode
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
-    stamp = Path(sys.prefix, "sparse_encoders_setup.txt")
-    before = stamp.read_text() if stamp.exists() else ""
-    new = f"{stack_key()}\n" not in before
-    if new:
-        stamp.unlink(missing_ok=True)
-        provide_torch(TORCH, outer)
-        versions, mmcv = locked(STACK, sys.version_info[:2], str(installed("torch")))
-        provide_packages({name: versions.pop(name) for name in BUILD_TOOLS})
-    changed = f"{package_key()}\n" not in before
+    stamp, jobs = Path(sys.prefix, "sparse_encoders_setup.txt"), []
+    done = stamp.read_text() if stamp.exists() else ""
 
-    def fetch_all() -> None:
-        provide_packages(versions)
-        # on a core that waits for the compilers; MMCV may not be there yet
+    def install_packages() -> None:
+        provide_packages(packages)
+        # write bytecode while the compilers run; the end fails if MMCV is not installed yet
         imports = [sys.executable, "-c", "import timm, mmengine.runner, mmdet.apis"]
         subprocess.run(imports, capture_output=True)
 
-    with ThreadPoolExecutor() as pool:  # what compiles needs only torch
-        builder = str(ROOT / "tools" / "build_mmcv.py")
-        jobs = [pool.submit(fetch_all), pool.submit(run, builder, mmcv)] if new else []
-        jobs += [pool.submit(provide_package)] if changed else []
+    with ThreadPoolExecutor() as pool:
+        if stack_key() not in done:
+            stamp.unlink(missing_ok=True)
+            provide_torch(TORCH, outer)
+            packages, mmcv = locked(STACK, sys.version_info[:2], str(installed("torch")))
+            provide_packages({name: packages.pop(name) for name in BUILD_TOOLS})
+            # compiling needs nothing but torch and the build tools
+            jobs = [pool.submit(run, "tools/build_mmcv.py", mmcv)]
+            jobs += [pool.submit(install_packages)]
+        if package_key() not in done:
+            jobs += [pool.submit(provide_package)]
         for job in jobs:
             job.result()
-    if new or changed:
+    if jobs:
         say("checking the environment")
         run("-c", CHECK)
-        stamp.write_text(f"{stack_key()}\n{package_key()}\n")
+        stamp.write_text(stack_key() + package_key())
     say(f"the environment {sys.prefix} is ready")
 
 
 def main() -> None:
-    """Make the virtual environment where there is none that runs, and go on inside of it."""
+    """Create the virtual environment unless there is a working one, and continue inside of it."""
     if STACK not in REPLACED:
         raise SystemExit(f"STACK must be one of {', '.join(REPLACED)}, got {STACK!r}")
     name = folder_name(STACK, sys.version_info[:2], TORCH)
@@ -236,11 +228,10 @@ def main() -> None:
     python = str(folder / "bin" / "python")
     probe = f"{shlex.quote(str(folder / 'bin' / 'pip'))} --version"  # fails in a moved folder
     if str(folder) not in subprocess.run(probe, shell=True, capture_output=True, text=True).stdout:
-        say(f"making the virtual environment {folder} with {sys.executable}")
+        say(f"creating the virtual environment {folder} with {sys.executable}")
         if subprocess.run([sys.executable, "-m", "venv", "--clear", str(folder)]).returncode:
             package = f"python3.{sys.version_info[1]}-venv"
             raise SystemExit(f"python -m venv failed (Debian: apt-get install {package})")
-    os.environ["SETUP_STARTED"] = str(STARTED)
     return os.execv(python, [python, __file__, "--inside", sys.executable])
 
 
