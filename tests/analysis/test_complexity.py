@@ -11,7 +11,7 @@ from mmengine.config import Config
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from quick import slow_but
+from quick import pairs
 from sparse_encoders.analysis.complexity import PARTS, Part, count_complexity, model_of_config
 from sparse_encoders.analysis.complexity import counter as counter_module
 from sparse_encoders.analysis.complexity.formulas import FORMULAS
@@ -27,6 +27,7 @@ HEADS, POINTS = 8, 4 * 4  # levels times points
 FOCUS = dict(type="DualAttentionEncoder", selector=dict(type="FocusTokenSelector", keep_ratio=0.4))
 LITE = dict(type="LiteDETREncoder", blocks=1, small_low_level_ffn=True)
 HYBRID = dict(type="HybridEncoder")
+ENCODERS = {"dense": {}, "focus": FOCUS, "lite": LITE, "hybrid": HYBRID}
 
 
 def build(config):
@@ -132,12 +133,12 @@ def test_none_costs_nothing():
 
 
 @pytest.mark.parametrize(
-    "encoder", [{}, FOCUS, LITE, HYBRID], ids=["dense", "focus", "lite", "hybrid"]
+    ("detector", "encoder"),
+    pairs(DETECTORS, ENCODERS, quick=("DeformableDETR", "DINO"), each="focus"),
 )
-@pytest.mark.parametrize("detector", slow_but(["DeformableDETR", "DINO"], DETECTORS))
 def test_sums_and_a_real_run(detector, encoder, monkeypatch):
     """Parts sum up to what torch's counter finds when everything really runs."""
-    model = build(detector_config(detector, encoder))
+    model = build(detector_config(detector, ENCODERS[encoder]))
     actual = count_complexity(model, (64, 100))
     assert list(actual.parts) == list(PARTS) and model.training
     model.requires_grad_(False)  # torch's counter hooks what has a gradient

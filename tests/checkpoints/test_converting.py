@@ -15,6 +15,7 @@ from mmengine.registry import init_default_scope
 from mmengine.runner import load_checkpoint
 
 import fake_releases as releases
+from quick import exhaustive_but
 from reference.model import compare_detections
 from sparse_encoders.checkpoints.classes import CATEGORY_NUMBERS
 from sparse_encoders.checkpoints.conversion import convert
@@ -41,8 +42,10 @@ def run_tool(monkeypatch: pytest.MonkeyPatch, *words: object) -> int:
     return int(stopped.value.code)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+    "family",
+    exhaustive_but(["focus_dino", "lite_dino", "sparse_deformable_detr"], FAMILIES, quick=()),
+)
 def test_from_a_released_file_to_its_detections(
     family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:

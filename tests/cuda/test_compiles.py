@@ -13,6 +13,7 @@ SCRIPT = Path(__file__).resolve().parents[2] / "tools" / "build_cuda_objects.sh"
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.skipif(shutil.which("nvcc") is None, reason="nvcc was not found")
 def test_nvcc_compiles_every_kernel_without_spills(tmp_path):
     """One architecture here; CI runs the script itself, for all of them."""

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from deployed import SIZE, detector, picture
+from quick import exhaustive_but
 from skips import skip_without_graphs_of_dataclasses
 from sparse_encoders.deployment import ImageToDetections, attention_backend
 from sparse_encoders.mixed_precision import BFloat16OptimWrapper
@@ -57,8 +58,10 @@ def test_a_normalised_image() -> None:
     torch.testing.assert_close(raw[1], normalised[1])
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("encoder", ["focus", "salience", "hybrid", "none"])
+@pytest.mark.parametrize(
+    "encoder",
+    exhaustive_but(["focus", "hybrid"], ["focus", "salience", "hybrid", "none"], quick=()),
+)
 def test_it_compiles_as_one_graph(encoder: str) -> None:
     """With the operators of this package in it; 'eager' runs the captured graph as it is."""
     skip_without_graphs_of_dataclasses()

@@ -71,9 +71,10 @@ def test_onnxruntime_gives_what_torch_gives(encoder: str, exported: Exported) ->
     assert abs(other[0] - run_onnx(path, picture())[0][0]).max() > 1
 
 
-@pytest.mark.slow
 @needs_onnx
-@pytest.mark.parametrize("encoder", ["focus", "salience"])  # the others: with a dynamic size, below
+@pytest.mark.parametrize(  # the others: with a dynamic size, below
+    "encoder", exhaustive_but(["focus"], ["focus", "salience"], quick=())
+)
 def test_a_dynamic_batch(encoder: str, exported: Exported) -> None:
     """The file is traced with two images; one alone gets what torch finds in it, too."""
     model, path = exported(encoder, dynamic_batch=True)
@@ -87,7 +88,6 @@ def test_a_dynamic_batch(encoder: str, exported: Exported) -> None:
     assert abs(together[2] - alone[0]).max() < 1e-2 < abs(together[0] - alone[0]).max()
 
 
-@pytest.mark.slow
 @needs_onnx
 @pytest.mark.parametrize(
     ("encoder", "kind"),

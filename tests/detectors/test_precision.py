@@ -11,7 +11,7 @@ import torch
 from mmdet.models.losses import FocalLoss, GIoULoss, L1Loss
 from torch import Tensor, nn
 
-from quick import slow_but
+from quick import pairs
 from skips import needs_float16_autocast
 from sparse_encoders.compat import is_autocast_enabled
 from sparse_encoders.selectors import decoder_attention, focus
@@ -76,10 +76,17 @@ def losses_in(model: nn.Module, dtype: torch.dtype) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize("dtype", HALVES, ids=str)
-@pytest.mark.parametrize("detector", slow_but(["DINO"], [*DETECTORS, "class-specific first stage"]))
-@pytest.mark.parametrize("encoder", ["SparseDETREncoder", "DualAttentionEncoder"])
+@pytest.mark.parametrize(
+    ("detector", "encoder"),
+    pairs(
+        [*DETECTORS, "class-specific first stage"],
+        ["SparseDETREncoder", "DualAttentionEncoder"],
+        quick=("DINO",),
+        each="DualAttentionEncoder",
+    ),
+)
 def test_what_reaches_a_loss_is_float32(
-    encoder: str, detector: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+    detector: str, encoder: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = dict(type=encoder)
     config = detector_config(detector, settings) if detector in DETECTORS else specific(settings)
