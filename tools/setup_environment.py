@@ -156,8 +156,8 @@ def provide_package() -> None:
     command = [sys.executable, "-m", "pip", "install", "-v", "--no-deps", "--no-build-isolation"]
     log = Path(sys.prefix, "sparse_encoders_build.log")
     run_logged([*command, "-e", "."], "compiling csrc", log, ROOT)
-    reasons = re.findall(r"^ *(sparse_encoders: .*)", log.read_text(errors="replace"), re.M)
-    print(*(f"    {reason}\n" for reason in reasons), sep="", end="")  # what was left out
+    messages = re.findall(r"^ *(sparse_encoders: .*)", log.read_text(errors="replace"), re.M)
+    print(*(f"    {text}\n" for text in dict.fromkeys(messages)), sep="", end="")
 
 
 def key(values: list[object], *patterns: str) -> str:
