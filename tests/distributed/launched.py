@@ -31,7 +31,7 @@ def main(folder: str) -> None:
 
 
 if __name__ == "__main__":
-    dist.init_process_group("gloo", timeout=timedelta(seconds=60))
+    dist.init_process_group("gloo", timeout=timedelta(seconds=180))
     main(*sys.argv[1:])
     dist.barrier()
     dist.destroy_process_group()

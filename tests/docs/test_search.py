@@ -97,7 +97,7 @@ def test_the_search_answers_in_a_browser_without_a_server(browser, site):
             page.fill("input.md-search__input", typed)
             page.press("input.md-search__input", "End")  # the page looks when a key is released
             page.wait_for_function(
-                f"document.querySelectorAll('a.md-search-result__link').{shown}", timeout=10_000
+                f"document.querySelectorAll('a.md-search-result__link').{shown}", timeout=60_000
             )
         actual = links.evaluate_all("all => all.map(link => link.href)")
         if not any(expected in link for link in actual[:5]):
