@@ -29,11 +29,13 @@ def is_traced(size: object) -> bool:
 
 
 def rows_of(rows: Sequence[Sequence[float]], like: Tensor) -> Tensor:
-    """(L, n) tensor of numbers, or of traced sizes, in the dtype and on the device of ``like``."""
-    if not any(is_traced(size) for row in rows for size in row):
-        return like.new_tensor(rows)
+    """(L, n) tensor of numbers, or of traced sizes, in the dtype and on the device of ``like``.
+
+    Each number is filled in on the device: a tensor of Python numbers would be copied there, which
+    the host waits for.
+    """
     values = [
-        size.to(like) if isinstance(size, Tensor) else like.new_tensor(size)
+        size.to(like) if isinstance(size, Tensor) else like.new_full((), size)
         for row in rows
         for size in row
     ]

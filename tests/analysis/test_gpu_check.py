@@ -254,7 +254,7 @@ def test_a_detector_that_cannot_be_built_leaves_the_others(
 
 
 @pytest.mark.usefixtures("_tiny")
-@pytest.mark.parametrize("name", ENCODERS)
+@pytest.mark.parametrize("name", [*ENCODERS, "lite-key-aware"])
 def test_nothing_waits_between_backbone_and_head(
     name: str, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
