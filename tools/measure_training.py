@@ -42,7 +42,7 @@ def main() -> int:
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    print(table(rows))
+    print(table(rows, "its first line"))
     if args.json:
         report = {
             "command": " ".join(sys.argv),

@@ -77,13 +77,18 @@ def benchmark(
     return pd.DataFrame(rows, index=pd.Index(list(timings), name="name"), dtype=object)
 
 
-def table(frame: pd.DataFrame) -> str:
-    """A benchmark as a Markdown table; '-' for unknown values."""
+def table(frame: pd.DataFrame, first: str | None = None) -> str:
+    """A benchmark as a Markdown table; '-' for unknown values.
+
+    Args:
+        frame: see :func:`benchmark`.
+        first: what shares are of, for the heads of their columns; None: the first line.
+    """
     shown = frame.copy()
     for key in HEADS.keys() & set(frame):
         form = HEADS[key][1]
         shown[key] = ["-" if v is None or v != v else form.format(v) for v in frame[key]]
-    first = frame.index[0]
+    first = first or frame.index[0]
     shown.columns = [HEADS.get(key, (key,))[0].format(first=first) for key in frame]
     text: str = shown.to_markdown(disable_numparse=True)
     return text

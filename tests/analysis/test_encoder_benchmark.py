@@ -59,6 +59,7 @@ def test_calls_side_by_side():
     assert (frame.fastest <= frame.seconds).all() and (frame.seconds <= frame.slowest).all()
     lines = table(frame).splitlines()
     assert len(lines) == 4 and "of short" in lines[0] and lines[2].split("|")[-2].strip() == "-"
+    assert "of its own" in table(frame, "its own").splitlines()[0]
     assert json.loads(json.dumps(records(frame)))[1]["name"] == "long"
     assert records(frame)[0]["peak_mib"] is None
 
