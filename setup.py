@@ -14,6 +14,7 @@ Environment:
 
 from __future__ import annotations
 
+import importlib
 import os
 import re
 import shutil
@@ -39,7 +40,7 @@ def reason_not_to_build() -> str | None:
     if is_set("SPARSE_ENCODERS_NO_EXTENSION"):
         return "SPARSE_ENCODERS_NO_EXTENSION is set"
     try:
-        import torch  # noqa: F401
+        importlib.import_module("torch")
     except ImportError as error:
         return f"torch cannot be imported ({error}); use pip's --no-build-isolation"
     if sys.platform == "win32":

@@ -22,20 +22,17 @@ def slow_but(kept: Iterable[Any], cases: Iterable[Any]) -> list[Any]:
 
 
 def exhaustive_but(
-    kept: Iterable[Any], cases: Iterable[Any], quick: Iterable[Any] | None = None
+    kept: Collection[Any], cases: Collection[Any], quick: Collection[Any]
 ) -> list[Any]:
     """``cases`` as pytest's parameters; not in ``kept``: exhaustive, not in ``quick``: slow.
 
     A tuple is the values of several parameters.
     """
-    kept, cases = list(kept), list(cases)
-    quick = kept if quick is None else list(quick)
     assert all(case in cases for case in (*kept, *quick)), f"{kept}, {quick} not all in {cases}"
-    marks = {True: (), False: (pytest.mark.slow,)}
     return [
         pytest.param(
             *(case if isinstance(case, tuple) else (case,)),
-            marks=marks[case in quick] if case in kept else EXHAUSTIVE,
+            marks=() if case in quick else pytest.mark.slow if case in kept else EXHAUSTIVE,
         )
         for case in cases
     ]
