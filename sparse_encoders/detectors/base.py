@@ -13,12 +13,13 @@ from torch import Tensor
 from sparse_encoders.attention import KeyAwareDeformableAttention, attention_config
 from sparse_encoders.autocast import in_float32
 from sparse_encoders.contracts import Targets
-from sparse_encoders.detectors import batches
+from sparse_encoders.detectors.batches import annotations_of, sizes_of, targets_of, token_reports
 from sparse_encoders.detectors.records import Decoded, Queries
-from sparse_encoders.detectors.reporting import token_reports
 from sparse_encoders.detectors.steps import DetectorSteps
 from sparse_encoders.encoders.base import Encoder, EncoderOutput
 from sparse_encoders.registry import build_swappable
+
+Losses = dict[str, Tensor]
 
 
 class EncoderDetector(DetectorSteps):
@@ -44,8 +45,8 @@ class EncoderDetector(DetectorSteps):
             :mod:`sparse_encoders.evaluation`.
 
     Raises:
-        ValueError: ``max_per_img`` is larger than queries times classes, or a setting of the
-            encoder or the attention is invalid.
+        ValueError: ``max_per_img`` is larger than queries times classes, the position embedding has
+            not as many channels as a token, or a setting of encoder or attention is invalid.
     """
 
     # configs until ``_init_layers`` builds them; MMDetection is not typed
@@ -80,17 +81,20 @@ class EncoderDetector(DetectorSteps):
                 f"model.test_cfg.max_per_img is {max_detections}, but {self.num_queries} queries "
                 f"of {self.bbox_head.cls_out_channels} classes give at most {available} detections"
             )
-
-    # -- building ---------------------------------------------------------
+        if 2 * self.positional_encoding.num_feats != self.embed_dims:
+            raise ValueError(
+                f"model.positional_encoding.num_feats must be {self.embed_dims // 2}, half of the "
+                f"encoder's embed_dims {self.embed_dims}, got {self.positional_encoding.num_feats}"
+            )
 
     def build_encoder(self, config: dict[str, Any] | None) -> Encoder:
         """The encoder of a config; without a ``type`` it is :class:`DenseEncoder`."""
-        defaults = {
-            "num_levels": self.num_feature_levels,
-            "attention_backend": self.attention_backend,
-            "first_stage": bool(self.as_two_stage),
-            "num_classes": self.bbox_head.cls_out_channels,
-        }
+        defaults = dict(
+            num_levels=self.num_feature_levels,
+            attention_backend=self.attention_backend,
+            first_stage=bool(self.as_two_stage),
+            num_classes=self.bbox_head.cls_out_channels,
+        )
         config = {"type": "DenseEncoder", **(config or {})}
         return build_swappable(config, Encoder, "model.encoder", defaults)
 
@@ -106,19 +110,6 @@ class EncoderDetector(DetectorSteps):
         )
         return config
 
-    def check_position_channels(self) -> None:
-        """Check that the position embedding has as many channels as a token.
-
-        Raises:
-            ValueError: it has not.
-        """
-        channels = 2 * self.positional_encoding.num_feats
-        if channels != self.embed_dims:
-            raise ValueError(
-                f"model.positional_encoding.num_feats must be {self.embed_dims // 2}, half of the "
-                f"encoder's embed_dims {self.embed_dims}, got {self.positional_encoding.num_feats}"
-            )
-
     def init_weights(self) -> None:
         """MMDetection's initialisation, then :meth:`init_own_weights`."""
         super().init_weights()
@@ -131,9 +122,7 @@ class EncoderDetector(DetectorSteps):
                 module.init_weights()
         self.encoder.init_own_weights()
 
-    # -- training and testing ---------------------------------------------
-
-    def loss(self, batch_inputs: Tensor, batch_data_samples: SampleList) -> dict[str, Tensor]:
+    def loss(self, batch_inputs: Tensor, batch_data_samples: SampleList) -> Losses:
         """The losses of the detector and of its encoder, by name.
 
         Args:
@@ -144,16 +133,18 @@ class EncoderDetector(DetectorSteps):
             ValueError: encoder and head have a loss of the same name.
         """
         samples = self.training_samples(batch_data_samples)
-        targets = batches.targets_of(samples)
-        read = targets if self.encoder.needs_boxes else None
-        encoded = self.encode(self.extract_feat(batch_inputs), *batches.sizes_of(samples), read)
-        queries = self.prepare_queries(encoded, samples)
-        decoded = self.decode(queries, encoded, record=self.encoder.learns_from_decoder)
-        losses, extra = in_float32(
-            lambda records: self._losses(*records, samples, targets),
-            (encoded, queries, decoded),
-            self.bbox_head,
+        targets = targets_of(samples)
+
+        def losses_of(records: tuple[EncoderOutput, Queries, Decoded]) -> tuple[Losses, Losses]:
+            encoded, queries, decoded = records
+            supervision = replace(targets, attention_map=decoded.attention_map)
+            of_head = self.head_loss(queries, decoded, samples)
+            return of_head, self.encoder.loss(encoded, supervision, self.detection_loss(samples))
+
+        records = self.run_steps(
+            self.extract_feat(batch_inputs), samples, targets, self.encoder.learns_from_decoder
         )
+        losses, extra = in_float32(losses_of, records, self.bbox_head)
         clash = losses.keys() & extra.keys()
         if clash:
             raise ValueError(f"encoder and head both name a loss {sorted(clash)}")
@@ -163,58 +154,56 @@ class EncoderDetector(DetectorSteps):
         """The batch's data samples, possibly changed for a training step."""
         return samples
 
-    def _losses(
+    def run_steps(
         self,
-        encoded: EncoderOutput,
-        queries: Queries,
-        decoded: Decoded,
-        samples: SampleList,
-        targets: Targets,
-    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """The head's losses and the encoder's."""
-        targets = replace(targets, attention_map=decoded.attention_map)
-        losses = self.head_loss(queries, decoded, samples)
-        return losses, self.encoder.loss(encoded, targets, self.detection_loss(samples))
+        features: Sequence[Tensor],
+        samples: SampleList | None,
+        targets: Targets | None = None,
+        record: bool = False,
+    ) -> tuple[EncoderOutput, Queries, Decoded]:
+        """The three steps on a batch; without ``targets`` an encoder reads the annotations."""
+        if not self.encoder.needs_boxes:
+            targets = None
+        elif targets is None:
+            targets = annotations_of(samples)
+        encoded = self.encode(features, *sizes_of(samples), targets)
+        queries = self.prepare_queries(encoded, samples)
+        return encoded, queries, self.decode(queries, encoded, record)
 
-    def head_loss(
-        self, queries: Queries, decoded: Decoded, samples: SampleList
-    ) -> dict[str, Tensor]:
+    def head_loss(self, queries: Queries, decoded: Decoded, samples: SampleList) -> Losses:
         """The losses of ``bbox_head``."""
-        losses: dict[str, Tensor] = self.bbox_head.loss(
+        losses: Losses = self.bbox_head.loss(
             **self.head_inputs(queries, decoded), batch_data_samples=samples
         )
         return losses
 
     def head_inputs(self, queries: Queries, decoded: Decoded) -> dict[str, Any]:
         """Arguments of the head: the decoder's output, in training also the first stage's."""
-        inputs = dict(hidden_states=decoded.states, references=decoded.references)
-        if not self.training:
-            return inputs
-        first = queries.proposals
-        return dict(
-            **inputs,
-            enc_outputs_class=None if first is None else first.logits,
-            enc_outputs_coord=None if first is None else first.boxes,
-        )
+        inputs: dict[str, Any] = dict(hidden_states=decoded.states, references=decoded.references)
+        if self.training:
+            first = queries.proposals
+            inputs["enc_outputs_class"] = None if first is None else first.logits
+            inputs["enc_outputs_coord"] = None if first is None else first.boxes
+        return inputs
 
     def predict(
         self, batch_inputs: Tensor, batch_data_samples: SampleList, rescale: bool = True
     ) -> SampleList:
         """MMDetection's predictions; with ``test_cfg.report_tokens`` also ``token_selection``."""
-        samples = batch_data_samples
-        report_tokens = bool((self.test_cfg or {}).get("report_tokens", False))
-        encoded = self.encode(
-            self.extract_feat(batch_inputs), *batches.sizes_of(samples), self._boxes_read(samples)
+        samples, head = batch_data_samples, self.bbox_head
+        encoded, queries, decoded = self.run_steps(
+            self.extract_feat(batch_inputs),
+            samples,
+            record=bool((self.test_cfg or {}).get("report_tokens", False)),
         )
-        queries = self.prepare_queries(encoded, samples)
-        decoded = self.decode(queries, encoded, record=report_tokens)
-        head, request = self.bbox_head, dict(rescale=rescale, batch_data_samples=samples)
         results = in_float32(
-            lambda inputs: head.predict(**inputs, **request),
+            lambda inputs: head.predict(**inputs, rescale=rescale, batch_data_samples=samples),
             self.head_inputs(queries, decoded),
             head,
         )
-        samples = self.add_pred_to_datasample(samples, batches.detections_in_float32(results))
+        for each in results:  # metrics convert them to NumPy arrays, which have no bfloat16
+            each.bboxes, each.scores = each.bboxes.float(), each.scores.float()
+        samples = self.add_pred_to_datasample(samples, results)
         if decoded.attention_map is not None:
             reports = token_reports(encoded, decoded.attention_map)
             for sample, report in zip(samples, reports, strict=True):
@@ -225,14 +214,8 @@ class EncoderDetector(DetectorSteps):
         self, img_feats: Sequence[Tensor], batch_data_samples: SampleList | None = None
     ) -> dict[str, Any]:
         """MMDetection's name for the three steps; returns the arguments of ``bbox_head``."""
-        sizes, read = batches.sizes_of(batch_data_samples), self._boxes_read(batch_data_samples)
-        encoded = self.encode(img_feats, *sizes, read)
-        queries = self.prepare_queries(encoded, batch_data_samples)
-        return self.head_inputs(queries, self.decode(queries, encoded))
-
-    def _boxes_read(self, samples: SampleList | None) -> Targets | None:
-        """Annotated boxes of test images, if the encoder reads them; None otherwise."""
-        return batches.annotations_of(samples) if self.encoder.needs_boxes else None
+        _, queries, decoded = self.run_steps(img_feats, batch_data_samples)
+        return self.head_inputs(queries, decoded)
 
     def set_keep_ratio(self, keep_ratio: float | Sequence[float]) -> None:
         """Set the keep ratio, see :meth:`Encoder.set_keep_ratio`."""

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
 from mmdet.structures import SampleList
-from mmengine.structures import InstanceData
+from mmengine.structures import BaseDataElement
 from torch import Tensor
+from torch.nn import functional as F
 
 from sparse_encoders.contracts import Targets
 from sparse_encoders.encoders.base import EncoderOutput
@@ -88,23 +88,41 @@ def with_enough_tokens(
                 f"dynamic_size needs an example image of at least model.num_queries={num_queries} "
                 f"tokens, got one of {int(memory.shape[1])}: give a larger image_hw (--size)"
             )
-        batch = memory.shape[0]
         if mask is None:
-            mask = torch.zeros(batch, memory.shape[1], dtype=torch.bool, device=memory.device)
-        memory = torch.cat([memory, memory.new_zeros(batch, missing, memory.shape[-1])], 1)
-        mask = torch.cat([mask, mask.new_ones(batch, missing)], 1)
+            mask = memory.new_zeros(memory.shape[:2], dtype=torch.bool)
+        memory, mask = F.pad(memory, (0, 0, 0, missing)), F.pad(mask, (0, missing), value=True)
         shapes.append((1, missing))
     return memory, mask, tuple(shapes)
 
 
-def detections_in_float32(results: Sequence[InstanceData]) -> Sequence[InstanceData]:
-    """Convert boxes and scores to float32, because metrics convert them to NumPy arrays.
+def token_reports(encoded: EncoderOutput, attention_map: Tensor) -> list[BaseDataElement]:
+    """One record for each image.
 
     Args:
-        results: detections of each image, with ``bboxes`` and ``scores``; changed in place.
+        encoded: the encoder's output. An encoder without a selector counts as one
+            layer that keeps every valid token.
+        attention_map: (B, N) decoder attention map.
+
+    Returns:
+        Elements with ``kept`` (layers, N) bool, ``valid`` (N,) bool, ``scores``
+        (N,) float32 (a selector's, else absent), ``attention`` (N,) float32, and
+        the level ``shapes`` as metainfo.
     """
-    for detections in results:
-        detections.set_data(
-            dict(bboxes=detections.bboxes.float(), scores=detections.scores.float())
-        )
-    return results
+    tokens, selection, layers = encoded.tokens, encoded.selection, encoded.layers
+    if tokens.padding_mask is None:
+        valid = torch.ones(attention_map.shape, dtype=torch.bool, device=attention_map.device)
+    else:
+        valid = ~tokens.padding_mask
+    if layers:
+        kept = torch.stack([layer.mask(tokens.num_tokens) for layer in layers], 1)
+    else:
+        kept = valid.unsqueeze(1)
+    reports = []
+    for image in range(len(valid)):
+        report = BaseDataElement(metainfo=dict(shapes=tokens.shapes))
+        report.kept, report.valid = kept[image], valid[image]
+        report.attention = attention_map[image]
+        if selection is not None:
+            report.scores = selection.scores[image]
+        reports.append(report)
+    return reports

@@ -9,19 +9,16 @@ from mmdet.models.detectors import DDQDETR as MMDetDDQDETR
 from mmdet.models.layers import DDQTransformerDecoder, SinePositionalEncoding
 from torch import nn
 
-from sparse_encoders.detectors.decoders import DeformableDecoder, PositionHead
+from sparse_encoders.detectors.decoders import DINODecoder
 from sparse_encoders.detectors.dino import DINO
 from sparse_encoders.detectors.records import Decoded, Queries
 from sparse_encoders.registry import DETECTORS
 
 
 class DDQDecoder(DDQTransformerDecoder):
-    """DDQ-DETR's decoder, with the cross-attention that its config names."""
+    """DDQ-DETR's decoder, with the layers of DINO's."""
 
-    def _init_layers(self) -> None:
-        DeformableDecoder._init_layers(self)
-        self.ref_point_head = PositionHead(self.embed_dims)
-        self.norm = nn.LayerNorm(self.embed_dims)
+    _init_layers = DINODecoder._init_layers
 
 
 class DistinctQueries(MMDetDDQDETR):
@@ -80,7 +77,6 @@ class DDQDETR(DINO, DistinctQueries):
         self.encoder = self.build_encoder(self.encoder)
         self.decoder = DDQDecoder(**self.decoder_config(self.decoder))
         self.embed_dims = self.encoder.embed_dims
-        self.check_position_channels()
         self.query_embedding: Any = None  # a query's content is its proposal's memory
         self.level_embed = nn.Parameter(torch.zeros(self.num_feature_levels, self.embed_dims))
         self.memory_trans_fc = nn.Linear(self.embed_dims, self.embed_dims)
@@ -88,12 +84,9 @@ class DDQDETR(DINO, DistinctQueries):
         self.query_map = nn.Linear(self.embed_dims, self.embed_dims)
 
     def head_inputs(self, queries: Queries, decoded: Decoded) -> dict[str, Any]:
-        """Arguments of the head, in training with the dense branch's first stage."""
+        """In training with the dense branch's first stage."""
         inputs = super().head_inputs(queries, decoded)
-        if queries.dense is None:
-            return inputs
-        return dict(
-            **inputs,
-            aux_enc_outputs_class=queries.dense.logits,
-            aux_enc_outputs_coord=queries.dense.boxes,
-        )
+        if queries.dense is not None:
+            inputs["aux_enc_outputs_class"] = queries.dense.logits
+            inputs["aux_enc_outputs_coord"] = queries.dense.boxes
+        return inputs

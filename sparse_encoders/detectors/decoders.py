@@ -75,7 +75,6 @@ class RefiningDecoder(DeformableDecoder):
     Args:
         look_forward_twice: the box that a layer refines keeps its gradient, so that the layer's
             box loss also trains the layer before (DINO, section 3.5).
-        *args, **kwargs: as MMDetection's decoder.
     """
 
     def __init__(self, *args: Any, look_forward_twice: bool = False, **kwargs: Any) -> None:
@@ -85,7 +84,7 @@ class RefiningDecoder(DeformableDecoder):
     def query_pos_of(
         self, layer: int, query: Tensor, points: Tensor, query_pos: Tensor | None
     ) -> Tensor | None:
-        """(B, Q, C) position embedding of a layer's queries; by default ``query_pos``.
+        """(B, Q, C) position embedding of a layer's queries; by default the detector's.
 
         Args:
             layer: decoder layer, from 0.
@@ -96,49 +95,23 @@ class RefiningDecoder(DeformableDecoder):
         return query_pos
 
     def forward(
-        self,
-        query: Tensor,
-        value: Tensor,
-        key_padding_mask: Tensor | None,
-        reference_points: Tensor,
-        spatial_shapes: Any,
-        valid_ratios: Tensor,
-        reg_branches: nn.ModuleList,
-        query_pos: Tensor | None = None,
-        self_attn_mask: Tensor | None = None,
-        **kwargs: Any,
-    ) -> tuple[Tensor, list[Tensor]]:
-        """Refine queries and boxes layer by layer.
-
-        Args:
-            query: (B, Q, C) content queries.
-            value: (B, N, C) memory.
-            key_padding_mask: (B, N) bool, True = padding; None without padding.
-            reference_points: (B, Q, 4) boxes as (x, y, w, h) in [0, 1] of the valid image.
-            spatial_shapes: (h, w) of each level.
-            valid_ratios: (B, L, 2) as (w, h).
-            reg_branches: a box branch for each layer.
-            query_pos: (B, Q, C), see :meth:`query_pos_of`.
-            self_attn_mask: (Q, Q) bool, True = may not attend; None: no mask.
-            **kwargs: arguments of other decoders; ignored.
-
-        Returns:
-            (layers, B, Q, C) queries, and per layer the (B, Q, 4) boxes that its
-            own box branch corrects.
-        """
+        self, queries: Queries, encoded: EncoderOutput, reg_branches: nn.ModuleList
+    ) -> Decoded:
+        """Refine queries and boxes (B, Q, 4) layer by layer, with a box branch for each layer."""
         states, references = [], []
-        scale = torch.cat([valid_ratios, valid_ratios], -1)[:, None]
+        scale = encoded.tokens.valid_ratios.repeat(1, 1, 2)[:, None]
+        query, reference_points = queries.content, queries.reference_points
         reported = reference_points
         for index, layer in enumerate(self.layers):
             references.append(reported.clamp(BORDER, 1 - BORDER))
             points = reference_points[:, :, None] * scale
             query = layer(
                 query,
-                query_pos=self.query_pos_of(index, query, points[:, :, 0], query_pos),
-                value=value,
-                key_padding_mask=key_padding_mask,
-                self_attn_mask=self_attn_mask,
-                spatial_shapes=spatial_shapes,
+                query_pos=self.query_pos_of(index, query, points[:, :, 0], queries.pos_embed),
+                value=encoded.memory,
+                key_padding_mask=encoded.tokens.padding_mask,
+                self_attn_mask=queries.attention_mask,
+                spatial_shapes=encoded.tokens.shapes,
                 reference_points=points,
             )
             states.append(query)
@@ -147,25 +120,7 @@ class RefiningDecoder(DeformableDecoder):
                 refined = (step + inverse_sigmoid(reference_points, eps=BORDER)).sigmoid()
                 reference_points = refined.detach()
                 reported = refined if self.look_forward_twice else reference_points
-        return torch.stack(states), references
-
-
-def refine_boxes(
-    decoder: RefiningDecoder, queries: Queries, encoded: EncoderOutput, reg_branches: nn.ModuleList
-) -> Decoded:
-    """Run a :class:`RefiningDecoder` on the queries and the memory of a detector."""
-    states, references = decoder(
-        query=queries.content,
-        query_pos=queries.pos_embed,
-        value=encoded.memory,
-        key_padding_mask=encoded.tokens.padding_mask,
-        reference_points=queries.reference_points,
-        spatial_shapes=encoded.tokens.shapes,
-        valid_ratios=encoded.tokens.valid_ratios,
-        reg_branches=reg_branches,
-        self_attn_mask=queries.attention_mask,
-    )
-    return Decoded(states, references)
+        return Decoded(torch.stack(states), references)
 
 
 class AnchorDecoder(RefiningDecoder):
@@ -199,9 +154,6 @@ class PositionHead(MLP):
     DINO embeds each of a box's four coordinates in C / 2 channels. MMDetection's
     fork (``onedl-mmdetection``) uses C channels and an MLP twice as wide, which published weights
     do not fit; every second frequency of its embedding is one of DINO's.
-
-    Args:
-        dims: C.
     """
 
     def __init__(self, dims: int) -> None:
@@ -211,9 +163,8 @@ class PositionHead(MLP):
     def forward(self, x: Tensor) -> Tensor:
         """(B, Q, 2 C) sine embedding, or the fork's (B, Q, 4 C), to (B, Q, C)."""
         if x.shape[-1] == 4 * self.dims:
-            pairs = split_dim(
-                x, -1, (4, self.dims // 2, 2)
-            )  # coordinate, frequency, sine and cosine
+            # coordinate, frequency, sine and cosine
+            pairs = split_dim(x, -1, (4, self.dims // 2, 2))
             x = pairs[..., ::2, :].flatten(-3)
         pos_embed: Tensor = super().forward(x)
         return pos_embed

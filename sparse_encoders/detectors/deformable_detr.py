@@ -12,9 +12,9 @@ from mmdet.structures import SampleList
 from torch import Tensor, nn
 
 from sparse_encoders.detectors.base import EncoderDetector
+from sparse_encoders.detectors.batches import with_enough_tokens
 from sparse_encoders.detectors.decoders import DeformableDecoder
-from sparse_encoders.detectors.first_stage import run_first_stage
-from sparse_encoders.detectors.records import Decoded, Queries
+from sparse_encoders.detectors.records import Decoded, Proposals, Queries
 from sparse_encoders.encoders.base import EncoderOutput
 from sparse_encoders.registry import DETECTORS
 
@@ -66,7 +66,6 @@ class DeformableDETR(EncoderDetector, MMDetDeformableDETR):
         self.encoder = self.build_encoder(self.encoder)
         self.decoder = self.build_decoder()
         dims = self.embed_dims = self.encoder.embed_dims
-        self.check_position_channels()
         if not self.as_two_stage:
             self.query_embedding = nn.Embedding(self.num_queries, 2 * dims)
         self.level_embed = nn.Parameter(torch.zeros(self.num_feature_levels, dims))
@@ -92,20 +91,33 @@ class DeformableDETR(EncoderDetector, MMDetDeformableDETR):
         """
         if not (self.efficient_query_init or self.class_specific_first_stage):
             return super().prepare_queries(encoded, samples)
-        stage = run_first_stage(self, encoded, self.num_queries)
-        chosen = stage.best(self.num_queries, self.class_specific_first_stage)
+        return self.proposal_queries(encoded, self.num_queries)
+
+    def proposal_queries(self, encoded: EncoderOutput, count: int) -> Queries:
+        """The ``count`` best proposals as queries (Deformable DETR, appendix A.4).
+
+        In training ``proposals`` are those of all tokens.
+        """
+        memory, mask, shapes = with_enough_tokens(encoded, count)
+        projected, anchors = self.gen_encoder_output_proposals(memory, mask, shapes)
+        head, stage = self.bbox_head, int(self.decoder.num_layers)
+        logits = head.cls_branches[stage](projected)
+        boxes = head.reg_branches[stage](projected) + anchors
+        scores = logits.amax(-1) if self.class_specific_first_stage else logits[..., 0]
+        best = scores.topk(count, dim=1).indices.unsqueeze(-1)
+        chosen = boxes.gather(1, best.expand(-1, -1, 4)).detach()
         embedded = self.pos_trans_norm(
-            self.pos_trans_fc(self.get_proposal_pos_embed(chosen.boxes, self.embed_dims // 2))
+            self.pos_trans_fc(self.get_proposal_pos_embed(chosen, self.embed_dims // 2))
         )
         if self.efficient_query_init:
-            pos_embed, content = embedded, chosen.of(stage.memory)
+            pos_embed, content = embedded, memory.gather(1, best.expand(-1, -1, memory.shape[-1]))
         else:
             pos_embed, content = embedded.split(self.embed_dims, dim=2)
         return Queries(
             content=content,
             pos_embed=pos_embed,
-            reference_points=chosen.boxes.sigmoid(),
-            proposals=stage.proposals() if self.training else None,
+            reference_points=chosen.sigmoid(),
+            proposals=Proposals(logits, boxes.sigmoid()) if self.training else None,
         )
 
     def head_loss(

@@ -10,22 +10,16 @@ from mmdet.models.layers import SinePositionalEncoding
 from mmdet.structures import SampleList
 from torch import nn
 
-from sparse_encoders.detectors.base import EncoderDetector
 from sparse_encoders.detectors.batches import with_enough_tokens
 from sparse_encoders.detectors.decoders import DINODecoder
-from sparse_encoders.detectors.denoising_limit import (
-    first_boxes,
-    in_drawn_order,
-    limited_head,
-    split_limit,
-)
-from sparse_encoders.detectors.records import Decoded, Queries
+from sparse_encoders.detectors.denoising_detector import DenoisingDetector
+from sparse_encoders.detectors.records import Queries
 from sparse_encoders.encoders.base import EncoderOutput
 from sparse_encoders.registry import DETECTORS
 
 
 @DETECTORS.register_module()
-class DINO(EncoderDetector, MMDetDINO):
+class DINO(DenoisingDetector, MMDetDINO):
     """MMDetection's DINO with the encoder that ``encoder.type`` names.
 
     In a config: ``type='sparse_encoders.DINO'``. With ``DenseEncoder`` (the
@@ -34,33 +28,20 @@ class DINO(EncoderDetector, MMDetDINO):
     :class:`PositionHead`).
 
     Args:
-        dn_cfg: as MMDetection's, and ``max_boxes``: at most so many boxes of an image are
-            denoised, chosen at random in each step (None: all boxes).
-        bbox_head: config of the head.
-        **kwargs: as MMDetection's ``DINO`` and :class:`EncoderDetector`.
-
-    Raises:
-        ValueError: ``dn_cfg.max_boxes`` below 1.
+        dn_cfg: as MMDetection's, and ``max_boxes``, see :class:`DenoisingDetector`.
+        **kwargs: as MMDetection's ``DINO`` and :class:`DenoisingDetector`.
     """
 
-    def __init__(
-        self,
-        *args: Any,
-        dn_cfg: dict[str, Any] | None = None,
-        bbox_head: dict[str, Any] | None = None,
-        **kwargs: Any,
-    ) -> None:
-        dn_cfg, max_boxes = split_limit(dn_cfg)
-        bbox_head = limited_head(bbox_head, max_boxes)
-        super().__init__(*args, dn_cfg=dn_cfg, bbox_head=bbox_head, **kwargs)
-        self.max_denoised_boxes = max_boxes
+    def __init__(self, *args: Any, dn_cfg: dict[str, Any], **kwargs: Any) -> None:
+        dn_cfg = dict(dn_cfg)
+        max_boxes = dn_cfg.pop("max_boxes", None)
+        super().__init__(*args, dn_cfg=dn_cfg, max_boxes=max_boxes, **kwargs)
 
     def _init_layers(self) -> None:
         self.positional_encoding = SinePositionalEncoding(**self.positional_encoding)
         self.encoder = self.build_encoder(self.encoder)
         self.decoder = DINODecoder(**self.decoder_config(self.decoder))
         self.embed_dims = self.encoder.embed_dims
-        self.check_position_channels()
         self.query_embedding = nn.Embedding(self.num_queries, self.embed_dims)
         self.level_embed = nn.Parameter(torch.zeros(self.num_feature_levels, self.embed_dims))
         self.memory_trans_fc = nn.Linear(self.embed_dims, self.embed_dims)
@@ -74,15 +55,8 @@ class DINO(EncoderDetector, MMDetDINO):
         denoising queries stand before them (section 3.3).
         """
         memory, mask, shapes = with_enough_tokens(encoded, self.num_queries)
-        denoised = samples if samples is None else first_boxes(samples, self.max_denoised_boxes)
-        decoder_inputs, head_inputs = self.pre_decoder(memory, mask, shapes, denoised)
-        if self.max_denoised_boxes is not None and "dn_meta" in head_inputs:
-            head_inputs["dn_meta"]["max_boxes"] = self.max_denoised_boxes
-        return Queries.from_mmdet(decoder_inputs, head_inputs)
-
-    def training_samples(self, samples: SampleList) -> SampleList:
-        """The batch's samples, with the boxes to be denoised first."""
-        return in_drawn_order(samples, self.max_denoised_boxes)
+        denoised = self.denoised(samples)
+        return Queries.from_mmdet(*self.pre_decoder(memory, mask, shapes, denoised))
 
     def decoder_inputs(self, queries: Queries) -> dict[str, Any]:
         """Arguments of ``forward_decoder`` that come from the queries."""
@@ -91,8 +65,3 @@ class DINO(EncoderDetector, MMDetDINO):
             reference_points=queries.reference_points,
             dn_mask=queries.attention_mask,
         )
-
-    def head_inputs(self, queries: Queries, decoded: Decoded) -> dict[str, Any]:
-        """Arguments of the head, in training with the numbers of denoising queries."""
-        inputs = super().head_inputs(queries, decoded)
-        return dict(**inputs, dn_meta=queries.denoising) if self.training else inputs

@@ -12,22 +12,16 @@ from mmdet.models.layers import SinePositionalEncoding
 from mmdet.structures import SampleList
 from torch import nn
 
-from sparse_encoders.detectors.base import EncoderDetector
-from sparse_encoders.detectors.decoders import AnchorDecoder, refine_boxes
+from sparse_encoders.detectors.decoders import AnchorDecoder
 from sparse_encoders.detectors.denoising import DNDETRHead, DNQueryGenerator
-from sparse_encoders.detectors.denoising_limit import (
-    first_boxes,
-    in_drawn_order,
-    limited_head,
-    split_limit,
-)
+from sparse_encoders.detectors.denoising_detector import DenoisingDetector
 from sparse_encoders.detectors.records import Decoded, Queries
 from sparse_encoders.encoders.base import EncoderOutput
 from sparse_encoders.registry import DETECTORS, MODELS
 
 
 @DETECTORS.register_module()
-class DNDETR(EncoderDetector, MMDetDeformableDETR):
+class DNDETR(DenoisingDetector, MMDetDeformableDETR):
     """Deformable DETR with learned 4-d anchors and denoising training.
 
     A query has a learned content of C - 1 channels and an indicator, and a learned
@@ -38,10 +32,8 @@ class DNDETR(EncoderDetector, MMDetDeformableDETR):
     Args:
         bbox_head: config of the head, see above.
         dn_cfg: settings of :class:`DNQueryGenerator`: ``label_noise_scale``,
-            ``box_noise_scale``, ``group_cfg``; and ``max_boxes``, see :class:`DINO`.
-        with_box_refine: True; each layer refines the anchors.
-        as_two_stage: False; the anchors are learned.
-        **kwargs: as MMDetection's ``DeformableDETR`` and :class:`EncoderDetector`.
+            ``box_noise_scale``, ``group_cfg``; and ``max_boxes``, see :class:`DenoisingDetector`.
+        **kwargs: as MMDetection's ``DeformableDETR`` and :class:`DenoisingDetector`.
 
     Raises:
         TypeError: a head without denoising losses.
@@ -51,7 +43,7 @@ class DNDETR(EncoderDetector, MMDetDeformableDETR):
     def __init__(
         self,
         *args: Any,
-        bbox_head: dict[str, Any] | None = None,
+        bbox_head: dict[str, Any],
         dn_cfg: dict[str, Any] | None = None,
         with_box_refine: bool = True,
         as_two_stage: bool = False,
@@ -61,13 +53,17 @@ class DNDETR(EncoderDetector, MMDetDeformableDETR):
             raise ValueError("model.as_two_stage must be False for DNDETR: it learns its anchors")
         if not with_box_refine:
             raise ValueError("model.with_box_refine must be True for DNDETR")
-        kind = (bbox_head or {}).get("type")
+        kind = bbox_head["type"]
         if kind is DINOHead or (isinstance(kind, str) and MODELS.get(kind) is DINOHead):
-            bbox_head = {**(bbox_head or {}), "type": DNDETRHead}
-        dn_cfg, max_boxes = split_limit(dn_cfg)
-        bbox_head = limited_head(bbox_head, max_boxes)
+            bbox_head = {**bbox_head, "type": DNDETRHead}
+        dn_cfg = dict(dn_cfg or {})
         super().__init__(
-            *args, bbox_head=bbox_head, with_box_refine=True, as_two_stage=False, **kwargs
+            *args,
+            bbox_head=bbox_head,
+            max_boxes=dn_cfg.pop("max_boxes", None),
+            with_box_refine=True,
+            as_two_stage=False,
+            **kwargs,
         )
         if not isinstance(self.bbox_head, DINOHead):
             raise TypeError(
@@ -78,16 +74,14 @@ class DNDETR(EncoderDetector, MMDetDeformableDETR):
             num_classes=self.bbox_head.num_classes,
             embed_dims=self.embed_dims,
             num_matching_queries=self.num_queries,
-            **(dn_cfg or {}),
+            **dn_cfg,
         )
-        self.max_denoised_boxes = max_boxes
 
     def _init_layers(self) -> None:
         self.positional_encoding = SinePositionalEncoding(**self.positional_encoding)
         self.encoder = self.build_encoder(self.encoder)
         self.decoder = AnchorDecoder(**self.decoder_config(self.decoder))
         self.embed_dims = self.encoder.embed_dims
-        self.check_position_channels()
         self.level_embed = nn.Parameter(torch.zeros(self.num_feature_levels, self.embed_dims))
         # the last channel is the indicator
         self.query_embedding = nn.Embedding(self.num_queries, self.embed_dims - 1)
@@ -117,10 +111,7 @@ class DNDETR(EncoderDetector, MMDetDeformableDETR):
         anchors = self.anchor_embedding.weight.expand(batch, -1, -1)
         if not self.training:
             return Queries(content, anchors.sigmoid())
-        denoised = first_boxes(samples or [], self.max_denoised_boxes)
-        noised, boxes, mask, meta = self.dn_query_generator(denoised)
-        if self.max_denoised_boxes is not None:
-            meta["max_boxes"] = self.max_denoised_boxes
+        noised, boxes, mask, meta = self.dn_query_generator(self.denoised(samples))
         return Queries(
             content=torch.cat([noised, content], 1),
             reference_points=torch.cat([boxes, anchors], 1).sigmoid(),
@@ -128,15 +119,7 @@ class DNDETR(EncoderDetector, MMDetDeformableDETR):
             denoising=meta,
         )
 
-    def training_samples(self, samples: SampleList) -> SampleList:
-        """The batch's samples, with the boxes to be denoised first."""
-        return in_drawn_order(samples, self.max_denoised_boxes)
-
     def run_decoder(self, queries: Queries, encoded: EncoderOutput) -> Decoded:
-        """Boxes refined by every layer, see :class:`RefiningDecoder`."""
-        return refine_boxes(self.decoder, queries, encoded, self.bbox_head.reg_branches)
-
-    def head_inputs(self, queries: Queries, decoded: Decoded) -> dict[str, Any]:
-        """Arguments of the head, in training with the numbers of denoising queries."""
-        inputs = super().head_inputs(queries, decoded)
-        return dict(**inputs, dn_meta=queries.denoising) if self.training else inputs
+        """See :class:`RefiningDecoder`."""
+        decoded: Decoded = self.decoder(queries, encoded, self.bbox_head.reg_branches)
+        return decoded

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -10,9 +11,9 @@ from mmdet.structures import SampleList
 from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
-from sparse_encoders.detectors.decoders import RefiningDecoder, refine_boxes
+from sparse_encoders.detectors.batches import targets_of
+from sparse_encoders.detectors.decoders import RefiningDecoder
 from sparse_encoders.detectors.deformable_detr import DeformableDETR
-from sparse_encoders.detectors.first_stage import run_first_stage
 from sparse_encoders.detectors.records import Decoded, Queries
 from sparse_encoders.encoders.base import EncoderOutput
 from sparse_encoders.registry import DETECTORS, MODELS
@@ -26,7 +27,6 @@ class HDETRHead(DeformableDETRHead):
         k_one2many: number of copies of each box for the one-to-many queries
             (6 in the released models).
         one2many_weight: weight of their losses, lambda in equation 4.
-        *args, **kwargs: as MMDetection's ``DeformableDETRHead``.
 
     Raises:
         ValueError: fewer than one copy, or a negative weight.
@@ -75,12 +75,10 @@ class HDETRHead(DeformableDETRHead):
             instances,
             metas,
         )
+        targets, k = targets_of(batch_data_samples), self.k_one2many
         repeated = [
-            InstanceData(
-                bboxes=_plain(each.bboxes).repeat(self.k_one2many, 1),
-                labels=each.labels.repeat(self.k_one2many),
-            )
-            for each in instances
+            InstanceData(bboxes=boxes_of.repeat(k, 1), labels=labels.repeat(k))
+            for boxes_of, labels in zip(targets.boxes, targets.labels, strict=True)
         ]
         # DETRHead's losses, because these queries have no first stage
         many = DETRHead.loss_by_feat(
@@ -88,10 +86,6 @@ class HDETRHead(DeformableDETRHead):
         )
         weight = self.one2many_weight
         return {**losses, **{f"{name}_one2many": weight * loss for name, loss in many.items()}}
-
-
-def _plain(boxes: Any) -> Tensor:
-    return boxes if isinstance(boxes, Tensor) else boxes.tensor
 
 
 @DETECTORS.register_module()
@@ -108,8 +102,7 @@ class HDETR(DeformableDETR):
         mixed_selection: content is learned and only the position embedding comes from the
             proposals (the released "tricks"); False: both come from the proposals.
         look_forward_twice: see :class:`RefiningDecoder`.
-        with_box_refine, as_two_stage: True.
-        **kwargs: as MMDetection's ``DeformableDETR`` and :class:`EncoderDetector`.
+        **kwargs: as :class:`DeformableDETR`.
 
     Raises:
         TypeError: a head without the second matching.
@@ -162,34 +155,21 @@ class HDETR(DeformableDETR):
         ``num_queries_one2many`` more follow, matched one to many (section 3.2).
         """
         count = self.num_queries + (self.num_queries_one2many if self.training else 0)
-        stage = run_first_stage(self, encoded, count)
-        chosen = stage.best(count, class_specific=False)
-        embedded = self.pos_trans_norm(
-            self.pos_trans_fc(self.get_proposal_pos_embed(chosen.boxes, self.embed_dims // 2))
-        )
-        pos_embed, content = embedded.split(self.embed_dims, dim=2)
+        queries = self.proposal_queries(encoded, count)
+        content, mask = queries.content, None
         if self.mixed_selection:
             content = self.query_embedding.weight[:count].expand(content.shape[0], -1, -1)
-        return Queries(
-            content=content,
-            pos_embed=pos_embed,
-            reference_points=chosen.boxes.sigmoid(),
-            attention_mask=self._group_mask(count, content.device),
-            proposals=stage.proposals() if self.training else None,
-        )
+        if self.training:  # the two groups do not attend to each other
+            many = torch.arange(count, device=content.device) >= self.num_queries
+            mask = many[:, None] != many
+        return replace(queries, content=content, attention_mask=mask)
 
     def run_decoder(self, queries: Queries, encoded: EncoderOutput) -> Decoded:
-        """Boxes refined by every layer, see :class:`RefiningDecoder`."""
-        return refine_boxes(self.decoder, queries, encoded, self.bbox_head.reg_branches)
+        """See :class:`RefiningDecoder`."""
+        decoded: Decoded = self.decoder(queries, encoded, self.bbox_head.reg_branches)
+        return decoded
 
     def head_inputs(self, queries: Queries, decoded: Decoded) -> dict[str, Any]:
-        """Arguments of the head, in training with the size of the one-to-one group."""
+        """In training with the size of the one-to-one group."""
         inputs = super().head_inputs(queries, decoded)
         return dict(**inputs, num_one2one=self.num_queries) if self.training else inputs
-
-    def _group_mask(self, count: int, device: torch.device) -> Tensor | None:
-        """(Q, Q) bool, True between the two groups; None if there is only one."""
-        if count == self.num_queries:
-            return None
-        many = torch.arange(count, device=device) >= self.num_queries
-        return many[:, None] != many

@@ -32,10 +32,10 @@ class AttentionRecord:
     locations: list[Tensor] = field(default_factory=list)
     weights: list[Tensor] = field(default_factory=list)
 
-    def attention_map(self, shapes: LevelShapes, aligned: bool = False) -> Tensor:
+    def attention_map(self, shapes: LevelShapes) -> Tensor:
         """(B, N) decoder attention map, see :func:`decoder_attention_map`."""
         locations, weights = torch.stack(self.locations, 1), torch.stack(self.weights, 1)
-        return decoder_attention_map(locations, weights, shapes, aligned)
+        return decoder_attention_map(locations, weights, shapes)
 
 
 @contextmanager

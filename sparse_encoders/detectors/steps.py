@@ -30,14 +30,8 @@ class DetectorSteps(DetectionTransformer):
     a detector lends to its encoder for the length of a call.
     """
 
-    # -- what the detector lends to its encoder ---------------------------
-
     def detector_parts(self, targets: Targets | None = None) -> DetectorParts:
-        """The first stage's projection and the category head that this detector lends.
-
-        Args:
-            targets: boxes of the images, for a selector that reads them.
-        """
+        """What this detector lends to its encoder; ``targets`` for a selector that reads them."""
         heads, last = self.bbox_head.cls_branches, int(self.decoder.num_layers)
         if not self.as_two_stage:
             return DetectorParts(
@@ -51,11 +45,7 @@ class DetectorSteps(DetectionTransformer):
         )
 
     def detection_loss(self, samples: SampleList) -> DetectionLoss:
-        """The class, box and IoU losses of the head, with the matching of a decoder layer.
-
-        Args:
-            samples: with the ground truth that predictions are matched to.
-        """
+        """The class, box and IoU losses of the head, matched as a decoder layer's."""
         return partial(
             self.bbox_head.loss_by_feat_single,
             batch_gt_instances=[sample.gt_instances for sample in samples],
@@ -66,8 +56,6 @@ class DetectorSteps(DetectionTransformer):
         """The decoder queries that also exist at test time; denoising queries precede them."""
         start = 0 if queries.denoising is None else queries.denoising["num_denoising_queries"]
         return slice(start, start + self.num_queries)
-
-    # -- the three steps --------------------------------------------------
 
     def encode(
         self,

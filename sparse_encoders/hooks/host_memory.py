@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 from pathlib import Path
 from typing import Any
@@ -42,26 +43,16 @@ class HostMemoryHook(Hook):
         own = resident_memory(os.getpid())
         if own is None or not self.every_n_train_iters(runner, self.interval):
             return
-        workers = sum(resident_memory(child) or 0 for child in children(os.getpid()))
+        started = multiprocessing.active_children()
+        workers = sum(resident_memory(child.pid) or 0 for child in started)
         runner.message_hub.update_scalar("train/host_memory", own / MIB)
         runner.message_hub.update_scalar("train/worker_memory", workers / MIB)
 
 
-def resident_memory(process: int) -> int | None:
+def resident_memory(process: int | None) -> int | None:
     """Resident memory of a process in bytes; None if it cannot be read."""
     try:
         pages = Path(f"/proc/{process}/statm").read_text().split()[1]
     except (OSError, IndexError):
         return None
     return int(pages) * os.sysconf("SC_PAGE_SIZE")
-
-
-def children(process: int) -> list[int]:
-    """Ids of the running child processes of a process."""
-    ids: list[int] = []
-    for task in Path(f"/proc/{process}/task").glob("*/children"):
-        try:
-            ids += [int(number) for number in task.read_text().split()]
-        except OSError:
-            continue  # the thread has ended
-    return ids

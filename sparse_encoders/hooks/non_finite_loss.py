@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -106,21 +107,22 @@ class EncoderRanges:
 
         def begin(module: nn.Module, inputs: Any, named: dict[str, Any]) -> None:
             self.seen.clear()
-            for number, given in enumerate(inputs):
-                self._note(given, f"input {number} of the encoder")
-            for name, given in named.items():
-                self._note(given, f"the encoder's input {name!r}")
+            for name, given in [*enumerate(inputs), *named.items()]:
+                self._note(f"input {name} of the encoder", given)
+
+        def note(name: str, module: nn.Module, inputs: Any, output: Any) -> None:
+            self._note(f"the output of encoder.{name}", output)
 
         def end(module: nn.Module, inputs: Any, output: Any) -> None:
             selection = getattr(output, "selection", None)
-            self._note(getattr(selection, "logits", None), "the selector's scores")
-            self._note(getattr(output, "memory", output), "the encoder's memory")
+            self._note("the selector's scores", getattr(selection, "logits", None))
+            self._note("the encoder's memory", getattr(output, "memory", output))
 
         handles = [encoder.register_forward_pre_hook(begin, with_kwargs=True)]
         for name, module in encoder.named_modules():
             # every module of the selector; elsewhere layers and their parts
             if name and (name.startswith("selector") or name.count(".") < 3):
-                handles.append(module.register_forward_hook(self._noting(f"encoder.{name}")))
+                handles.append(module.register_forward_hook(partial(note, name)))
         return [*handles, encoder.register_forward_hook(end)]
 
     def first_non_finite(self) -> str | None:
@@ -130,21 +132,15 @@ class EncoderRanges:
         finite = torch.stack([range_ for _, range_ in self.seen]).isfinite().all(1).tolist()
         return next((n for (n, _), good in zip(self.seen, finite, strict=True) if not good), None)
 
-    def _noting(self, name: str) -> Any:
-        def note(module: nn.Module, inputs: Any, output: Any) -> None:
-            self._note(output, f"the output of {name}")
-
-        return note
-
     @torch.no_grad()
-    def _note(self, value: Any, name: str) -> None:
-        for label, tensor in _floats(value, name):
+    def _note(self, name: str, value: Any) -> None:
+        for label, tensor in _floats(name, value):
             # older torch has no aminmax of float16 on the CPU
             low, high = torch.aminmax(tensor if tensor.is_cuda else tensor.float())
             self.seen.append((label, torch.stack([low, high]).float()))
 
 
-def _floats(value: Any, name: str) -> Iterator[tuple[str, Tensor]]:
+def _floats(name: str, value: Any) -> Iterator[tuple[str, Tensor]]:
     """The floating-point tensors in a module's input or output, with names."""
     if isinstance(value, Tensor):
         if value.is_floating_point() and value.numel():
@@ -154,7 +150,7 @@ def _floats(value: Any, name: str) -> Iterator[tuple[str, Tensor]]:
         yield "the position embedding that the encoder takes", value.pos_embed
     elif isinstance(value, (list, tuple)):
         for item in value:
-            yield from _floats(item, name)
+            yield from _floats(name, item)
 
 
 def non_finite_losses(losses: Mapping[str, Any]) -> list[tuple[str, float]]:
@@ -164,11 +160,9 @@ def non_finite_losses(losses: Mapping[str, Any]) -> list[tuple[str, float]]:
         losses: of a detector, tensors or lists of tensors by name; as in
             MMEngine only names with 'loss' in them count.
     """
-    parts: list[tuple[str, Tensor]] = []
-    for name, loss in losses.items():
-        if "loss" in name:
-            items = loss if isinstance(loss, (list, tuple)) else [loss]
-            parts += [(name, item) for item in items if isinstance(item, Tensor)]
+    parts = [
+        part for name, loss in losses.items() if "loss" in name for part in _floats(name, loss)
+    ]
     if not parts or torch.cat([x.detach().reshape(-1).float() for _, x in parts]).isfinite().all():
         return []
     # autograd numbers its nodes in the order of computation; tensors without a node have 0

@@ -11,7 +11,7 @@ from mmengine.logging import print_log
 from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 
-PICTURES = ("kept", "scores", "objects")
+from sparse_encoders.visualization import pictures as drawing
 
 
 @HOOKS.register_module()
@@ -51,8 +51,7 @@ class TokenPicturesHook(Hook):
         min_score: float = 0.3,
         dpi: int = 80,
     ) -> None:
-        numbers = [images] if isinstance(images, int) else list(images)
-        lowest = 1 if isinstance(images, int) else 0
+        numbers, lowest = ([images], 1) if isinstance(images, int) else (list(images), 0)
         for name, value, low in (("interval", interval, 1), ("dpi", dpi, 20)):
             if not isinstance(value, int) or value < low:
                 raise ValueError(f"TokenPicturesHook.{name} must be at least {low}, got {value!r}")
@@ -61,16 +60,15 @@ class TokenPicturesHook(Hook):
                 "TokenPicturesHook.images must be a number of images of at least 1 or a list of "
                 f"indices from 0 on, got {images!r}"
             )
-        unknown = [name for name in pictures or () if name not in PICTURES]
-        if unknown or (pictures is not None and not pictures):
+        possible = tuple(drawing.PICTURES)
+        if pictures is not None and not (pictures and set(pictures) <= set(possible)):
             raise ValueError(
-                f"TokenPicturesHook.pictures must be some of {PICTURES} or None, got {pictures!r}"
+                f"TokenPicturesHook.pictures must be some of {possible} or None, got {pictures!r}"
             )
         if not 0 <= min_score <= 1:
             raise ValueError(f"TokenPicturesHook.min_score must lie in [0, 1], got {min_score}")
         self.interval, self.by_epoch, self.images = interval, by_epoch, images
-        self.pictures = None if pictures is None else tuple(pictures)
-        self.min_score, self.dpi = min_score, dpi
+        self.pictures, self.min_score, self.dpi = pictures, min_score, dpi
 
     def before_train(self, runner: Runner) -> None:
         """Check the settings that depend on the validation set."""
@@ -97,8 +95,6 @@ class TokenPicturesHook(Hook):
         """
         if runner.rank != 0:
             return
-        from sparse_encoders.visualization import pictures as drawing
-
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
         dataset = runner.val_dataloader.dataset
         for index in self._indices(runner):
@@ -108,8 +104,9 @@ class TokenPicturesHook(Hook):
             possible = drawing.pictures_of(record)
             for name in possible if self.pictures is None else self.pictures:
                 if name not in possible:
-                    text = f"TokenPicturesHook: {record.encoder} has no {name} to draw"
-                    print_log(text, "current")
+                    print_log(
+                        f"TokenPicturesHook: {record.encoder} has no {name} to draw", "current"
+                    )
                     continue
                 picture = drawing.picture_array(drawing.PICTURES[name](record), self.dpi)
                 runner.visualizer.add_image(f"tokens_{name}_{index}", picture, step=step)

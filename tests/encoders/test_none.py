@@ -6,7 +6,7 @@ import torch
 
 from grids import small_grid
 from sparse_encoders.contracts import DetectorParts
-from sparse_encoders.detectors.reporting import token_reports
+from sparse_encoders.detectors.batches import token_reports
 from sparse_encoders.encoders import NoEncoder
 from tiny import build, ours
 

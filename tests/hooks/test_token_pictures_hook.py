@@ -134,7 +134,3 @@ def test_images_beyond_the_end_and_no_validation_set(request, shapes, tmp_path):
 def test_bad_settings(settings, message):
     with pytest.raises(ValueError, match=message):
         HOOKS.build(dict(type="TokenPicturesHook", **settings))
-
-
-def test_it_offers_what_can_be_drawn():
-    assert tuple(PICTURES) == token_pictures.PICTURES
