@@ -19,7 +19,7 @@ import sys
 import time
 from pathlib import Path
 
-import gpu_build
+from gpu import build
 
 ROOT = Path(__file__).resolve().parent.parent
 MEASURED = ("tests", "sanitizer", "ops", "detectors", "train", "compile")
@@ -43,7 +43,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--keep-failed", action="store_true", help="do not run cases again that failed before"
     )
-    gpu_build.add_options(parser)
+    build.add_options(parser)
     return parser.parse_args(argv)
 
 
@@ -59,7 +59,7 @@ def main(argv: list[str] | None = None) -> int:
     steps = [step for step in STEPS if step in args.steps]  # in the order of STEPS
     try:
         while steps and steps[0] not in MEASURED:
-            if status := gpu_build.run(steps.pop(0), args, say):
+            if status := build.run(steps.pop(0), args, say):
                 return status
         return measure(steps, args, started) if steps else 0
     except (ValueError, OSError, ImportError) as error:
@@ -70,12 +70,12 @@ def main(argv: list[str] | None = None) -> int:
 def measure(steps: list[str], args: argparse.Namespace, started: float) -> int:
     """Run the steps that need the package, in the environment that ``build`` made, if any."""
     minutes = args.minutes - (time.monotonic() - started) / 60
-    python = gpu_build.python_of(args.work)
+    python = build.python_of(args.work)
     if python is not None and Path(sys.prefix) != python.parent.parent:
         restart(python, steps, args, minutes)
     sys.path.insert(0, str(ROOT))
-    from sparse_encoders.analysis.gpu_check.run import run
-    from sparse_encoders.analysis.gpu_check.settings import Settings
+    from gpu.run import run
+    from gpu.settings import Settings
 
     status = run(
         steps,

@@ -176,7 +176,7 @@ def package_key() -> str:
     """Key of this package and its compiled operators."""
     settings = [item for item in sorted(os.environ.items()) if item[0].startswith(SETTINGS)]
     libraries = [path.stat().st_mtime_ns for path in ROOT.glob("sparse_encoders/_C*.so")]
-    values = [str(ROOT), shutil.which("c++"), settings, libraries]
+    values: list[object] = [str(ROOT), shutil.which("c++"), settings, libraries]
     return key(values, "csrc/**/*.*", "setup.py", "pyproject.toml")
 
 
@@ -220,7 +220,8 @@ def main() -> None:
     name = folder_name(STACK, sys.version_info[:2], TORCH)
     folder = Path(os.environ.get("SPARSE_ENCODERS_VENV") or ROOT / name).expanduser().absolute()
     if "--folder" in sys.argv:
-        return print(folder)
+        print(folder)
+        return
     folder.parent.mkdir(parents=True, exist_ok=True)
     lock = os.open(folder.parent, os.O_RDONLY)
     os.set_inheritable(lock, True)
@@ -232,7 +233,7 @@ def main() -> None:
         if subprocess.run([sys.executable, "-m", "venv", "--clear", str(folder)]).returncode:
             package = f"python3.{sys.version_info[1]}-venv"
             raise SystemExit(f"python -m venv failed (Debian: apt-get install {package})")
-    return os.execv(python, [python, __file__, "--inside", sys.executable])
+    os.execv(python, [python, __file__, "--inside", sys.executable])
 
 
 if __name__ == "__main__":

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+from gpu.settings import Settings
 from sparse_encoders.analysis.encoder_benchmark import level_shapes
-from sparse_encoders.analysis.gpu_check.settings import Settings
 from sparse_encoders.analysis.operator_benchmark import BASELINES, Case, cases, measure
 from sparse_encoders.ops import why_no_extension
 

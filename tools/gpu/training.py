@@ -10,8 +10,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from sparse_encoders.analysis.gpu_check.processes import run, tail
-from sparse_encoders.analysis.gpu_check.settings import Settings
+from gpu.processes import run, tail
+from gpu.settings import Settings
 from sparse_encoders.analysis.mim import cause, read_scalars
 from sparse_encoders.datasets import ShapesSettings, make_shapes_dataset
 

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from sparse_encoders.analysis.gpu_check.processes import run, tail
-from sparse_encoders.analysis.gpu_check.settings import Settings
+from gpu.processes import run, tail
+from gpu.settings import Settings
 
 FIRST = "tests/cuda/test_on_gpu.py"
 _COUNT = re.compile(r"(\d+) (passed|failed|errors?|skipped|deselected)")

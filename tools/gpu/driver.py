@@ -1,6 +1,6 @@
 """Call both operators, forward and backward, on small tensors, for compute-sanitizer to check.
 
-    compute-sanitizer --tool memcheck python -m sparse_encoders.analysis.gpu_check.driver cuda
+    PYTHONPATH=.:tools compute-sanitizer --tool memcheck python -m gpu.driver cuda
 
 The calls take every path of the kernels: channels with and without a specialised kernel, addresses
 not aligned to 16 bytes, few and many queries, sampling locations outside the map and not finite.

@@ -1,6 +1,6 @@
 """Runs commands of a step in processes of their own, with a time limit.
 
-It imports the standard library only, as gpu_build.py uses it before the package is built.
+It imports the standard library only, as build.py uses it before the package is built.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from sparse_encoders.analysis.gpu_check.settings import Settings
+    from gpu.settings import Settings
 
 
 def run(
@@ -46,7 +46,8 @@ def run(
     variables = {
         # programs started by name, such as mim's python, are those of this environment
         "PATH": _before(os.path.dirname(sys.executable), "PATH"),
-        "PYTHONPATH": _before(str(settings.root), "PYTHONPATH"),  # works uninstalled
+        # works uninstalled; the driver is a module of this folder
+        "PYTHONPATH": _before(f"{settings.root}:{settings.root / 'tools'}", "PYTHONPATH"),
         "PYTHONUNBUFFERED": "1",
     }
     with (

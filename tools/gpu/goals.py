@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from sparse_encoders.analysis.gpu_check.detectors import latency_name
-from sparse_encoders.analysis.gpu_check.ops import ALL
-from sparse_encoders.analysis.gpu_check.record import Record
-from sparse_encoders.analysis.gpu_check.settings import ENCODERS
+from gpu.detectors import latency_name
+from gpu.ops import ALL
+from gpu.record import Record
+from gpu.settings import ENCODERS
 
 Values = dict[str, float]
 

@@ -13,10 +13,7 @@ import torch
 
 import demo
 import gpu_check as tool
-from quick import slow_but
-from skips import skip_without_graphs_of_dataclasses
-from sparse_encoders.analysis.encoder_benchmark import random_tokens
-from sparse_encoders.analysis.gpu_check import (
+from gpu import (
     compiling,
     detectors,
     driver,
@@ -27,16 +24,19 @@ from sparse_encoders.analysis.gpu_check import (
     suite,
     training,
 )
-from sparse_encoders.analysis.gpu_check.processes import run as run_process
-from sparse_encoders.analysis.gpu_check.record import Record
-from sparse_encoders.analysis.gpu_check.running import (
+from gpu.processes import run as run_process
+from gpu.record import Record
+from gpu.running import (
     DeviceLost,
     OutOfTime,
     PartlyFailed,
     run_step,
 )
-from sparse_encoders.analysis.gpu_check.settings import ENCODERS, Settings
-from sparse_encoders.analysis.gpu_check.waiting import waits
+from gpu.settings import ENCODERS, Settings
+from gpu.waiting import waits
+from quick import slow_but
+from skips import skip_without_graphs_of_dataclasses
+from sparse_encoders.analysis.encoder_benchmark import random_tokens
 from sparse_encoders.analysis.variants import encoder_config
 from sparse_encoders.ops import has_extension
 from tiny import build
@@ -170,7 +170,7 @@ def test_another_process_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         tool.main(command)
     python = tmp_path / "venv" / "bin" / "python"
     python.parent.mkdir(parents=True)
-    for file in (python, tmp_path / "venv" / tool.gpu_build.READY):
+    for file in (python, tmp_path / "venv" / tool.build.READY):
         file.touch()
     with pytest.raises(SystemExit):
         tool.main(command)

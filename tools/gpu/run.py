@@ -10,10 +10,10 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from sparse_encoders.analysis.gpu_check import goals
-from sparse_encoders.analysis.gpu_check.record import Record
-from sparse_encoders.analysis.gpu_check.running import DeviceLost, OutOfTime, run_step
-from sparse_encoders.analysis.gpu_check.settings import Settings
+from gpu import goals
+from gpu.record import Record
+from gpu.running import DeviceLost, OutOfTime, run_step
+from gpu.settings import Settings
 from sparse_encoders.analysis.machine import describe_machine
 
 #: module of each step in this folder, which defines ``plan(settings)`` and ``line(result)``
@@ -58,7 +58,7 @@ def run(steps: Sequence[str], settings: Settings, say: Callable[[str], None]) ->
     status = SUCCESS
     for step in steps:
         try:
-            module: Any = import_module(f"sparse_encoders.analysis.gpu_check.{STEPS[step]}")
+            module: Any = import_module(f"gpu.{STEPS[step]}")
             run_step(step, module.plan(settings), module.line, record, settings, say)
         except OutOfTime as error:
             say(f"the time limit is reached: {error}")

@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 
-from sparse_encoders.analysis.gpu_check.record import Record
-from sparse_encoders.analysis.gpu_check.settings import Settings
+from gpu.record import Record
+from gpu.settings import Settings
 
 Run = Callable[[], dict[str, Any]]
 

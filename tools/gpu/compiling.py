@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gpu.detectors import Models
+from gpu.settings import Settings
 from sparse_encoders.analysis.encoder_benchmark import random_tokens
-from sparse_encoders.analysis.gpu_check.detectors import Models
-from sparse_encoders.analysis.gpu_check.settings import Settings
 from sparse_encoders.analysis.latency import interleaved
 from sparse_encoders.tokens import TokenGrid
 

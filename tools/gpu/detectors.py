@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 
+from gpu.running import PartlyFailed
+from gpu.settings import KEEP_RATIO, Settings
+from gpu.waiting import waits
 from sparse_encoders.analysis.encoder_benchmark import detector_with
-from sparse_encoders.analysis.gpu_check.running import PartlyFailed
-from sparse_encoders.analysis.gpu_check.settings import KEEP_RATIO, Settings
-from sparse_encoders.analysis.gpu_check.waiting import waits
 from sparse_encoders.analysis.inputs import (
     image_call,
     random_batch,

@@ -9,13 +9,13 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from sparse_encoders.analysis.gpu_check import driver
-from sparse_encoders.analysis.gpu_check.processes import run, tail
-from sparse_encoders.analysis.gpu_check.settings import Settings
+from gpu import driver
+from gpu.processes import run, tail
+from gpu.settings import Settings
 
 TOOLS = ("memcheck", "racecheck")
 ERROR_STATUS = 9  # exit status that compute-sanitizer returns if it finds an error
-DRIVER = [sys.executable, "-m", "sparse_encoders.analysis.gpu_check.driver"]
+DRIVER = [sys.executable, "-m", "gpu.driver"]
 _SUMMARY = re.compile(r"(?:ERROR|RACECHECK) SUMMARY: .*")
 _NO_ERRORS = re.compile(r"SUMMARY: 0 ")
 

@@ -20,13 +20,15 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
-from gpu_collect import collect
-from gpu_toolkit import ask_torch, cuda_home, headers
+from gpu.collect import collect
+from gpu.processes import wait
+from gpu.record import Record
+from gpu.toolkit import ask_torch, cuda_home, headers
 from setup_environment import pins
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 #: packages by import name that the machine's Python is expected to have; missing ones are reported
 EXPECTED = {
     **{name: name for name in ("matplotlib", "pandas", "scipy", "tabulate", "timm", "torchvision")},
@@ -201,7 +203,7 @@ def build(
     missing = [name for name in missing if name.lower().replace("-", "_") not in collected]
     if missing:
         say(f"build: missing packages: run collect again with --also {' '.join(missing)}")
-    record = load_module("record").Record(work / "results.json", f"{torch}; CUDA {cuda}; {arch}")
+    record = Record(work / "results.json", f"{torch}; CUDA {cuda}; {arch}")
     deadline = time.monotonic() + minutes * 60
     environment, *compiled, check = tasks
     if python_of(work) is None and not _build(environment, record, work, deadline, say):
@@ -211,7 +213,7 @@ def build(
     return 0 if all(done) and _build(check, record, work, deadline, say) else 1
 
 
-def _build(task: Task, record: Any, work: Path, deadline: float, say: Say) -> bool:
+def _build(task: Task, record: Record, work: Path, deadline: float, say: Say) -> bool:
     """Build one part, or copy the files that were kept of it; whether that succeeded."""
     start = time.monotonic()
     if task.keeps and all(kept.is_file() for kept in task.keeps.values()):
@@ -253,17 +255,7 @@ def _run(
         stderr=subprocess.STDOUT,
         start_new_session=True,  # one process group: the compilers end with it
     ) as process:
-        status = load_module("processes").wait(process, seconds)
+        status = wait(process, seconds)
     if status is None:
         return "interrupted at the time limit: run it again to resume"
     return f"status {status}" if status else None
-
-
-def load_module(name: str) -> Any:
-    """Load a module of the package's gpu_check folder by its file, before the package is built."""
-    path = ROOT / "sparse_encoders" / "analysis" / "gpu_check" / f"{name}.py"
-    spec = importlib.util.spec_from_file_location(f"gpu_check_{name}", path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
