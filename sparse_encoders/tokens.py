@@ -54,8 +54,7 @@ class TokenGrid:
     Attributes:
         features: (B, N, C) flattened feature maps.
         pos_embed: (B, N, C) position embedding plus level embedding.
-        padding_mask: (B, N) bool, True where a token is padding; None where no
-            image of the batch is padded.
+        padding_mask: (B, N) bool, True where a token is padding; None if no image is padded.
         shapes: (height, width) of each level, finest first.
         valid_ratios: (B, L, 2) valid share of each level's (width, height).
         image_hw: (height, width) of the batched input in pixels; None if unknown.
@@ -151,13 +150,8 @@ class TokenGrid:
         """Slice of neighbouring levels in the token dimension."""
         return slice(self.level_slices[levels[0]].start, self.level_slices[levels[-1]].stop)
 
-    @property
-    def capacity(self) -> int:
-        """Upper bound, on the host, of the valid tokens of an image."""
-        return self.capacity_of(self.all_levels)
-
     def capacity_of(self, levels: range) -> int:
-        """The same for some levels."""
+        """Upper bound, on the host, of the valid tokens of an image on some levels."""
         part = self.tokens_of(levels)
         total: int = part.stop - part.start
         # without a mask every token is valid

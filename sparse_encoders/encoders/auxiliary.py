@@ -15,9 +15,9 @@ from sparse_encoders.tokens import TokenGrid
 class AuxiliaryHeads(nn.Module):
     """A classification and a box branch after each encoder layer but the last.
 
-    They give the kept tokens of every layer a loss of their own (Sparse DETR,
-    section 3.5). A token's box is an offset to its first-stage proposal. The
-    branches are laid out and named like those of MMDetection's heads.
+    They give the kept tokens of every layer a loss of their own (Sparse DETR, section 3.5). A
+    token's box is an offset to its first-stage proposal. The branches are laid out and named like
+    those of MMDetection's heads.
 
     Args:
         num_heads: encoder layers minus one.
@@ -38,10 +38,8 @@ class AuxiliaryHeads(nn.Module):
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 module.reset_parameters()
-        for name, bias in self.cls_branches.named_parameters():
-            if name.endswith("bias"):
-                nn.init.constant_(bias, bias_init_with_prob(0.01))
-        for regress in self.reg_branches:
+        for classify, regress in zip(self.cls_branches, self.reg_branches, strict=True):
+            nn.init.constant_(classify.get_parameter("bias"), bias_init_with_prob(0.01))
             constant_init(regress.get_submodule("4"), 0, bias=0)
 
     def forward(
@@ -55,9 +53,9 @@ class AuxiliaryHeads(nn.Module):
             tokens: the batch, for the proposals.
 
         Returns:
-            For each layer but the last (B, K, classes) logits and (B, K, 4) boxes
-            (cx, cy, w, h) as shares of the image; the box of an unusable token
-            is (1, 1, 1, 1), as in MMDetection's first stage.
+            For each layer but the last (B, K, classes) logits and (B, K, 4) boxes (cx, cy, w, h)
+            as shares of the image; (1, 1, 1, 1) for an unusable token, as in MMDetection's
+            first stage.
         """
         outputs = []
         branches = zip(self.cls_branches, self.reg_branches, strict=True)

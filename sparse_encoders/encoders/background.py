@@ -53,11 +53,8 @@ class BackgroundEmbedding(nn.Module):
     ) -> Tensor:
         """(B, N, C) memory with the embedding added.
 
-        Args:
-            memory: (B, N, C).
-            tokens: padding and shapes of the batch.
-            layers: what each encoder layer refined; every layer keeps a subset of what the layer
-                before it keeps.
+        ``layers`` are the tokens that each encoder layer refined; every layer keeps a subset of
+        what the layer before it keeps.
         """
         if self.where == "released":
             without = layers[-1].mask(tokens.num_tokens, carried=True)

@@ -30,11 +30,9 @@ class EncoderOutput:
         tokens: the input.
         selection: the selector's output, for its loss; None without a selector.
         layers: indices of the tokens that each layer refined; empty without a selector.
-        refined: for each layer its (B, K, C) refined tokens, if a loss of the encoder
-            reads them; empty otherwise.
-        objects: for each layer of dual attention (B, k) int64 indices of its object
-            tokens among the K that the layer refines, highest score first; empty
-            otherwise.
+        refined: (B, K, C) refined tokens of each layer, if a loss of the encoder reads them.
+        objects: (B, k) int64 indices of the object tokens of each layer of dual attention, among
+            the K that the layer refines, highest score first.
     """
 
     memory: Tensor
@@ -48,23 +46,20 @@ class EncoderOutput:
 class Encoder(BaseModule):
     """Base of all encoders.
 
-    Subclasses fill ``self.layers`` and implement :meth:`forward`; those that
-    prune set ``self.selector``.
+    Subclasses fill ``self.layers`` and implement :meth:`forward`; those that prune set
+    ``self.selector``. The detector sets ``num_levels``, ``first_stage`` and ``num_classes``.
 
     Args:
         num_layers: encoder layers, at least 1.
-        num_levels: feature levels; the detector sets it.
-        layer_cfg: MMDetection's encoder ``layer_cfg`` (``self_attn_cfg``,
-            ``ffn_cfg``, ``norm_cfg``); missing settings take Deformable DETR's values.
+        num_levels: feature levels.
+        layer_cfg: MMDetection's encoder ``layer_cfg`` (``self_attn_cfg``, ``ffn_cfg``,
+            ``norm_cfg``); missing settings take Deformable DETR's values.
         attention_backend: 'auto', 'fused', 'mmcv' or 'torch', see
             :class:`sparse_encoders.attention.DeformableAttention`.
-        first_stage: whether the detector lends a first-stage projection; the
-            detector sets it.
-        num_classes: outputs of the detector's classification branches, for
-            encoders with heads of their own; the detector sets it.
-        num_cp: number of layers, from the first on, with gradient checkpointing: they keep
-            only their inputs in training and are computed again in the backward pass.
-            As in MMDetection's encoders, 0 and -1 mean none.
+        first_stage: whether the detector lends a first-stage projection.
+        num_classes: outputs of classification branches, for encoders with heads of their own.
+        num_cp: number of layers, from the first on, with gradient checkpointing, see
+            :meth:`run_layer`. As in MMDetection's encoders, 0 and -1 mean none.
         ffn_slice: number of tokens for which the FFN is computed at a time in inference on
             a CPU (:class:`SlicedFFN`); 0: all at once. None: 0 in :class:`DenseEncoder`, whose
             results are MMDetection's bit for bit, 1024 in encoders that prune.
@@ -131,34 +126,25 @@ class Encoder(BaseModule):
         )
         return config
 
-    def build_selector(self, selector: dict[str, Any], **defaults: Any) -> Selector:
+    def build_selector(self, selector: dict[str, Any]) -> Selector:
         """Build a selector from its config, with the encoder's layers, levels and channels."""
-        settings = {
-            "num_layers": self.num_layers,
-            "num_levels": self.num_levels,
-            "embed_dims": self.embed_dims,
-            "first_stage": self.first_stage,
-            **defaults,
-        }
+        names = ("num_layers", "num_levels", "embed_dims", "first_stage")
+        settings = {name: getattr(self, name) for name in names}
         return build_swappable(selector, Selector, "encoder.selector", settings)
 
     def run_layer(self, index: int, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        """``call(*args, **kwargs)``, with gradient checkpointing if layer ``index`` asks for it.
+        """``call(*args, **kwargs)``, with gradient checkpointing if ``index < num_cp``.
 
-        An encoder's :meth:`forward` runs every layer (or part of one) through this method, so that
-        ``num_cp`` holds for all encoders. Layers before ``num_cp`` are checkpointed (Chen et al.,
-        Training Deep Nets with Sublinear Memory Cost, 2016) while gradients are enabled: their
-        inputs are kept, and ``call`` runs a second time, on the same random state, in the backward
-        pass. The returned values are the same with and without checkpointing.
+        An encoder's :meth:`forward` runs every layer (or part of one) through this method. A
+        checkpointed layer (Chen et al., Training Deep Nets with Sublinear Memory Cost, 2016) keeps
+        only its inputs while gradients are enabled, and ``call`` runs a second time, on the same
+        random state, in the backward pass. Its values are the same as without checkpointing.
 
         Args:
             index: encoder layer, from 0.
             call: a module or function whose result depends on its arguments and parameters only.
-            *args: of ``call``; gradients pass through the tensors among them.
+            *args: of ``call``.
             **kwargs: of ``call``.
-
-        Returns:
-            What ``call`` returns.
         """
         if index < self.num_cp and torch.is_grad_enabled():
             return checkpoint(call, *args, use_reentrant=False, **kwargs)
@@ -167,17 +153,15 @@ class Encoder(BaseModule):
     def init_own_weights(self) -> None:
         """Initialise parameters for which Xavier's distribution is not right.
 
-        MMDetection's detectors initialise every matrix of the encoder with it, and
-        :meth:`EncoderDetector.init_weights` calls this method afterwards.
+        :meth:`EncoderDetector.init_weights` calls it after every matrix got that distribution.
         """
 
     def forward(self, tokens: TokenGrid, detector: DetectorParts) -> EncoderOutput:
         """Refine the tokens of a batch; the method that a new encoder implements.
 
-        :meth:`DetectorSteps.encode` calls the encoder once for each batch, in training, at test
-        time and in a deployed model. An implementation runs its layers by :meth:`run_layer`, keeps
-        no tensor on ``self``, and derives every size from ``tokens.shapes`` and other values on
-        the host, so that nothing waits for the device.
+        :meth:`DetectorSteps.encode` calls it once for each batch, in training, at test time and in
+        a deployed model. An implementation keeps no tensor on ``self`` and derives every size from
+        ``tokens.shapes`` and other values on the host, so that nothing waits for the device.
 
         Args:
             tokens: B images of N tokens on L levels with C channels; floating point, under
@@ -203,13 +187,11 @@ class Encoder(BaseModule):
     ) -> dict[str, Tensor]:
         """Losses that the encoder and its selector add to the detector's.
 
-        The detector calls it once for each training step, outside of autocast and with records in
-        float32.
+        The detector calls it once for each training step, outside of autocast.
 
         Args:
-            output: what :meth:`forward` returned for this batch.
-            targets: ground truth of the batch, with ``attention_map`` if
-                :attr:`learns_from_decoder`.
+            output: what :meth:`forward` returned for this batch, in float32.
+            targets: with ``attention_map`` if :attr:`learns_from_decoder`.
             detection_loss: the detector's, for encoders with heads of their own.
 
         Returns:
@@ -228,6 +210,13 @@ class Encoder(BaseModule):
     def refined_levels(self, layer: int) -> range:
         """Levels whose tokens ``layer`` (from 0) refines if there is no selector."""
         return range(self.num_levels)
+
+    def check_levels(self, tokens: TokenGrid) -> None:
+        """Raise a ValueError if the tokens have another number of levels than ``num_levels``."""
+        if tokens.num_levels != self.num_levels:
+            raise ValueError(
+                f"encoder.num_levels is {self.num_levels}, got {tokens.num_levels} feature levels"
+            )
 
     @property
     def learns_from_decoder(self) -> bool:
@@ -257,18 +246,15 @@ class Encoder(BaseModule):
 def complete_layer_cfg(layer_cfg: dict[str, Any] | None, num_levels: int) -> dict[str, Any]:
     """A copy of an MMDetection ``layer_cfg`` with Deformable DETR's defaults filled in."""
     full: dict[str, Any] = copy.deepcopy(dict(layer_cfg or {}))
-    attention = dict(full.get("self_attn_cfg") or {})
-    attention.setdefault("embed_dims", 256)
     # as in MMDetection: a self_attn_cfg without dropout has MMCV's default, 0.1
-    attention.setdefault("dropout", 0.1 if "self_attn_cfg" in full else 0.0)
-    if attention.setdefault("num_levels", num_levels) != num_levels:
+    dropout = 0.1 if "self_attn_cfg" in full else 0.0
+    attention: dict[str, Any] = dict(embed_dims=256, dropout=dropout, num_levels=num_levels)
+    attention.update(full.get("self_attn_cfg") or {})
+    if attention["num_levels"] != num_levels:
         raise ValueError(
             f"encoder.layer_cfg.self_attn_cfg.num_levels is {attention['num_levels']}, "
             f"the detector has {num_levels} feature levels"
         )
-    ffn = dict(full.get("ffn_cfg") or {})
-    ffn.setdefault("embed_dims", attention["embed_dims"])
-    ffn.setdefault("feedforward_channels", 2048)
-    ffn.setdefault("ffn_drop", 0.0)
-    full["self_attn_cfg"], full["ffn_cfg"] = attention, ffn
-    return full
+    ffn = dict(embed_dims=attention["embed_dims"], feedforward_channels=2048, ffn_drop=0.0)
+    ffn.update(full.get("ffn_cfg") or {})
+    return {**full, "self_attn_cfg": attention, "ffn_cfg": ffn}

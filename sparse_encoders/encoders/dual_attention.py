@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from sparse_encoders.autocast import without_gradient
 from sparse_encoders.contracts import CategoryHead
 from sparse_encoders.encoders.background import BACKGROUNDS, BackgroundEmbedding
-from sparse_encoders.encoders.kept_tokens import KeptTokensLayer
+from sparse_encoders.encoders.layer import KeptTokensLayer
 from sparse_encoders.encoders.memory import Rows
 from sparse_encoders.encoders.pruning import Batch, PruningEncoder, Refined
 from sparse_encoders.registry import MODELS
@@ -101,11 +101,9 @@ class DualAttentionLayer(KeptTokensLayer):
 
     def __init__(self, *args: Any, object_attention: dict[str, Any] | None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.object_attention = (
-            None
-            if object_attention is None
-            else ObjectAttention(self.embed_dims, **object_attention)
-        )
+        self.object_attention: ObjectAttention | None = None
+        if object_attention is not None:
+            self.object_attention = ObjectAttention(self.embed_dims, **object_attention)
 
 
 @MODELS.register_module()
@@ -162,17 +160,14 @@ class DualAttentionEncoder(PruningEncoder):
             )
         self.values = values
         self.object_score = object_score
-        self.dual_attention = dual_attention
         attention = self.layer_cfg["self_attn_cfg"]
+        objects = dict(
+            num_heads=attention.get("num_heads", 8),
+            num_tokens=num_object_tokens,
+            dropout=attention["dropout"],
+        )
         self.layers = self.build_layers(
-            DualAttentionLayer,
-            object_attention=dict(
-                num_heads=attention.get("num_heads", 8),
-                num_tokens=num_object_tokens,
-                dropout=attention["dropout"],
-            )
-            if dual_attention
-            else None,
+            DualAttentionLayer, object_attention=objects if dual_attention else None
         )
         self.selector = self.build_selector({"type": "FocusTokenSelector", **(selector or {})})
         self.background: BackgroundEmbedding | None = None
@@ -189,8 +184,8 @@ class DualAttentionEncoder(PruningEncoder):
     def refine(self, index: int, rows: Rows, value: Tensor, batch: Batch) -> Refined:
         """Lines 4 to 12 of Algorithm 1: attention among objects, then the layer."""
         query, objects = rows.memory, None
-        if self.dual_attention:
-            attention = self.layers[index].object_attention
+        attention = self.layers[index].object_attention
+        if attention is not None:
             scores = self._object_scores(index, rows, batch)
             eligible = None if rows.chosen.all_kept else rows.chosen.taken
             query, objects = self.run_layer(
@@ -215,9 +210,7 @@ class DualAttentionEncoder(PruningEncoder):
 
     @without_gradient
     def object_scores(self, kept: Tensor, foreground: Tensor, head: CategoryHead) -> Tensor:
-        """(B, K) foreground score times highest category score (equation 3).
-
-        Computed without gradient, because the scores are used for ranking only.
+        """(B, K) foreground score times highest category score (equation 3), for ranking only.
 
         Args:
             kept: (B, K, C) kept tokens.

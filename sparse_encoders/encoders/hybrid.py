@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -28,14 +28,14 @@ BLOCKS = 3  # of a fusion block, times depth_mult
 class HybridEncoder(Encoder):
     """Attention on the coarsest level and convolutions between levels, on all tokens.
 
-    It replaces the deformable encoder and does not prune. Three steps: self-attention among the
-    cells of the coarsest level (:class:`IntraScaleAttention`); then convolutions from the coarsest
-    level to the finest, and back (:class:`CrossScaleFusion`). There is no deformable attention, and
-    the detector's own position embedding is not read. Padding is masked in the attention and zeroed
-    before each convolution; in training it enters the statistics of batch norm.
+    Three steps: self-attention among the cells of the coarsest level
+    (:class:`IntraScaleAttention`), then convolutions from the coarsest level to the finest, and
+    back (:class:`CrossScaleFusion`). The detector's own position embedding is not read. Padding is
+    masked in the attention and zeroed before each convolution; in training it enters the statistics
+    of batch norm.
 
     Args:
-        num_levels: feature levels, any number; the detector sets it.
+        num_levels: feature levels, any number.
         layer_cfg: MMDetection's encoder ``layer_cfg``, of which channels, heads and dropouts are
             used, but not the FFN's hidden channels.
         feedforward_channels: hidden channels of the attention layer's FFN.
@@ -111,13 +111,14 @@ class HybridEncoder(Encoder):
         return EncoderOutput(memory, tokens)
 
     def run_layer(self, index: int, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        """See :meth:`Encoder.run_layer`.
-
-        The second run of a checkpointed step does not change batch norm's running averages.
-        """
+        """See :meth:`Encoder.run_layer`; a second run leaves batch norm's averages as they are."""
         if index < self.num_cp and torch.is_grad_enabled():
             return checkpoint(
-                call, *args, use_reentrant=False, context_fn=self._first_and_again, **kwargs
+                call,
+                *args,
+                use_reentrant=False,
+                context_fn=lambda: (nullcontext(), without_averages(self.fusion)),
+                **kwargs,
             )
         return call(*args, **kwargs)
 
@@ -125,17 +126,8 @@ class HybridEncoder(Encoder):
         """Attention: the coarsest level; top-down: all levels; bottom-up: all but the finest."""
         return range((self.num_levels - 1, 0, 1)[layer], self.num_levels)
 
-    def _first_and_again(
-        self,
-    ) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-        """Contexts of a checkpointed step, for its first run and for its second one."""
-        return nullcontext(), without_averages(self.fusion)
-
     def _check_tokens(self, tokens: TokenGrid) -> None:
-        if tokens.num_levels != self.num_levels:
-            raise ValueError(
-                f"encoder.num_levels is {self.num_levels}, got {tokens.num_levels} feature levels"
-            )
+        self.check_levels(tokens)
         norms = [m for m in self.fusion.modules() if isinstance(m, _BatchNorm)]
         cells = tokens.features.shape[0] * tokens.level_sizes[-1]
         if cells == 1 and any(norm.training for norm in norms):

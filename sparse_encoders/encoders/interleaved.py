@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from sparse_encoders.encoders.ffn import SlicedFFN
-from sparse_encoders.encoders.kept_tokens import KeptTokensLayer
+from sparse_encoders.encoders.layer import KeptTokensLayer
 from sparse_encoders.encoders.memory import Rows
 from sparse_encoders.encoders.pruning import Batch, PruningEncoder, Refined
 from sparse_encoders.encoders.schedule import make_schedule
@@ -35,51 +35,40 @@ class InterleavedLayer(KeptTokensLayer):
             self.low_level_ffn = SlicedFFN(**settings)
             self.low_level_norm = nn.LayerNorm(self.embed_dims)
 
-    def forward(
-        self,
-        query: Tensor,
-        query_pos: Tensor,
-        reference_points: Tensor,
-        value: Tensor,
-        tokens: TokenGrid,
-        num_low: int = 0,
-    ) -> Tensor:
-        """See :meth:`KeptTokensLayer.forward`; the first ``num_low`` of K queries are low-level."""
-        query = self.attend(query, query_pos, reference_points, value, tokens)
+    def feed_forward(self, attended: Tensor, num_low: int = 0) -> Tensor:
+        """(B, K, C) queries after FFN and norm; the first ``num_low`` of the K are low-level."""
         if self.low_level_ffn is None or self.low_level_norm is None:
-            return self.norms[1](self.ffn(query))
-        low, high = query[:, :num_low], query[:, num_low:]
-        low = self.low_level_norm(self.low_level_ffn(low))
-        return torch.cat([low, self.norms[1](self.ffn(high))], 1)
+            return super().feed_forward(attended)
+        low = self.low_level_norm(self.low_level_ffn(attended[:, :num_low]))
+        return torch.cat([low, super().feed_forward(attended[:, num_low:])], 1)
 
 
 @MODELS.register_module()
 class LiteDETREncoder(PruningEncoder):
     """Refine the few coarse tokens in every layer, the many fine ones once a block.
 
-    In a layer that does not end its block the queries are the tokens of the
-    ``high_levels`` coarsest levels and the values all tokens; in the last layer
-    of a block every token is a query.
+    In a layer that does not end its block the queries are the tokens of the ``high_levels``
+    coarsest levels and the values all tokens; in the last layer of a block every token is a query.
 
-    With a selector, the last layer of a block refines only the tokens kept there:
-    the keep ratio of that layer of the low-level tokens and the same of the
-    high-level ones (each ranked among its own).
+    With a selector, the last layer of a block refines only the tokens kept there: the keep ratio of
+    that layer of the low-level tokens and the same of the high-level ones (each ranked among its
+    own).
 
     Args:
         num_layers: encoder layers; None takes the schedule's, or 6.
-        schedule: 'H3L1-(2+1)x3' and so on: 3 high levels, 1 low level, 3 blocks of
-            2 layers. Instead of ``blocks`` and ``high_levels``.
+        schedule: 'H3L1-(2+1)x3' and so on, instead of ``blocks`` and ``high_levels``: 3 high
+            levels, 1 low level, 3 blocks of 2 layers.
         blocks: blocks; divides ``num_layers``. 3 by default.
         high_levels: coarse levels refined in every layer; all but one by default.
-        small_low_level_ffn: in the last layer of a block the low-level tokens have
-            an FFN of their own with C hidden channels (the released models).
+        small_low_level_ffn: see :class:`InterleavedLayer`; in the last layer of a block (the
+            released models).
         attention: 'plain', or 'key_aware' (section 3.4).
         key_aware: settings of :class:`KeyAwareDeformableAttention`:
             ``same_locations_on_every_level``, ``separate_key_projection``.
         selector: config of any :class:`Selector`, see above.
         prune_high_levels: with a selector, let the other layers refine only the
             kept share of the high-level tokens, too.
-        **kwargs: see :class:`Encoder`.
+        *args, **kwargs: see :class:`Encoder`.
 
     Raises:
         ValueError: numbers of layers, blocks and levels that do not fit each other, an unknown
@@ -107,8 +96,9 @@ class LiteDETREncoder(PruningEncoder):
             raise ValueError("encoder.prune_high_levels needs encoder.selector, which is None")
         self.schedule = plan
         self.prune_high_levels = prune_high_levels
+        self.first_high = num_levels - plan.high_levels
         for index in range(self.num_layers):
-            small = small_low_level_ffn and self.schedule.refines_all(index)
+            small = small_low_level_ffn and plan.refines_all(index)
             config = self.layer_config(attention, key_aware)
             self.layers.append(InterleavedLayer(**config, small_low_level_ffn=small))
         if selector is not None:
@@ -118,22 +108,13 @@ class LiteDETREncoder(PruningEncoder):
         """Two groups, the low (fine) and the high (coarse) levels, each ranked by itself.
 
         The number of tokens that go through each FFN is then known on the host.
-
-        Raises:
-            ValueError: tokens of another number of levels.
         """
-        if tokens.num_levels != self.num_levels:
-            raise ValueError(
-                f"encoder.num_levels is {self.num_levels}, got {tokens.num_levels} feature levels"
-            )
-        first_high = self.num_levels - self.schedule.high_levels
-        return range(first_high), range(first_high, self.num_levels)
+        self.check_levels(tokens)
+        return range(self.first_high), range(self.first_high, self.num_levels)
 
     def refined_levels(self, layer: int) -> range:
         """All levels in the last layer of a block, the high (coarse) ones in the others."""
-        everywhere = self.schedule.refines_all(layer)
-        first = 0 if everywhere else self.num_levels - self.schedule.high_levels
-        return range(first, self.num_levels)
+        return range(0 if self.schedule.refines_all(layer) else self.first_high, self.num_levels)
 
     def choose(self, selection: Selection | None, tokens: TokenGrid) -> tuple[LayerSelection, ...]:
         """All tokens of each layer's levels, or the kept ones, those of low levels first."""
@@ -152,8 +133,7 @@ class LiteDETREncoder(PruningEncoder):
         """One call of the layer, with the number of low-level rows as a further argument."""
         num_low = 0
         if self.schedule.refines_all(index):
-            first_high = self.num_levels - self.schedule.high_levels
-            num_low = batch.tokens.level_slices[first_high].start
+            num_low = batch.tokens.level_slices[self.first_high].start
             if batch.selection is not None:
                 num_low = batch.selection.groups[0].layers[index].size
         return Refined(self.call_layer(index, rows, rows.query, value, batch.tokens, num_low))

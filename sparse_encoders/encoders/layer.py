@@ -1,13 +1,17 @@
-"""MMDetection's deformable encoder layer, with the attention that its config names."""
+"""Deformable encoder layers: on all tokens, and on the tokens that a selector keeps."""
 
 from __future__ import annotations
+
+from typing import Any
 
 from mmcv.cnn import build_norm_layer
 from mmdet.models.layers import DeformableDetrTransformerEncoderLayer
 from mmengine.model import ModuleList
+from torch import Tensor
 
 from sparse_encoders.encoders.ffn import SlicedFFN
 from sparse_encoders.registry import MODELS
+from sparse_encoders.tokens import TokenGrid
 
 
 class EncoderLayer(DeformableDetrTransformerEncoderLayer):
@@ -28,3 +32,47 @@ class EncoderLayer(DeformableDetrTransformerEncoderLayer):
         self.norms = ModuleList(
             build_norm_layer(self.norm_cfg, self.embed_dims)[1] for _ in range(2)
         )
+
+
+class KeptTokensLayer(EncoderLayer):
+    """The same layer with the kept tokens as queries and all tokens as values.
+
+    The checkpoint of a dense encoder fits.
+    """
+
+    def forward(
+        self,
+        query: Tensor,
+        query_pos: Tensor,
+        reference_points: Tensor,
+        value: Tensor,
+        tokens: TokenGrid,
+        *further: Any,
+    ) -> Tensor:
+        """Refine the queries (Sparse DETR, section 3.2).
+
+        Args:
+            query: (B, K, C) kept tokens.
+            query_pos: (B, K, C) their position embedding.
+            reference_points: (B, K, L, 2) their centres.
+            value: (B, N, C) all tokens, which they attend to.
+            tokens: padding and shapes of the batch.
+            *further: arguments of :meth:`feed_forward`.
+
+        Returns:
+            (B, K, C).
+        """
+        attended = self.self_attn(
+            query=query,
+            value=value,
+            query_pos=query_pos,
+            key_padding_mask=tokens.padding_mask,
+            spatial_shapes=tokens.shapes,
+            reference_points=reference_points,
+        )
+        return self.feed_forward(self.norms[0](attended), *further)
+
+    def feed_forward(self, attended: Tensor) -> Tensor:
+        """(B, K, C) queries after FFN and norm."""
+        refined: Tensor = self.norms[1](self.ffn(attended))
+        return refined

@@ -17,13 +17,7 @@ from sparse_encoders.tokens import TokenGrid
 
 @dataclass(frozen=True)
 class Batch:
-    """What all layers of one forward pass share.
-
-    Attributes:
-        tokens: the encoder's input.
-        detector: what the detector lends.
-        selection: the selector's output; None without a selector.
-    """
+    """What all layers of one forward pass share; ``selection`` is None without a selector."""
 
     tokens: TokenGrid
     detector: DetectorParts
@@ -31,12 +25,7 @@ class Batch:
 
 
 class Refined(NamedTuple):
-    """The result of :meth:`PruningEncoder.refine`.
-
-    Attributes:
-        tokens: (B, K, C) refined rows.
-        objects: (B, k) int64, see :attr:`EncoderOutput.objects`.
-    """
+    """(B, K, C) refined rows of a layer, and its :attr:`EncoderOutput.objects`."""
 
     tokens: Tensor
     objects: Tensor | None = None
@@ -96,27 +85,16 @@ class PruningEncoder(Encoder):
     def level_groups(self, tokens: TokenGrid) -> Sequence[range]:
         """Groups of neighbouring levels, each ranked and cut to the keep ratio by itself.
 
-        :meth:`forward` calls it first and hands the groups to :meth:`Selector.select`. By default
-        all levels are one group; then layer i refines the first rows of what layer i - 1 refined,
-        which :class:`RankedMemory` makes use of.
-
-        Returns:
-            Ranges of levels, finest first, that hold every level once.
+        In order, every level once. By default all levels are one group; then layer i refines the
+        first rows of what layer i - 1 refined, which :class:`RankedMemory` makes use of.
         """
         return (tokens.all_levels,)
 
     def choose(self, selection: Selection | None, tokens: TokenGrid) -> tuple[LayerSelection, ...]:
-        """The tokens that each layer refines; by default what the selector keeps.
+        """The tokens that each of the layers refines; by default what the selector keeps.
 
-        :meth:`forward` calls it once for each batch, before the first layer.
-
-        Args:
-            selection: what the selector decided; None without a selector, which only an encoder
-                that overrides this method allows.
-            tokens: the batch.
-
-        Returns:
-            One selection for each of the ``num_layers`` layers, (B, K) indices with a K of its own.
+        ``selection`` is None without a selector, which only an encoder that overrides this method
+        allows.
         """
         assert selection is not None
         (group,) = selection.groups
@@ -125,14 +103,14 @@ class PruningEncoder(Encoder):
     def refine(self, index: int, rows: Rows, value: Tensor, batch: Batch) -> Refined:
         """Compute layer ``index`` on its rows; by default one call of the layer.
 
-        :meth:`forward` calls it for the layers in order. An override computes by :meth:`call_layer`
-        and :meth:`run_layer`, so that gradient checkpointing holds.
+        An override computes by :meth:`call_layer` and :meth:`run_layer`, so that gradient
+        checkpointing holds.
 
         Args:
             index: encoder layer, from 0.
             rows: the K tokens of each image that the layer refines.
             value: (B, N, C) the tokens that they attend to, see :attr:`values`.
-            batch: tokens, selection and what the detector lends, the same for all layers.
+            batch: the same for all layers.
 
         Returns:
             (B, K, C) refined rows, in the order of ``rows``. Those that are not
@@ -146,17 +124,9 @@ class PruningEncoder(Encoder):
     def call_layer(
         self, index: int, rows: Rows, query: Tensor, value: Tensor, *further: Any
     ) -> Tensor:
-        """``self.layers[index]`` on the queries, with position and reference points of ``rows``.
+        """(B, K, C) ``query`` after ``self.layers[index]``, at the positions of ``rows``.
 
-        Args:
-            index: encoder layer, from 0.
-            rows: the tokens that the queries belong to; ``rows.query`` itself is not read.
-            query: (B, K, C), usually ``rows.query``.
-            value: (B, N, C) the tokens that they attend to.
-            *further: arguments of the layer's forward after ``value``.
-
-        Returns:
-            (B, K, C) refined queries.
+        Arguments are those of :meth:`refine`, and what the layer takes after ``value``.
         """
         layer, geometry = self.layers[index], (rows.pos_embed, rows.reference_points)
         refined: Tensor = self.run_layer(index, layer, query, *geometry, value, *further)
@@ -165,9 +135,6 @@ class PruningEncoder(Encoder):
     def finish(self, memory: Tensor, tokens: TokenGrid, layers: Sequence[LayerSelection]) -> Tensor:
         """The encoder's output from the (B, N, C) memory after the last layer; by default the same.
 
-        Args:
-            memory: (B, N, C) with everything that the layers wrote.
-            tokens: the batch, as it came in.
-            layers: what each layer refined.
+        ``layers`` are the tokens that each layer refined.
         """
         return memory

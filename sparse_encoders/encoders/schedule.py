@@ -79,22 +79,16 @@ def make_schedule(
     Raises:
         ValueError: numbers that do not fit each other, or do not fit the name.
     """
+    numbers = {"num_layers": num_layers, "blocks": blocks, "high_levels": high_levels}
+    given = {setting: number for setting, number in numbers.items() if number is not None}
     if name is None:
-        return InterleavedSchedule(
-            6 if num_layers is None else num_layers,
-            3 if blocks is None else blocks,
-            num_levels - 1 if high_levels is None else high_levels,
-            num_levels,
-        )
+        defaults = {"num_layers": 6, "blocks": 3, "high_levels": num_levels - 1}
+        return InterleavedSchedule(num_levels=num_levels, **{**defaults, **given})
     named = InterleavedSchedule.from_name(name, num_levels)
-    for setting, given, wanted in (
-        ("num_layers", num_layers, named.num_layers),
-        ("blocks", blocks, named.blocks),
-        ("high_levels", high_levels, named.high_levels),
-    ):
-        if given is not None and given != wanted:
+    for setting, number in given.items():
+        if number != getattr(named, setting):
             raise ValueError(
-                f"encoder.schedule {name!r} means {setting}={wanted}, but encoder.{setting} is "
-                f"{given}; give one of the two"
+                f"encoder.schedule {name!r} means {setting}={getattr(named, setting)}, but "
+                f"encoder.{setting} is {number}; give one of the two"
             )
     return named

@@ -9,7 +9,7 @@ from torch import Tensor
 from sparse_encoders.contracts import DetectionLoss, Targets
 from sparse_encoders.encoders.auxiliary import AuxiliaryHeads
 from sparse_encoders.encoders.base import EncoderOutput
-from sparse_encoders.encoders.kept_tokens import KeptTokensLayer
+from sparse_encoders.encoders.layer import KeptTokensLayer
 from sparse_encoders.encoders.pruning import PruningEncoder
 from sparse_encoders.registry import MODELS
 
@@ -20,11 +20,9 @@ class SparseDETREncoder(PruningEncoder):
 
     Args:
         selector: config of any :class:`Selector`; Sparse DETR's by default.
-        auxiliary_heads: detection heads on the kept tokens after every layer but
-            the last, for training (section 3.5). An encoder with one layer has none.
-        num_classes: outputs of their classification branches; the detector
-            sets it.
-        **kwargs: see :class:`Encoder`.
+        auxiliary_heads: detection heads on the kept tokens after every layer but the last, for
+            training (:class:`AuxiliaryHeads`). An encoder with one layer has none.
+        *args, **kwargs: see :class:`Encoder`.
 
     Raises:
         ValueError: auxiliary heads without ``num_classes``.
@@ -76,7 +74,5 @@ class SparseDETREncoder(PruningEncoder):
                 "the auxiliary heads need the detector's detection loss, which this detector does "
                 "not lend; set encoder.auxiliary_heads=False"
             )
-        auxiliary = self.auxiliary.loss(
-            output.refined, output.layers, output.tokens, detection_loss
-        )
-        return {**losses, **auxiliary}
+        read = (output.refined, output.layers, output.tokens)
+        return {**losses, **self.auxiliary.loss(*read, detection_loss)}

@@ -1,7 +1,6 @@
 """Foreground labels from boxes, and their loss.
 
-Focus-DETR, section 3.2, equation 1 and Figure 8; intervals from the
-supplement's Table 2.
+Focus-DETR, section 3.2, equation 1 and Figure 8; intervals from the supplement's Table 2.
 """
 
 from __future__ import annotations
@@ -29,19 +28,17 @@ INTERVALS: dict[str, tuple[tuple[float, float], ...]] = {
 class ForegroundLabels:
     """Labels of tokens on objects whose size fits the token's level.
 
-    Token (i, j) of a level with stride s is at pixel s // 2 + s * (j, i). It is
-    foreground when it lies strictly inside a box and its largest distance to
-    that box's four sides is in the level's interval (low, high].
+    Token (i, j) of a level with stride s is at pixel s // 2 + s * (j, i). It is foreground when it
+    lies strictly inside a box and its largest distance to that box's four sides is in the level's
+    interval (low, high].
 
     Args:
         num_levels: feature levels L.
-        intervals: a name of :data:`INTERVALS` (4 levels) or L (low, high) pairs
-            in pixels.
+        intervals: a name of :data:`INTERVALS` (4 levels) or L (low, high) pairs in pixels.
         strides: pixels between the tokens of each level; None: 8, 16, 32, ...
 
     Raises:
-        ValueError: intervals or strides that do not match the levels, or an
-            interval whose low is not below its high.
+        ValueError: strides that are no L positive integers; see :func:`level_intervals`.
     """
 
     def __init__(
@@ -62,8 +59,7 @@ class ForegroundLabels:
 
         Args:
             tokens: the batch's tokens.
-            boxes: per image (n, 4) as (x1, y1, x2, y2) in pixels of the batched
-                input; n may be 0.
+            boxes: per image (n, 4) as (x1, y1, x2, y2) in pixels of the batched input; n may be 0.
         """
         device = tokens.features.device
         # lists are padded with boxes of size 0, which contain no token
@@ -79,11 +75,7 @@ class ForegroundLabels:
 
 
 def level_intervals(num_levels: int, intervals: str | Intervals) -> tuple[tuple[float, float], ...]:
-    """A (low, high) interval in pixels for each level.
-
-    Args:
-        num_levels: feature levels L.
-        intervals: a name of :data:`INTERVALS`, or the intervals themselves.
+    """A (low, high) interval in pixels for each level, from a name or the intervals themselves.
 
     Raises:
         ValueError: an unknown name, another number of intervals than levels, or an interval

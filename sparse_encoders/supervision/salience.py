@@ -29,13 +29,9 @@ class SalienceLabels:
 
     Args:
         num_levels: feature levels L.
-        intervals: a token has a target only if the largest distance to the sides of some box
-            around it is in its level's (low, high]: a name of
-            :data:`~sparse_encoders.supervision.foreground.INTERVALS` (4 levels) or L pairs
-            in pixels. None: boxes of any size give targets on every level.
-
-    Raises:
-        ValueError: see :func:`~sparse_encoders.supervision.foreground.level_intervals`.
+        intervals: as in :class:`~sparse_encoders.supervision.foreground.ForegroundLabels`; a token
+            has a target only if a box around it is of its level's size. None: boxes of any size
+            give targets on every level.
     """
 
     def __init__(
@@ -51,8 +47,7 @@ class SalienceLabels:
         Args:
             tokens: the batch's tokens. Without ``image_hw``, tokens of the finest level are
                 assumed to be 8 pixels apart.
-            boxes: per image (n, 4) as (x1, y1, x2, y2) in pixels of the batched input; n
-                may be 0.
+            boxes: see :class:`~sparse_encoders.supervision.foreground.ForegroundLabels`.
         """
         device = tokens.features.device
         finest_h, finest_w = tokens.shapes[0]

@@ -7,7 +7,7 @@ import torch
 
 from grids import DIMS, small_encoder, small_grid
 from sparse_encoders.contracts import DetectorParts
-from sparse_encoders.encoders.kept_tokens import KeptTokensLayer
+from sparse_encoders.encoders.layer import KeptTokensLayer
 from sparse_encoders.encoders.memory import RankedMemory, TokenMemory
 from sparse_encoders.encoders.pruning import PruningEncoder
 from sparse_encoders.selectors import LayerSelection
