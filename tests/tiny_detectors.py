@@ -6,8 +6,10 @@ import copy
 from typing import Any
 
 from mmengine.config import Config
+from torch import nn
 
-from tiny import dino_config
+from sparse_encoders.analysis.variants import encoder_config
+from tiny import build, dino_config
 
 DETECTORS = ("DeformableDETR", "two-stage DeformableDETR", "DNDETR", "DINO", "HDETR", "DDQDETR")
 QUERIES = 40
@@ -45,3 +47,19 @@ def _plain_deformable(model: Config) -> None:
     model.pop("dn_cfg")
     model.update(with_box_refine=True, as_two_stage=True)
     model.bbox_head.type = "DeformableDETRHead"
+
+
+def detector_with(
+    name: str,
+    keep_ratio: float,
+    backend: str = "auto",
+    layers: int = 2,
+    ffn: int = 64,
+    max_boxes: int | None = None,
+) -> nn.Module:
+    """A tiny DINO in place of the full-size one of ``analysis.encoder_benchmark``."""
+    base = dict(num_layers=layers, layer_cfg=dict(ffn_cfg=dict(feedforward_channels=ffn)))
+    encoder = encoder_config(name, base, keep_ratio)
+    config = detector_config("DINO", encoder, attention_backend=backend)
+    config.dn_cfg.max_boxes = max_boxes
+    return build(config).eval()

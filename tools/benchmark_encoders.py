@@ -22,9 +22,9 @@ from typing import Any
 
 import pandas as pd
 
+from measuring import say, size, write_report
 from sparse_encoders.analysis import break_even
 from sparse_encoders.analysis.benchmark import records, table
-from sparse_encoders.analysis.break_even_plot import draw
 from sparse_encoders.analysis.encoder_benchmark import PARTS, benchmark_encoders
 from sparse_encoders.analysis.machine import describe_machine
 from sparse_encoders.analysis.variants import NAMES
@@ -64,14 +64,6 @@ def at_least_one(text: str) -> int:
     return int(text)
 
 
-def size(text: str) -> tuple[int, int]:
-    """(height, width) of such as '480x640'."""
-    sides = text.split("x")
-    if len(sides) != 2 or not all(side.isdecimal() and int(side) > 0 for side in sides):
-        raise argparse.ArgumentTypeError(f"must be HEIGHTxWIDTH in pixels, got {text!r}")
-    return int(sides[0]), int(sides[1])
-
-
 def main() -> None:
     """Measure, print the table, write JSON."""
     args = parse()
@@ -80,15 +72,8 @@ def main() -> None:
         rows = measure_sweep(args) if is_sweep else measure(args)
     except ValueError as error:
         sys.exit(f"benchmark_encoders.py: {error}")
-    if args.json:
-        settings = {k: v for k, v in vars(args).items() if k not in NOT_SETTINGS}
-        report = {
-            "command": " ".join(sys.argv),
-            "settings": settings,
-            "machine": machine(args),
-            "rows": records(rows),
-        }
-        args.json.write_text(json.dumps(report, indent=2) + "\n")
+    settings = {k: v for k, v in vars(args).items() if k not in NOT_SETTINGS}
+    write_report(args.json, settings=settings, machine=machine(args), rows=records(rows))
 
 
 def only_joins(args: argparse.Namespace) -> bool:
@@ -138,13 +123,8 @@ def measure_sweep(args: argparse.Namespace) -> pd.DataFrame:
     print(f"smallest image from which on {break_even.WORTH:.0%} of the detector's time is saved")
     print(break_even.smallest_paying(rows).fillna("-").to_markdown(index=False))
     if args.plot:
-        draw(rows).savefig(args.plot, dpi=110)
+        break_even.draw(rows).savefig(args.plot, dpi=110)
     return rows
-
-
-def say(message: str) -> None:
-    """What is going on, beside the table."""
-    print(message, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

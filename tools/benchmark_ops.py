@@ -9,13 +9,13 @@ fallback, or its CUDA operator), key-aware attention with its plain PyTorch form
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 from pathlib import Path
 
 import torch
 
+from measuring import say, write_report
 from sparse_encoders.analysis.machine import describe_machine
 from sparse_encoders.analysis.operator_benchmark import BASELINES, cases, measure, table
 from sparse_encoders.ops import why_no_extension
@@ -50,7 +50,7 @@ def main() -> int:
     args = parse()
     reason = why_no_extension()
     if reason is not None:
-        print(f"there is nothing to compare: {reason}", file=sys.stderr)
+        say(f"there is nothing to compare: {reason}")
         return 1
     if args.threads:
         torch.set_num_threads(args.threads)
@@ -61,22 +61,20 @@ def main() -> int:
     results = []
     plan = list(cases(queries, args.operators, args.dtype))
     for number, case in enumerate(plan, 1):
-        print(f"[{number}/{len(plan)}] {case}", file=sys.stderr, flush=True)
+        say(f"[{number}/{len(plan)}] {case}")
         dense = case.queries == max(queries)
         results.append(measure(case, shapes, args.device, args.repeats, dense))
     print(f"{tokens} tokens in levels {shapes}, {torch.get_num_threads()} threads, {args.dtype}")
     print(table(results))
-    if args.json:
-        report = {
-            "command": " ".join(sys.argv),
-            "settings": {k: v for k, v in vars(args).items() if k != "json"},
-            "machine": describe_machine(args.device),
-            "vectors": torch.ops.sparse_encoders.cpu_capability(),
-            "load_average": os.getloadavg(),
-            "levels": shapes,
-            "results": results,
-        }
-        args.json.write_text(json.dumps(report, indent=2) + "\n")
+    write_report(
+        args.json,
+        settings={k: v for k, v in vars(args).items() if k != "json"},
+        machine=describe_machine(args.device),
+        vectors=torch.ops.sparse_encoders.cpu_capability(),
+        load_average=os.getloadavg(),
+        levels=shapes,
+        results=results,
+    )
     return 0
 
 

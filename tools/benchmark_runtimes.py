@@ -8,14 +8,13 @@ DINO with ResNet-50 and made-up weights, one image of noise, on torch's threads.
 from __future__ import annotations
 
 import argparse
-import json
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from measuring import say, write_report
 from sparse_encoders.analysis.benchmark import benchmark, records, table
 from sparse_encoders.analysis.machine import describe_machine
 from sparse_encoders.analysis.variants import VARIANTS, encoder_config
@@ -75,20 +74,13 @@ def main() -> None:
     print(table(frame))
     for label, difference in differences.items():
         print(f"{label}: {difference.split(';')[0]}")
-    if args.json:
-        report = {
-            "command": " ".join(sys.argv),
-            "settings": {k: str(v) for k, v in vars(args).items() if k != "json"},
-            "machine": describe_machine("cpu"),
-            "rows": records(frame),
-            "differences": differences,
-        }
-        args.json.write_text(json.dumps(report, indent=2) + "\n")
-
-
-def say(message: str) -> None:
-    """What is going on, beside the table."""
-    print(message, file=sys.stderr, flush=True)
+    write_report(
+        args.json,
+        settings={k: str(v) for k, v in vars(args).items() if k != "json"},
+        machine=describe_machine("cpu"),
+        rows=records(frame),
+        differences=differences,
+    )
 
 
 if __name__ == "__main__":

@@ -6,19 +6,13 @@ python tools/measure_memory.py --sizes 480x640 800x1066 --batches 1 2 --encoders
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from pathlib import Path
 
+from measuring import say, size, write_report
 from sparse_encoders.analysis.machine import describe_machine
 from sparse_encoders.analysis.training_memory import SETTINGS, training_memory
 from sparse_encoders.analysis.variants import VARIANTS
-
-
-def size(text: str) -> tuple[int, int]:
-    """(height, width) of a word such as 480x640."""
-    height, _, width = text.partition("x")
-    return int(height), int(width)
 
 
 def main() -> int:
@@ -43,17 +37,12 @@ def main() -> int:
         args.keep_ratio,
         args.max_boxes,
         args.device,
-        lambda message: print(message, file=sys.stderr, flush=True),
+        say,
     )
     print(f"MiB that the allocator of {args.device} holds at the peak of a training step")
     print(table.reset_index().to_markdown(index=False))
-    if args.json:
-        report = {
-            "command": " ".join(sys.argv),
-            "machine": describe_machine(args.device),
-            "rows": table.reset_index().to_dict("records"),
-        }
-        args.json.write_text(json.dumps(report, indent=2) + "\n")
+    rows = table.reset_index().to_dict("records")
+    write_report(args.json, machine=describe_machine(args.device), rows=rows)
     return 0
 
 

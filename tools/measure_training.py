@@ -6,10 +6,10 @@ python tools/measure_training.py --size 480 640 --encoders dense focus --num-cp 
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from pathlib import Path
 
+from measuring import say, write_report
 from sparse_encoders.analysis.benchmark import records, table
 from sparse_encoders.analysis.encoder_benchmark import measure_training
 from sparse_encoders.analysis.machine import describe_machine
@@ -37,19 +37,13 @@ def main() -> int:
             batch=args.batch,
             repeats=args.repeats,
             device=args.device,
-            progress=lambda message: print(message, file=sys.stderr, flush=True),
+            progress=say,
         )
     except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
+        say(f"error: {error}")
         return 1
     print(table(rows, "its first line"))
-    if args.json:
-        report = {
-            "command": " ".join(sys.argv),
-            "machine": describe_machine(args.device),
-            "rows": records(rows),
-        }
-        args.json.write_text(json.dumps(report, indent=2) + "\n")
+    write_report(args.json, machine=describe_machine(args.device), rows=records(rows))
     return 0
 
 

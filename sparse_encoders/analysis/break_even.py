@@ -4,56 +4,60 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import torch
+import pandas as pd
 
-from sparse_encoders.analysis.benchmark import Say
-from sparse_encoders.analysis.encoder_benchmark import detector_with, level_shapes, random_tokens
+from sparse_encoders.analysis.benchmark import Say, benchmark
+from sparse_encoders.analysis.encoder_benchmark import (
+    detector_with,
+    encoder_call,
+    level_shapes,
+    random_tokens,
+)
 from sparse_encoders.analysis.inputs import image_call, training_call
-from sparse_encoders.analysis.latency import StagedCall, Timing, interleaved
+from sparse_encoders.analysis.latency import StagedCall, interleaved
 
 if TYPE_CHECKING:
-    import pandas as pd
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 BASELINE = "dense"
 PASSES = ("inference", "training step")
 #: share of the detector's time that a strategy must save to count as worthwhile
 WORTH = 0.1
+#: of :func:`sweep`, what a :class:`Setting` holds
+COLUMNS = ["height", "width", "layers", "ffn", "pass"]
 
 
-@dataclass(frozen=True)
-class Setting:
+class Setting(NamedTuple):
     """One cell of a sweep.
 
     Attributes:
-        image_hw: (height, width) in pixels.
+        height: of the image in pixels.
+        width: of the image in pixels.
         layers: of the encoder.
         ffn: hidden channels of the encoder's FFNs.
-        training: a training step, forward and backward, instead of inference.
+        run: one of :data:`PASSES`; a training step is forward and backward.
     """
 
-    image_hw: tuple[int, int]
+    height: int
+    width: int
     layers: int
     ffn: int
-    training: bool
+    run: str
 
     def __str__(self) -> str:
-        height, width = self.image_hw
-        return f"{height} x {width}, {self.layers} layers, FFN {self.ffn}, {PASSES[self.training]}"
+        return f"{self.height} x {self.width}, {self.layers} layers, FFN {self.ffn}, {self.run}"
 
 
 def settings(
-    sizes: Sequence[tuple[int, int]],
-    layers: Sequence[int],
-    ffns: Sequence[int],
-    training: Sequence[bool] = (False, True),
+    sizes: Sequence[tuple[int, int]], layers: Sequence[int], ffns: Sequence[int]
 ) -> Iterator[Setting]:
     """All of them, smallest images first."""
     ordered = sorted(sizes, key=lambda size: size[0] * size[1])
-    for size, number, ffn, train in itertools.product(ordered, layers, ffns, training):
-        yield Setting(size, number, ffn, train)
+    for size, number, ffn, run in itertools.product(ordered, layers, ffns, PASSES):
+        yield Setting(*size, number, ffn, run)
 
 
 def sweep(
@@ -84,34 +88,32 @@ def sweep(
         rounds), ``rest_seconds`` and ``detector_share``. An encoder that cannot have so many
         layers (Lite DETR's blocks) has no line there.
     """
-    import pandas as pd
-
     names = [BASELINE, *(name for name in names if name != BASELINE)]
-    rest: dict[tuple[tuple[int, int], bool], float] = {}
+    rest: dict[tuple[int, int, str], float] = {}
     rows: list[dict[str, Any]] = []
     for cell in cells:
-        key = (cell.image_hw, cell.training)
+        key = (cell.height, cell.width, cell.run)
         if key not in rest:
             progress(f"the detector without its encoder, {cell}")
             rest[key] = _rest(cell, repeats, device)
         progress(str(cell))
-        timings = _encoders(names, cell, keep_ratio, repeats, device, progress)
-        dense = timings[BASELINE]
-        for name, timing in timings.items():
-            whole = rest[key] + dense.median
+        calls = _encoders(names, cell, keep_ratio, device, progress)
+        timed = benchmark(calls, repeats, device=device, memory=False)
+        for name, line in timed.iterrows():
+            whole = rest[key] + timed.seconds[BASELINE]
             rows.append(
                 {
-                    "height": cell.image_hw[0],
-                    "width": cell.image_hw[1],
-                    "tokens": sum(h * w for h, w in level_shapes(cell.image_hw)),
+                    "height": cell.height,
+                    "width": cell.width,
+                    "tokens": sum(h * w for h, w in level_shapes((cell.height, cell.width))),
                     "layers": cell.layers,
                     "ffn": cell.ffn,
-                    "pass": PASSES[cell.training],
+                    "pass": cell.run,
                     "encoder": name,
-                    "seconds": timing.median,
-                    "share": timing.ratio_to(dense),
+                    "seconds": line.seconds,
+                    "share": line.share_of_first,
                     "rest_seconds": rest[key],
-                    "detector_share": (rest[key] + timing.median) / whole,
+                    "detector_share": (rest[key] + line.seconds) / whole,
                 }
             )
     return pd.DataFrame(rows)
@@ -128,13 +130,10 @@ def joined(reports: Sequence[Mapping[str, Any]], alike: Mapping[str, Any]) -> pd
         ValueError: a report of another machine, version or setting, whose times cannot be
             compared; or one without the rows of a sweep.
     """
-    import pandas as pd
-
+    same = [*(("machine", key) for key in alike["machine"]), ("settings", "keep_ratio")]
     for report in reports:
-        wanted = {("machine", key): value for key, value in alike["machine"].items()}
-        wanted["settings", "keep_ratio"] = alike["settings"]["keep_ratio"]
-        for (part, key), value in wanted.items():
-            if (other := report.get(part, {}).get(key)) != value:
+        for part, key in same:
+            if (other := report.get(part, {}).get(key)) != (value := alike[part][key]):
                 raise ValueError(
                     f"--join: {part}.{key} is {other!r} in one and {value!r} in the other; their "
                     "times do not belong into one table"
@@ -149,82 +148,100 @@ def joined(reports: Sequence[Mapping[str, Any]], alike: Mapping[str, Any]) -> pd
 
 def measured(frame: pd.DataFrame) -> set[Setting]:
     """The settings that a table of :func:`sweep` has lines for."""
-    return {
-        Setting(
-            (int(row["height"]), int(row["width"])),
-            int(row["layers"]),
-            int(row["ffn"]),
-            row["pass"] == PASSES[True],
-        )
-        for _, row in frame.iterrows()
-    }
+    cells = frame.reindex(columns=COLUMNS).itertuples(index=False, name=None)
+    return {Setting(*cell) for cell in cells}
 
 
-def smallest_paying(frame: pd.DataFrame, worth: float = WORTH) -> pd.DataFrame:
-    """The smallest image from which on a strategy saves ``worth`` of the detector's time.
+def smallest_paying(frame: pd.DataFrame) -> pd.DataFrame:
+    """The smallest image from which on a strategy saves :data:`WORTH` of the detector's time.
 
     Args:
         frame: of :func:`sweep`.
-        worth: share of the detector's time.
 
     Returns:
         A line for each pass, FFN, number of layers and encoder: ``tokens`` and ``image`` of the
         smallest measured size from which on it saves that much at every larger one; None where
         it does not even at the largest.
     """
-    import pandas as pd
-
     rows = []
     keys = ["pass", "ffn", "layers", "encoder"]
     for values, part in frame[frame["encoder"] != BASELINE].groupby(keys, sort=False):
-        smallest: Any = None
-        for _, row in part.sort_values("tokens", ascending=False).iterrows():
-            if row["detector_share"] > 1 - worth:
-                break
-            smallest = row
-        rows.append(
-            dict(zip(keys, values, strict=True))
-            | {
-                "tokens": int(smallest["tokens"]) if smallest is not None else None,
-                "image": f"{smallest['height']} x {smallest['width']}"
-                if smallest is not None
-                else None,
-            }
-        )
+        part = part.sort_values("tokens", ascending=False)
+        paying = part[part["detector_share"].le(1 - WORTH).cummin()].to_dict("records")
+        tokens, image = None, None
+        if paying:
+            tokens, image = paying[-1]["tokens"], "{height} x {width}".format(**paying[-1])
+        rows.append(dict(zip(keys, values, strict=True), tokens=tokens, image=image))
     return pd.DataFrame(rows, dtype=object)
 
 
+def draw(frame: pd.DataFrame) -> Figure:
+    """A picture of shares of dense over the number of tokens.
+
+    A column for each number of layers, a row for each FFN width, of the encoder and, below, of
+    the detector. Inference is drawn in full lines, training steps in dashed ones. The dotted line
+    is where :data:`WORTH` of the detector's time is saved.
+
+    Args:
+        frame: of :func:`sweep`.
+    """
+    from matplotlib.figure import Figure
+
+    layers, ffns = sorted(frame["layers"].unique()), sorted(frame["ffn"].unique())
+    rows = list(itertools.product(("share", "detector_share"), ffns))
+    size = (3.1 * len(layers), 2.4 * len(rows))
+    figure = Figure(figsize=size, layout="constrained")
+    axes = figure.subplots(len(rows), len(layers), sharex=True, sharey=True, squeeze=False)
+    for line_of_axes, (column, ffn) in zip(axes, rows, strict=True):
+        for axis, number in zip(line_of_axes, layers, strict=True):
+            _draw_shares(axis, frame, (frame["layers"] == number) & (frame["ffn"] == ffn), column)
+        part = "encoder" if column == "share" else "detector"
+        line_of_axes[0].set_ylabel(f"{part}, FFN {ffn}:\nshare of dense")
+    for axis, number in zip(axes[0], layers, strict=True):
+        axis.set_title(f"{number} layer{'s' if number > 1 else ''}")
+    for axis in axes[-1]:
+        axis.set_xlabel("tokens")
+    axes[0][-1].legend(fontsize=8)
+    return figure
+
+
+def _draw_shares(axis: Axes, frame: pd.DataFrame, chosen: pd.Series, column: str) -> None:
+    """Every strategy's share of dense in the chosen lines; the colours are those of all lines."""
+    axis.axhline(1, color="0.5", linewidth=1)
+    if column == "detector_share":
+        axis.axhline(1 - WORTH, color="0.5", linewidth=1, linestyle=":")
+    names = [name for name in frame["encoder"].unique() if name != BASELINE]
+    for index, name in enumerate(names):
+        for run, style in zip(PASSES, ("-", "--"), strict=True):
+            lines = frame[chosen & (frame["encoder"] == name) & (frame["pass"] == run)]
+            lines = lines.sort_values("tokens")
+            label = name if run == PASSES[0] else None
+            axis.plot(lines["tokens"], lines[column], f"C{index}{style}", marker=".", label=label)
+    axis.set(xscale="log", ylim=(0, 1.4))
+    axis.grid(alpha=0.2)
+
+
 def _encoders(
-    names: Sequence[str],
-    cell: Setting,
-    keep_ratio: float,
-    repeats: int,
-    device: str,
-    progress: Say,
-) -> dict[str, Timing]:
+    names: Sequence[str], cell: Setting, keep_ratio: float, device: str, progress: Say
+) -> dict[str, Callable[[], object]]:
+    """Name to a call of the encoder alone, of those that can have so many layers."""
     calls: dict[str, Callable[[], object]] = {}
     for name in names:
         try:
             model: Any = detector_with(name, keep_ratio, layers=cell.layers, ffn=cell.ffn)
         except ValueError as error:
             progress(f"left out: {error}")
-            continue
-        tokens = random_tokens(cell.image_hw, 1, device)
-        model = model.to(device).train(cell.training)
-        calls[name] = _training_step(model, tokens) if cell.training else _inference(model, tokens)
-    return _timings(calls, repeats, device)
+        else:
+            calls[name] = _call(model.to(device), cell, device)
+    return calls
 
 
-def _inference(model: Any, tokens: Any) -> Callable[[], object]:
-    @torch.no_grad()
-    def call() -> object:
-        return model.encoder(tokens, model.detector_parts()).memory
-
-    return call
-
-
-def _training_step(model: Any, tokens: Any) -> Callable[[], object]:
-    """Forward and backward of the encoder alone; what it learns from the detector is left out."""
+def _call(model: Any, cell: Setting, device: str) -> Callable[[], object]:
+    """The encoder alone; what it learns from the detector is left out of a training step."""
+    tokens = random_tokens((cell.height, cell.width), 1, device)
+    if cell.run == PASSES[0]:
+        return encoder_call(model, tokens)
+    model.train()
 
     def call() -> object:
         model.zero_grad(set_to_none=False)
@@ -236,23 +253,13 @@ def _training_step(model: Any, tokens: Any) -> Callable[[], object]:
 
 def _rest(cell: Setting, repeats: int, device: str) -> float:
     """Seconds of a whole detector minus those of its encoder, medians over rounds."""
-    model: Any = detector_with(BASELINE, 1.0, layers=1, ffn=512).to(device).train(cell.training)
-    if not cell.training:
-        staged = StagedCall(model, image_call(model, cell.image_hw, device))
-        whole = _timings({"detector": staged}, repeats, device)["detector"]
-        return whole.median - whole.stage("encoder").median
-    tokens = random_tokens(cell.image_hw, 1, device)
-    calls = {
-        "detector": training_call(model, cell.image_hw, device),
-        "encoder": _training_step(model, tokens),
-    }
-    timings = _timings(calls, repeats, device)
-    return timings["detector"].median - timings["encoder"].median
-
-
-def _timings(
-    calls: Mapping[str, Callable[[], object] | StagedCall], repeats: int, device: str
-) -> dict[str, Timing]:
-    """Of all rounds but the first."""
-    *_, (_, timings) = interleaved(calls, repeats, 1, device)
-    return timings
+    model: Any = detector_with(BASELINE, 1.0, layers=1, ffn=512).to(device)
+    size = (cell.height, cell.width)
+    if cell.run == PASSES[0]:
+        staged = StagedCall(model, image_call(model, size, device))
+        *_, (_, timings) = interleaved({"detector": staged}, repeats, 1, device)
+        return timings["detector"].median - timings["detector"].stage("encoder").median
+    encoder = _call(model, cell, device)
+    calls = {"detector": training_call(model, size, device), "encoder": encoder}
+    seconds = benchmark(calls, repeats, device=device, memory=False).seconds
+    return float(seconds["detector"] - seconds["encoder"])

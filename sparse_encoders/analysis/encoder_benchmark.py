@@ -79,7 +79,11 @@ def random_tokens(
     return TokenGrid.from_maps([m[0] for m in maps], [m[1] for m in maps], image_hw=image_hw)
 
 
-@torch.no_grad()
+def encoder_call(model: Any, tokens: TokenGrid) -> Callable[[], object]:
+    """A call of a detector's encoder alone, without gradients."""
+    return torch.no_grad()(lambda: model.encoder(tokens, model.detector_parts()).memory)
+
+
 def benchmark_encoders(
     names: Sequence[str],
     image_hw: tuple[int, int],
@@ -117,26 +121,21 @@ def benchmark_encoders(
     for name in names:
         variant = name
         if name == MATCHED:
-            variant = _matched(names, image_hw, keep_ratio, progress)
+            model, other = _dino(), to_be_matched(names)
+            encoder = encoder_config(other, model.encoder, keep_ratio)
+            match = match_dense(model, other, encoder, image_hw)
+            progress(str(match))
+            variant = match.variant
         for backend in backends:
             label = name if variant == name else f"{name} ({variant})"
             label = label if len(backends) == 1 else f"{label}/{backend}"
             progress(f"building DINO with {label}")
-            model = detector_with(variant, keep_ratio, backend).to(device)
+            built = detector_with(variant, keep_ratio, backend).to(device)
             if part == "encoder":
-                calls[label] = _encode(model, random_tokens(image_hw, batch, device))
+                calls[label] = encoder_call(built, random_tokens(image_hw, batch, device))
             else:
-                calls[label] = image_call(model, image_hw, device, batch)
+                calls[label] = image_call(built, image_hw, device, batch)
     return benchmark(calls, repeats, warmup, device, say=progress).rename_axis("encoder")
-
-
-def _matched(names: Sequence[str], image_hw: tuple[int, int], keep_ratio: float, say: Say) -> str:
-    """Name of the dense encoder for 'dense-matched', which is also reported by ``say``."""
-    model, name = _dino(), to_be_matched(names)
-    encoder = encoder_config(name, model.encoder, keep_ratio)
-    match = match_dense(model, name, encoder, image_hw)
-    say(str(match))
-    return match.variant
 
 
 def measure_training(
@@ -184,10 +183,6 @@ def measure_training(
     import pandas as pd
 
     return pd.concat(frames).rename_axis("encoder")
-
-
-def _encode(model: Any, tokens: TokenGrid) -> Callable[[], object]:
-    return lambda: model.encoder(tokens, model.detector_parts()).memory
 
 
 def _with(model: Any, num_cp: int, run: Callable[[], object]) -> Callable[[], object]:

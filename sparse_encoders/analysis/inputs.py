@@ -32,35 +32,27 @@ def random_batch(
         classes: how many there are.
         boxes: of each image.
     """
-    generator = torch.Generator().manual_seed(0)
+    generator, sides = torch.Generator().manual_seed(0), torch.tensor(size[::-1]).float()
     images = torch.randn(batch, 3, *size, generator=generator).to(device)
     about = dict(
         img_shape=size, ori_shape=size, batch_input_shape=size, scale_factor=(1.0, 1.0), img_id=0
     )
-    samples, sides = [], torch.tensor([size[1], size[0]], dtype=torch.float32)
+    samples = []
     for _ in range(batch):
         corner = torch.rand(boxes, 2, generator=generator) * sides * 0.6
         far = corner + torch.rand(boxes, 2, generator=generator) * sides * 0.3 + 4
         labels = torch.randint(classes, (boxes,), generator=generator)
-        sample = DetDataSample(metainfo=about)
-        bboxes = torch.cat([corner, far], 1)
-        sample.gt_instances = InstanceData(bboxes=bboxes.to(device), labels=labels.to(device))
-        samples.append(sample)
+        objects = InstanceData(bboxes=torch.cat([corner, far], 1), labels=labels)
+        samples.append(DetDataSample(metainfo=about, gt_instances=objects.to(device)))
     return images, samples
 
 
 def image_call(
     model: Any, size: tuple[int, int], device: torch.device | str, batch: int = 1
 ) -> Callable[[], object]:
-    """A call that detects on a :func:`random_batch`.
+    """A call that detects on a :func:`random_batch`, of a detector in evaluation mode.
 
     The boxes are for selectors that read annotations; other selectors ignore them.
-
-    Args:
-        model: a detector of this package in evaluation mode.
-        size: (height, width) in pixels.
-        device: where the model is.
-        batch: images.
     """
     images, samples = random_batch(size, device, batch)
 

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -42,15 +43,9 @@ class Timing:
         return [sum(stages) for stages in self.rounds]
 
     @property
-    def statistics(self) -> Measurement:
-        """Median, mean and quartiles of the whole call, as torch's benchmarks have them."""
-        spec = TaskSpec("call", "", num_threads=torch.get_num_threads())
-        return Measurement(1, self.seconds, spec)
-
-    @property
     def median(self) -> float:
         """Median over rounds, in seconds."""
-        return float(self.statistics.median)
+        return float(Measurement(1, self.seconds, TaskSpec("call", "")).median)
 
     @property
     def spread(self) -> tuple[float, float]:
@@ -85,22 +80,24 @@ class StagedCall:
     call: Callable[[], object]
     prepare: Callable[[], object] = lambda: None
 
-    def seconds(self, device: torch.device) -> tuple[float, ...]:
-        """Of each stage; a stage that the model does not have takes none."""
-        marks: dict[str, Any] = {}
+    def marks(self, device: torch.device) -> list[Any]:
+        """The start and each stage's end, which is that of the one before if it is missing."""
+        ends: dict[str, Any] = {}
         self.prepare()
         with ExitStack() as hooks:
             for name in STAGES[:-1]:
                 part = getattr(self.model, name, None)
                 if isinstance(part, nn.Module):
                     hook = part.register_forward_hook(
-                        lambda *_, name=name: marks.update({name: _mark(device)})
+                        lambda *_, name=name: ends.update({name: _mark(device)})
                     )
                     hooks.callback(hook.remove)
-            last = _mark(device, wait=True)
+            marks = [_mark(device, wait=True)]
             self.call()
-            marks[STAGES[-1]] = _mark(device)
-        return _between([last, *(marks.get(name) for name in STAGES)], device)
+            ends[STAGES[-1]] = _mark(device)
+        for name in STAGES:
+            marks.append(ends.get(name, marks[-1]))
+        return marks
 
 
 def interleaved(
@@ -131,21 +128,27 @@ def interleaved(
     rounds: dict[str, list[tuple[float, ...]]] = {name: [] for name in candidates}
     for number in range(1 - warmup, repeats + 1):
         for name, candidate in candidates.items():
-            seconds = _measure(candidate, torch.device(device))
+            seconds = _seconds(candidate, torch.device(device))
             if number > 0:
                 rounds[name].append(seconds)
         if number > 0:
             yield number, {name: Timing(tuple(done)) for name, done in rounds.items()}
 
 
-def _measure(
+def _seconds(
     candidate: Callable[[], object] | StagedCall, device: torch.device
 ) -> tuple[float, ...]:
+    """Of each stage, or of the whole call."""
     if isinstance(candidate, StagedCall):
-        return candidate.seconds(device)
-    start = _mark(device, wait=True)
-    candidate()
-    return _between([start, _mark(device)], device)
+        marks = candidate.marks(device)
+    else:
+        start = _mark(device, wait=True)
+        candidate()
+        marks = [start, _mark(device)]
+    if device.type != "cuda":
+        return tuple(end - start for start, end in pairwise(marks))
+    torch.cuda.synchronize(device)
+    return tuple(start.elapsed_time(end) / 1000 for start, end in pairwise(marks))
 
 
 def _mark(device: torch.device, wait: bool = False) -> Any:
@@ -157,16 +160,3 @@ def _mark(device: torch.device, wait: bool = False) -> Any:
     event = torch.cuda.Event(enable_timing=True)
     event.record(torch.cuda.current_stream(device))
     return event
-
-
-def _between(marks: list[Any], device: torch.device) -> tuple[float, ...]:
-    """Seconds from each mark to the next; a missing mark counts as the one before it."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    seconds, last = [], marks[0]
-    for mark in marks[1:]:
-        mark = last if mark is None else mark
-        on_cuda = device.type == "cuda"
-        seconds.append(last.elapsed_time(mark) / 1000 if on_cuda else mark - last)
-        last = mark
-    return tuple(seconds)

@@ -80,14 +80,8 @@ def match_dense(
     each = _encoder_madds(model, dense, size)
     count = min(max(round(wanted / each), 1), layers)
     ratio = (encoder.get("selector") or {}).get("keep_ratio")
-    return Match(
-        encoder=name,
-        keep_ratio=ratio if isinstance(ratio, (int, float)) else None,
-        layers=count,
-        of_layers=layers,
-        madds=count * each,
-        wanted=wanted,
-    )
+    one_ratio = ratio if isinstance(ratio, (int, float)) else None
+    return Match(name, one_ratio, count, layers, count * each, wanted)
 
 
 def _encoder_madds(model: Config, encoder: Mapping[str, Any], size: tuple[int, int]) -> int:

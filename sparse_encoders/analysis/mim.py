@@ -88,9 +88,10 @@ class _Follower:
 
     def show(self) -> None:
         for path in sorted(self.folder.glob(SCALARS)):
-            text = path.read_text()[self.done.get(path, 0) :]
+            done = self.done.setdefault(path, 0)
+            text = path.read_text()[done:]
             whole = text[: text.rfind("\n") + 1]  # the last line may be half written
-            self.done[path] = self.done.get(path, 0) + len(whole)
+            self.done[path] += len(whole)
             for line in whole.splitlines():
                 print("  " + describe(json.loads(line), self.evaluates), flush=True)
 

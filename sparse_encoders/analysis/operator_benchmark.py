@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from itertools import product
 from typing import Any
 
 import torch
@@ -45,11 +46,10 @@ class Case:
 
 def cases(queries: Sequence[int], operators: Sequence[str], dtype: str) -> Iterator[Case]:
     """Every combination; key-aware attention takes the same settings."""
-    for operator in operators:
-        for count in queries:
-            for locations in ("random", "local"):
-                for direction in ("forward", "forward + backward"):
-                    yield Case(operator, locations, count, direction, dtype)
+    directions = ("forward", "forward + backward")
+    every = product(operators, queries, ("random", "local"), directions)
+    for operator, count, locations, direction in every:
+        yield Case(operator, locations, count, direction, dtype)
 
 
 def token_centres(shapes: Sequence[tuple[int, int]]) -> Tensor:
@@ -73,7 +73,7 @@ def inputs_of(
     tokens, levels = sum(h * w for h, w in shapes), len(shapes)
     chosen = torch.arange(case.queries) * tokens // case.queries
     points = token_centres(shapes)[chosen].view(1, -1, 1, 2).repeat(1, 1, levels, 1)
-    sizes = torch.tensor([[w, h] for h, w in shapes], dtype=torch.float32)[:, None]
+    sizes = torch.tensor(shapes, dtype=torch.float32).flip(1)[:, None]
     sets = (1, case.queries, HEADS, levels, POINTS)
     centres = points[:, :, None, :, None]
     if case.locations == "random":
@@ -127,13 +127,11 @@ def _mmcv_on_gpu(shapes: Sequence[tuple[int, int]], device: torch.device) -> Cal
 
     def call(
         value: Tensor, shapes: Any, points: Tensor, offsets: Tensor, logits: Tensor, backend: str
-    ) -> Tensor:
+    ) -> Any:
         weights = logits.flatten(-2).softmax(-1).view_as(logits)
         locations = points[:, :, None, :, None] + offsets / sides
-        output: Tensor = MultiScaleDeformableAttnFunction.apply(
-            value, sizes, starts, locations, weights, 64
-        )
-        return output
+        operator = MultiScaleDeformableAttnFunction.apply
+        return operator(value, sizes, starts, locations, weights, 64)
 
     return call
 
@@ -155,7 +153,7 @@ def _many(call: Callable[[], object], number: int) -> Callable[[], object]:
         for _ in range(number):
             call()
 
-    return call if number == 1 else calls
+    return calls
 
 
 def measure(

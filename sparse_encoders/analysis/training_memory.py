@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import product
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import pandas as pd
 import torch
 
+from sparse_encoders.analysis.benchmark import Say
 from sparse_encoders.analysis.encoder_benchmark import detector_with
 from sparse_encoders.analysis.inputs import training_call, under_autocast
 from sparse_encoders.analysis.memory import MIB, peak_memory
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 SETTINGS: dict[str, tuple[bool, bool]] = {
     "float32": (False, False),
@@ -33,7 +32,7 @@ def training_memory(
     keep_ratio: float = 0.3,
     max_boxes: int | None = None,
     device: str = "cpu",
-    progress: Callable[[str], None] = lambda message: None,
+    progress: Say = lambda message: None,
 ) -> pd.DataFrame:
     """Measure the peak memory of one training step, forward and backward, of each combination.
 
@@ -56,48 +55,30 @@ def training_memory(
     Raises:
         ValueError: an unknown encoder or setting.
     """
-    import pandas as pd
-
     unknown = [setting for setting in settings if setting not in SETTINGS]
     if unknown:
         raise ValueError(f"settings must be some of {', '.join(SETTINGS)}, got {unknown}")
-    rows = []
+    columns: dict[str, dict[tuple[str, int, int], int]] = {}
     for name in names:
         model: Any = detector_with(name, keep_ratio, max_boxes=max_boxes).to(device).train()
         for setting, size, batch, count in product(settings, sizes, batches, boxes):
             progress(f"{name}, {setting}: {batch} x {size[0]} x {size[1]}, {count} boxes")
-            _apply(model, setting)
-            dtype = "bfloat16" if SETTINGS[setting][0] else "float32"
+            mixed, checkpointed = SETTINGS[setting]
+            _checkpoint(model, checkpointed)
             step = training_call(model, size, device, batch, count)
-            call = under_autocast(step, device, dtype)
-            rows.append(
-                {
-                    "image": f"{size[0]} x {size[1]}",
-                    "batch": batch,
-                    "boxes": count,
-                    "column": name if len(settings) == 1 else f"{name}, {setting}",
-                    "mib": round(peak_memory(_with_gradients(model, call), device) / MIB),
-                }
-            )
-    frame = pd.DataFrame(rows)
-    order = list(dict.fromkeys(frame.column))
-    lines = list(dict.fromkeys(zip(frame.image, frame.batch, frame.boxes, strict=True)))
-    table = frame.pivot(index=["image", "batch", "boxes"], columns="column", values="mib")
-    return table.loc[lines, order]
+            call = under_autocast(step, device, "bfloat16" if mixed else "float32")
+            for parameter in model.parameters():  # gradients have their memory before the step
+                if parameter.requires_grad and parameter.grad is None:
+                    parameter.grad = torch.zeros_like(parameter)
+            column = columns.setdefault(name if len(settings) == 1 else f"{name}, {setting}", {})
+            line = (f"{size[0]} x {size[1]}", batch, count)
+            column[line] = round(peak_memory(call, device) / MIB)
+    return pd.DataFrame(columns).rename_axis(["image", "batch", "boxes"])
 
 
-def _apply(model: Any, setting: str) -> None:
+def _checkpoint(model: Any, checkpointed: bool) -> None:
     """Checkpoint all layers of encoder and backbone, or none."""
-    checkpointed = SETTINGS[setting][1]
     model.encoder.num_cp = model.encoder.num_layers if checkpointed else 0
     for module in model.backbone.modules():
         if hasattr(module, "with_cp"):
             module.with_cp = checkpointed
-
-
-def _with_gradients(model: Any, call: Callable[[], object]) -> Callable[[], object]:
-    """The call, once the weights' gradients have their memory."""
-    for parameter in model.parameters():
-        if parameter.requires_grad and parameter.grad is None:
-            parameter.grad = torch.zeros_like(parameter)
-    return call

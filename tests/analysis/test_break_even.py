@@ -11,30 +11,19 @@ import pytest
 
 import benchmark_encoders as tool
 from sparse_encoders.analysis import break_even
-from sparse_encoders.analysis.break_even import settings, smallest_paying, sweep
-from sparse_encoders.analysis.break_even_plot import draw
-from sparse_encoders.analysis.variants import encoder_config
-from tiny import build
-from tiny_detectors import detector_config
-
-SIZES = ((64, 96), (32, 32))
+from sparse_encoders.analysis.break_even import PASSES, draw, settings, smallest_paying, sweep
+from tiny_detectors import detector_with
 
 
 @pytest.fixture
 def _tiny(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Small detectors in place of the full-size ones."""
-
-    def detector(name: str, keep_ratio: float, backend: str = "auto", *, layers: int, ffn: int):
-        base = dict(num_layers=layers, layer_cfg=dict(ffn_cfg=dict(feedforward_channels=ffn)))
-        return build(detector_config("DINO", encoder_config(name, base, keep_ratio))).eval()
-
-    monkeypatch.setattr(break_even, "detector_with", detector)
+    monkeypatch.setattr(break_even, "detector_with", detector_with)
 
 
 def test_settings_begin_with_small_images() -> None:
-    cells = list(settings(SIZES, (1, 2), (8,)))
-    assert len(cells) == 8 and {cell.training for cell in cells} == {False, True}
-    assert [cell.image_hw for cell in cells] == [(32, 32)] * 4 + [(64, 96)] * 4
+    cells = list(settings(((64, 96), (32, 32)), (1, 2), (8,)))
+    assert len(cells) == 8 and {cell.run for cell in cells} == set(PASSES)
+    assert [cell.height for cell in cells] == [32] * 4 + [64] * 4
     assert str(cells[-1]) == "64 x 96, 2 layers, FFN 8, training step"
 
 
@@ -88,66 +77,39 @@ def test_a_picture_has_a_column_for_each_number_of_layers() -> None:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("_tiny")
-def test_the_tool(
+def test_the_tool_joins_earlier_sweeps_and_does_not_measure_them_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    target = tmp_path / "sweep.json"
-    words = "--encoders dense sparse --sizes 32x32 64x96 --layers 1 --ffn 16 --repeats 1"
-    picture = tmp_path / "sweep.svg"
-    argv = ["x", *words.split(), "--json", str(target), "--plot", str(picture)]
-    monkeypatch.setattr("sys.argv", argv)
-    tool.main()
-    report = json.loads(target.read_text())
-    assert len(report["rows"]) == 2 * 2 * 2 and report["machine"]["processor"]
+    first, both, picture = tmp_path / "first.json", tmp_path / "both.json", tmp_path / "p.svg"
+
+    def run(words: str, out: Path) -> dict[str, Any]:
+        monkeypatch.setattr("sys.argv", ["x", *words.split(), "--json", str(out)])
+        tool.main()
+        return json.loads(out.read_text())
+
+    common = "--encoders dense sparse --layers 1 --ffn 16 --repeats 1"
+    earlier = run(f"{common} --sizes 32x32 --plot {picture}", first)
+    assert len(earlier["rows"]) == 2 * 2 and earlier["machine"]["processor"]
     assert "smallest" in capsys.readouterr().out and picture.exists()
+    report = run(f"{common} --sizes 32x32 64x96 --join {first}", both)
+    assert "32 x 32" not in capsys.readouterr().err  # progress
+    assert len(report["rows"]) == 2 * 2 * 2 and report["rows"][:4] == earlier["rows"]
+    # without a size of its own it draws only, also on another machine
+    report["machine"]["processor"] = "another"
+    both.write_text(json.dumps(report))
+    monkeypatch.setattr(break_even, "sweep", lambda *_: pd.DataFrame())
+    drawn = run(f"--join {both}", first)
+    assert drawn["rows"] == report["rows"] and drawn["machine"] == report["machine"]
 
 
 @pytest.mark.parametrize("words", ["--sizes 32", "--sizes 0x5", "--sizes axb", "--layers 0"])
-def test_bad_sizes_are_refused(
+def test_bad_sizes(
     words: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("sys.argv", ["x", *words.split()])
     with pytest.raises(SystemExit):
         tool.parse()
     assert "must be" in capsys.readouterr().err
-
-
-@pytest.mark.slow
-@pytest.mark.usefixtures("_tiny")
-def test_earlier_sweeps_are_joined_and_not_measured_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    first, both = tmp_path / "first.json", tmp_path / "both.json"
-    common = [
-        "x",
-        "--encoders",
-        "dense",
-        "sparse",
-        "--layers",
-        "1",
-        "--ffn",
-        "16",
-        "--repeats",
-        "1",
-    ]
-    monkeypatch.setattr("sys.argv", [*common, "--sizes", "32x32", "--json", str(first)])
-    tool.main()
-    join = ["--join", str(first), "--json", str(both)]
-    monkeypatch.setattr("sys.argv", [*common, "--sizes", "32x32", "64x96", *join])
-    capsys.readouterr()
-    tool.main()
-    assert "32 x 32" not in capsys.readouterr().err  # progress
-    rows, earlier = (json.loads(path.read_text())["rows"] for path in (both, first))
-    assert len(rows) == 2 * len(earlier) and rows[: len(earlier)] == earlier
-    # without a size of its own it draws only, also on another machine
-    report = json.loads(both.read_text())
-    report["machine"]["processor"] = "another"
-    both.write_text(json.dumps(report))
-    monkeypatch.setattr(break_even, "sweep", lambda *_: pd.DataFrame())
-    monkeypatch.setattr("sys.argv", ["x", "--join", str(both), "--json", str(first)])
-    tool.main()
-    drawn = json.loads(first.read_text())
-    assert drawn["rows"] == rows and drawn["machine"] == report["machine"]
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from quick import pairs
 from sparse_encoders.analysis.complexity import PARTS, Part, count_complexity, model_of_config
 from sparse_encoders.analysis.complexity import counter as counter_module
 from sparse_encoders.analysis.complexity.formulas import FORMULAS
+from sparse_encoders.analysis.inputs import random_batch
 from sparse_encoders.ops import deformable_attention, has_extension, key_aware_attention
 from tiny import our_deformable, ours
 from tiny_detectors import DETECTORS, detector_config
@@ -39,6 +40,10 @@ def counted(config, size=SIZE, **settings):
     return count_complexity(build(config), size, **settings)
 
 
+def madds_of(complexity):
+    return {name: part.madds for name, part in complexity.parts.items()}
+
+
 def deformable_layers(queries: int) -> dict[str, int]:
     """Multiply-adds of all layers' deformable attention and FFN on so many queries."""
     return {
@@ -51,13 +56,14 @@ def deformable_layers(queries: int) -> dict[str, int]:
 
 
 def test_dense_by_hand():
-    actual = counted(ours()).parts
-    assert {name: actual[name].madds for name in deformable_layers(N)} == deformable_layers(N)
-    assert actual["encoder.other"].madds == actual["encoder.selector"].madds == 0
-    assert actual["first_stage.projection"].madds == N * C * C
+    dense = counted(ours())
+    actual = madds_of(dense)
+    assert actual.items() >= deformable_layers(N).items()
+    assert actual["encoder.other"] == actual["encoder.selector"] == 0
+    assert actual["first_stage.projection"] == N * C * C
     box = 2 * C * C + 4 * C
-    assert actual["first_stage.heads"].madds == N * (CLASSES * C + box)
-    assert actual["head"].madds == LAYERS * QUERIES * (CLASSES * C + box)
+    assert actual["first_stage.heads"] == N * (CLASSES * C + box)
+    assert actual["head"] == LAYERS * QUERIES * (CLASSES * C + box)
     per_query = (
         4 * C * C + 2 * QUERIES * C  # self-attention
         + C * (3 * HEADS * POINTS + C) + POINTS * C * 5  # cross-attention
@@ -65,71 +71,65 @@ def test_dense_by_hand():
         + 3 * C * C  # position of the query: 2 C to C, C to C
     )  # fmt: skip
     refinement = box  # of the boxes, by every layer
-    expected = LAYERS * (QUERIES * (per_query + refinement) + N * C * C)
-    assert actual["decoder"].madds == expected
+    assert actual["decoder"] == LAYERS * (QUERIES * (per_query + refinement) + N * C * C)
     # a convolution to C channels at each of four levels, of 128, 256, 512 and (3 x 3) 512
     neck = sum(h * w * i for (h, w), i in zip(SHAPES, (128, 256, 512, 9 * 512), strict=True))
-    assert actual["neck"].madds == neck * C
-    assert actual["neck"].parameters == (128 + 256 + 512 + 9 * 512) * C + 8 * C
-    assert actual["encoder.ffn"].parameters == LAYERS * (2 * C * HIDDEN + C + HIDDEN)
+    assert actual["neck"] == neck * C
+    assert dense.parts["neck"].parameters == (128 + 256 + 512 + 9 * 512) * C + 8 * C
+    assert dense.parts["encoder.ffn"].parameters == LAYERS * (2 * C * HIDDEN + C + HIDDEN)
+    bare = counted(ours(encoder=dict(type="NoEncoder")))
+    assert bare.group("encoder") == Part()
+    assert bare.madds == dense.madds - dense.group("encoder").madds
 
 
 def test_sparse_by_hand():
-    actual = counted(ours(encoder=dict(type="SparseDETREncoder"))).parts
+    sparse = counted(ours(encoder=dict(type="SparseDETREncoder")))
+    actual = madds_of(sparse)
     kept = int(N * 0.3) + 1
-    assert {n: actual[n].madds for n in deformable_layers(kept)} == deformable_layers(kept)
+    assert actual.items() >= deformable_layers(kept).items()
     # the mean's half of the second layer runs once
     mlp = N * (C * C + C // 2 * C // 2 + C // 2 * C // 4 + C // 4) + C // 2 * C // 2
-    assert actual["encoder.selector"].madds == mlp + N * C * C
-    assert actual["encoder.auxiliary"].madds == 0 < actual["encoder.auxiliary"].parameters
+    assert actual["encoder.selector"] == mlp + N * C * C
+    assert actual["encoder.auxiliary"] == 0 < sparse.parts["encoder.auxiliary"].parameters
     with_heads = counted(ours(encoder=dict(type="SparseDETREncoder")), auxiliary_heads=True)
     expected = (LAYERS - 1) * kept * C * (CLASSES + 2 * C + 4)
     assert with_heads.parts["encoder.auxiliary"].madds == expected
-    assert with_heads.madds == sum(p.madds for p in actual.values()) + expected
+    assert with_heads.madds == sparse.madds + expected
 
 
 def test_focus_by_hand():
-    actual = counted(
-        ours(encoder=dict(type="DualAttentionEncoder", selector=dict(keep_ratio=[0.4, 0.2])))
-    ).parts
+    actual = madds_of(counted(ours(encoder=dict(FOCUS, selector=dict(keep_ratio=[0.4, 0.2])))))
     kept = [int(N * 0.4) + 1, (int(N * 0.4) + 1) // 2]
-    assert actual["encoder.ffn"].madds == sum(kept) * 2 * C * HIDDEN
+    assert actual["encoder.ffn"] == sum(kept) * 2 * C * HIDDEN
     # category scores of the kept tokens, and attention among them (fewer than 300)
     expected = sum(k * C * CLASSES + 4 * k * C * C + 2 * k * k * C for k in kept)
-    assert actual["encoder.dual_attention"].madds == expected
+    assert actual["encoder.dual_attention"] == expected
 
 
 def test_lite_by_hand():
-    actual = counted(ours(encoder=dict(LITE, attention="key_aware"))).parts
+    actual = madds_of(counted(ours(encoder=dict(LITE, attention="key_aware"))))
     low = SHAPES[0][0] * SHAPES[0][1]
     queries = N - low + N  # the high levels, then all
-    assert actual["encoder.ffn"].madds == 2 * C * (HIDDEN * 2 * (N - low) + C * low)
-    assert actual["encoder.sampling"].madds == queries * POINTS * C * 10
+    assert actual["encoder.ffn"] == 2 * C * (HIDDEN * 2 * (N - low) + C * low)
+    assert actual["encoder.sampling"] == queries * POINTS * C * 10
     # locations on one level's worth of points, query projection, output projection
-    assert actual["encoder.attention"].madds == queries * C * (2 * HEADS * 4 + 2 * C)
+    assert actual["encoder.attention"] == queries * C * (2 * HEADS * 4 + 2 * C)
 
 
 def test_hybrid_by_hand():
-    hybrid = dict(type="HybridEncoder", feedforward_channels=HIDDEN, expansion=0.5)
-    actual = counted(ours(encoder=hybrid)).parts
+    hybrid = dict(HYBRID, feedforward_channels=HIDDEN, expansion=0.5)
+    actual = madds_of(counted(ours(encoder=hybrid)))
     sizes = [h * w for h, w in SHAPES]
     coarsest, wide = sizes[-1], C // 2
-    assert actual["encoder.attention"].madds == 4 * coarsest * C * C + 2 * coarsest * coarsest * C
-    assert actual["encoder.ffn"].madds == 2 * coarsest * C * HIDDEN
+    assert actual["encoder.attention"] == 4 * coarsest * C * C + 2 * coarsest * coarsest * C
+    assert actual["encoder.ffn"] == 2 * coarsest * C * HIDDEN
     # two 1 x 1 from 2 C, three blocks of 3 x 3 beside 1 x 1, 1 x 1 to C: down to all levels but
     # the coarsest, up to all but the finest
     block = 2 * 2 * C * wide + 3 * (9 + 1) * wide * wide + wide * C
     expected = (sum(sizes[:-1]) + sum(sizes[1:])) * block
     expected += sum(sizes[1:]) * (C * C + 9 * C * C)  # laterals, and convolutions of stride 2
-    assert actual["encoder.convolutions"].madds == expected
-    assert actual["encoder.values"].madds == actual["encoder.sampling"].madds == 0
-
-
-def test_none_costs_nothing():
-    actual = counted(ours(encoder=dict(type="NoEncoder")))
-    assert actual.group("encoder") == Part()
-    dense = counted(ours())
-    assert actual.madds == dense.madds - dense.group("encoder").madds
+    assert actual["encoder.convolutions"] == expected
+    assert actual["encoder.values"] == actual["encoder.sampling"] == 0
 
 
 @pytest.mark.parametrize(
@@ -146,10 +146,9 @@ def test_sums_and_a_real_run(detector, encoder, monkeypatch):
     assert actual.parameters == sum(p.numel() for p in model.parameters())
     assert sum((p for p in actual.parts.values()), Part()) == actual.total
     model.eval()
-    images, sample = torch.randn(1, 3, 64, 100), counter_module._sample((64, 100), (64, 100))
     real = FlopCounterMode(display=False, custom_mapping=FORMULAS)
     with torch.no_grad(), real:
-        model(images, [sample], mode="tensor")
+        model(*random_batch((64, 100), "cpu", boxes=0), mode="tensor")
     assert actual.madds * 2 == real.get_total_flops() > 0
     monkeypatch.setattr(counter_module, "ShapesOnly", nullcontext)
     assert count_complexity(model, (64, 100)) == actual
@@ -158,9 +157,8 @@ def test_sums_and_a_real_run(detector, encoder, monkeypatch):
 @pytest.mark.slow
 @pytest.mark.parametrize("attention", ["plain", "key_aware"])
 def test_backends_agree(attention):
-    model = build(
-        detector_config("DINO", dict(LITE, attention=attention), decoder_attention=attention)
-    )
+    lite = dict(LITE, attention=attention)
+    model = build(detector_config("DINO", lite, decoder_attention=attention))
     modules = [module for module in model.modules() if hasattr(module, "backend")]
     assert len(modules) == 4
     counts = []
@@ -219,15 +217,12 @@ def test_padding():
 def test_smallest_image_and_records():
     actual = counted(detector_config("DINO", dict(type="SparseDETREncoder")), (1, 1))
     record = json.loads(json.dumps(actual.as_record()))
-    assert record["total"]["madds"] == sum(p["madds"] for p in record["parts"].values()) > 0
-    assert record["image_hw"] == [1, 1]
     groups, parts = record["groups"], record["parts"]
+    assert record["total"]["madds"] == sum(part["madds"] for part in parts.values()) > 0
+    assert record["image_hw"] == [1, 1]
     selector = parts["encoder.selector"]["parameters"]
-    assert (
-        groups["encoder"]["parameters"] - groups["encoder without selector"]["parameters"]
-        == selector
-        > 0
-    )
+    without = groups["encoder without selector"]["parameters"]
+    assert groups["encoder"]["parameters"] - without == selector > 0
     heads = ("decoder", "head", "first_stage.heads")
     assert groups["decoder with heads"]["madds"] == sum(parts[name]["madds"] for name in heads)
     assert actual.group("encoder").parameters == sum(
@@ -238,13 +233,11 @@ def test_smallest_image_and_records():
         actual.group("enc")
 
 
-@pytest.mark.parametrize("size", [(0, 5), (5, -1), (5,), (5, 6, 7), 800, ("8", 9), (8.0, 9), None])
-def test_bad_size(size):
-    with pytest.raises(ValueError, match="two integers above 0, got"):
-        count_complexity(build(ours()), size)
-
-
-def test_other_models():
+def test_bad_size_and_other_models():
+    model = build(ours())
+    for size in ((0, 5), (5, -1), (5,), (5, 6, 7), 800, ("8", 9), (8.0, 9), None):
+        with pytest.raises(ValueError, match="two integers above 0, got"):
+            count_complexity(model, size)
     with pytest.raises(TypeError, match=r"must be a DETR detector of MMDetection.*got Linear"):
         count_complexity(torch.nn.Linear(3, 3), SIZE)
 
@@ -264,28 +257,19 @@ def test_bad_config(tmp_path, text, message):
         model_of_config(tmp_path / "c.py")
 
 
-def test_missing_config():
-    with pytest.raises(ValueError, match="there is no config file nowhere"):
-        model_of_config("nowhere.py")
-
-
 @pytest.mark.slow
 def test_published_names():
     name = "deformable_detr/deformable-detr_r50_16xb2-50e_coco.py"
     assert type(model_of_config(f"mmdet::{name}")).__name__ == "DeformableDETR"
     ours = model_of_config("sparse_encoders::dino/dino_lite0_focus_shapes.py")
     assert type(ours.encoder).__name__ == "DualAttentionEncoder"
-    for scope in ("mmdet", "sparse_encoders"):
+    for missing in ("mmdet::nowhere/x.py", "sparse_encoders::nowhere/x.py", "nowhere.py"):
         with pytest.raises(ValueError, match="there is no config"):
-            model_of_config(f"{scope}::nowhere/x.py")
+            model_of_config(missing)
 
 
 def test_config_in_memory_stays_as_it_is():
     config = Config(dict(model=ours()))
-    config.model.backbone.weights = "somewhere"
-    before = config.to_dict()
-    config.model.backbone.pop("weights")
     model = model_of_config(config, {"model.num_queries": 90})
     assert model.num_queries == 90 and not model.training
-    assert config.model.num_queries == before["model"]["num_queries"]
-    assert isinstance(model, type(MODELS.build(config.model)))
+    assert config.model.num_queries == QUERIES

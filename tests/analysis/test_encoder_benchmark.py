@@ -1,17 +1,17 @@
-"""The benchmark's arithmetic and bookkeeping; no time is asserted."""
+"""The arithmetic and bookkeeping of benchmarks of time and memory; no time is asserted."""
 
 from __future__ import annotations
 
 import json
 import math
-from pathlib import Path
 
 import pytest
 import torch
 
 import benchmark_encoders as tool
 import benchmark_ops as ops_tool
-from sparse_encoders.analysis import encoder_benchmark, require
+import measure_memory as memory_tool
+from sparse_encoders.analysis import encoder_benchmark, require, training_memory
 from sparse_encoders.analysis.benchmark import benchmark, records, table
 from sparse_encoders.analysis.encoder_benchmark import (
     benchmark_encoders,
@@ -22,23 +22,13 @@ from sparse_encoders.analysis.memory import MIB, peak_memory
 from sparse_encoders.analysis.operator_benchmark import BASELINES, token_centres
 from sparse_encoders.analysis.variants import encoder_config
 from sparse_encoders.ops import has_extension
-from tiny import build
-from tiny_detectors import detector_config
+from tiny_detectors import detector_config, detector_with
 
 
-@pytest.mark.skipif(
-    not Path("/proc/self/clear_refs").exists(), reason="needs Linux's resettable high-water mark"
-)
-def test_peak_memory_sees_what_is_held_at_once():
-    def twice():
-        torch.ones(16 * MIB // 4).sum()
-        torch.ones(64 * MIB // 4).sum()
-
-    assert 60 <= peak_memory(twice) / MIB <= 100
-
-
-def test_levels_of_the_papers_image_size():
+def test_levels_of_the_papers_image_size_and_their_centres():
     assert level_shapes((800, 1066)) == ((100, 134), (50, 67), (25, 34), (13, 17))
+    centres = token_centres(((1, 2), (2, 1)))
+    assert centres.tolist() == [[0.25, 0.5], [0.75, 0.5], [0.5, 0.25], [0.5, 0.75]]
 
 
 def test_variants_keep_the_detectors_layers():
@@ -49,6 +39,31 @@ def test_variants_keep_the_detectors_layers():
     assert "selector" not in encoder_config("dense", base, 0.2)
     with pytest.raises(ValueError, match=r"encoder must be one of .*got 'fuzzy'"):
         encoder_config("fuzzy", base)
+
+
+def floats(mib):
+    return torch.zeros(mib * MIB // 4)
+
+
+def test_peak_memory_is_what_is_held_at_once_whatever_was_held_before():
+    def large():
+        first = floats(8)
+        second = first + 1  # 16 MiB are held here
+        del first
+        return floats(4) + second.sum()
+
+    held = [floats(8)]
+
+    def free():
+        held.clear()
+        return floats(2)
+
+    assert peak_memory(lambda: floats(4)) == 4 * MIB
+    peak = peak_memory(large)
+    assert 16 * MIB <= peak < 16.1 * MIB
+    assert peak_memory(free) == 2 * MIB
+    kept = floats(32)
+    assert peak_memory(large) == peak and len(kept)
 
 
 def test_calls_side_by_side():
@@ -62,22 +77,15 @@ def test_calls_side_by_side():
     assert "of its own" in table(frame, "its own").splitlines()[0]
     assert json.loads(json.dumps(records(frame)))[1]["name"] == "long"
     assert records(frame)[0]["peak_mib"] is None
-
-
-def test_what_must_be_installed():
     with pytest.raises(ValueError, match=r"nowhere must be installed: pip install .*\[analysis\]"):
         require("json", "nowhere")
 
 
 @pytest.fixture
 def _tiny(monkeypatch):
-    """A small detector in place of the full-size one."""
-
-    def detector(name, keep_ratio, backend="auto"):
-        own = {} if name == "dense" else encoder_config(name, {}, keep_ratio)
-        return build(detector_config("DINO", own, attention_backend=backend)).eval()
-
-    monkeypatch.setattr(encoder_benchmark, "detector_with", detector)
+    monkeypatch.setattr(encoder_benchmark, "detector_with", detector_with)
+    monkeypatch.setattr(encoder_benchmark, "_dino", lambda: detector_config("DINO"))
+    monkeypatch.setattr(training_memory, "detector_with", detector_with)
 
 
 @pytest.mark.usefixtures("_tiny")
@@ -105,22 +113,15 @@ def test_the_whole_detector_on_two_backends():
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("_tiny")
-def test_as_many_dense_layers_as_cost_the_same(monkeypatch):
-    monkeypatch.setattr(encoder_benchmark, "_dino", lambda: detector_config("DINO"))
+def test_as_many_dense_layers_as_cost_the_same():
     message = []
-    frame = benchmark_encoders(
-        ["none", "dense-matched", "hybrid", "focus"],
-        (64, 64),
-        keep_ratio=0.1,
-        repeats=1,
-        warmup=0,
-        progress=message.append,
-    )
+    names = ["none", "dense-matched", "hybrid", "focus"]
+    frame = benchmark_encoders(names, (64, 64), 0.1, repeats=1, warmup=0, progress=message.append)
     assert list(frame.index) == ["none", "dense-matched (dense-1)", "hybrid", "focus"]
-    assert any(
-        text.startswith("dense-matched has 1 of 2 dense layers") and "matched to focus 0.1" in text
-        for text in message
+    (match,) = (
+        text for text in message if text.startswith("dense-matched has 1 of 2 dense layers")
     )
+    assert "matched to focus 0.1" in match
 
 
 @pytest.mark.slow
@@ -133,13 +134,41 @@ def test_training_steps():
     assert list(frame.index) == ["dense", "dense"] and list(frame.num_cp) == [0, 2]
     assert (frame.seconds > 0).all() and message[-1].startswith("round 1 of 1")
     assert records(frame)[1]["num_cp"] == 2 and records(frame)[1]["encoder"] == "dense"
+    for num_cps in ((3,), (-1, 0), ()):
+        with pytest.raises(ValueError, match="num_cps must be some of 0 to 2 layers, got"):
+            measure_training(["dense"], (64, 96), num_cps=num_cps)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("_tiny")
+def test_memory_of_training_steps_grows_with_images_and_boxes_and_checkpointing_lowers_it():
+    measure, message = training_memory.training_memory, []
+    sizes, settings = [(64, 96), (128, 192)], ("float32", "checkpointed")
+    table = measure(["dense"], sizes, (1, 2), settings=settings, progress=message.append)
+    assert list(table.columns) == ["dense, float32", "dense, checkpointed"] and len(message) == 8
+    images = ("64 x 96", "128 x 192")
+    assert list(table.index) == [(image, batch, 8) for image in images for batch in (1, 2)]
+    plain = list(table["dense, float32"])
+    assert plain[0] < plain[1] and plain[2] < plain[3] and plain[0] < plain[2]
+    assert table["dense, checkpointed"].iloc[3] < plain[3]
+    few, many = measure(["focus"], sizes[:1], boxes=(4, 400)).focus
+    limited = measure(["focus"], sizes[:1], boxes=(400,), max_boxes=4).focus
+    assert many > 2 * few and limited.iloc[0] < 1.5 * few
 
 
 @pytest.mark.usefixtures("_tiny")
-@pytest.mark.parametrize("num_cps", [(3,), (-1, 0), ()])
-def test_more_layers_than_there_are(num_cps):
-    with pytest.raises(ValueError, match="num_cps must be some of 0 to 2 layers, got"):
-        measure_training(["dense"], (64, 96), num_cps=num_cps)
+def test_the_tool_for_memory(tmp_path, capsys, monkeypatch):
+    out = tmp_path / "memory.json"
+    words = ["--sizes", "64x96", "--encoders", "focus", "--settings", "bfloat16"]
+    monkeypatch.setattr("sys.argv", ["measure_memory.py", *words, "--json", str(out)])
+    assert memory_tool.main() == 0
+    printed = capsys.readouterr()
+    assert "allocator of cpu" in printed.out and "| 64 x 96" in printed.out
+    assert "focus, bfloat16: 1 x 64 x 96, 8 boxes" in printed.err
+    content = json.loads(out.read_text())
+    assert content["rows"][0]["focus"] > 0 and content["machine"]
+    with pytest.raises(ValueError, match=r"settings must be some of float32, .* got \['tiny'\]"):
+        training_memory.training_memory(["dense"], [(64, 96)], settings=["tiny"])
 
 
 @pytest.mark.slow
@@ -156,8 +185,3 @@ def test_operators_beside_what_they_replace(tmp_path, capsys, monkeypatch):
         ratio = result["baseline_seconds"] / result["seconds"]
         assert math.isclose(result["speed_up"], ratio)  # one round
     assert len(capsys.readouterr().out.splitlines()) == 1 + 2 + 8
-
-
-def test_token_centres():
-    centres = token_centres(((1, 2), (2, 1)))
-    assert centres.tolist() == [[0.25, 0.5], [0.75, 0.5], [0.5, 0.25], [0.5, 0.75]]

@@ -9,14 +9,17 @@ from typing import Any
 
 import torch
 from mmdet.models.detectors.base_detr import DetectionTransformer
-from mmdet.structures import DetDataSample
-from mmengine.structures import InstanceData
 from torch import Tensor, nn
+from torch.nn.modules.module import (
+    register_module_forward_hook,
+    register_module_forward_pre_hook,
+)
 from torch.utils.flop_counter import FlopCounterMode
 
 from sparse_encoders.analysis.complexity.formulas import FORMULAS, OPERATIONS_PER_MADD
 from sparse_encoders.analysis.complexity.parts import PARTS, PartFinder
 from sparse_encoders.analysis.complexity.shapes_only import ShapesOnly, zeros
+from sparse_encoders.analysis.inputs import random_batch
 
 
 @dataclass(frozen=True)
@@ -142,71 +145,65 @@ def count_complexity(
             "model must be a DETR detector of MMDetection (a DetectionTransformer), got "
             f"{type(model).__name__}"
         )
-    image_hw = check_size(image_hw)
-    padded_hw = _padded(model, image_hw)
+    image_hw = _checked(image_hw)
+    divisor = int(getattr(model.data_preprocessor, "pad_size_divisor", 1))
+    height, width = (-(-side // divisor) * divisor for side in image_hw)
+    padded_hw = (height, width)
+    _, samples = random_batch(image_hw, "cpu", boxes=0)
+    samples[0].set_metainfo(dict(batch_input_shape=padded_hw))
     finder = PartFinder(model)
-    ledger = _Ledger(finder)
     weights = {
         name: zeros(tensor.shape, tensor.dtype)
         for name, tensor in [*model.named_parameters(), *model.named_buffers()]
     }
     image = zeros((1, 3, *padded_hw), torch.float32)
-    inputs = dict(data_samples=[_sample(image_hw, padded_hw)], mode="tensor")
     heads = _auxiliary_heads(model) if auxiliary_heads else nullcontext()
-    with _evaluating(model), ShapesOnly(), ledger.watching(model), heads:
-        torch.func.functional_call(model, weights, (image,), inputs)
+    training = model.training
+    model.eval()
+    try:
+        with ShapesOnly(), _counting(model, finder) as madds, heads:
+            inputs = dict(data_samples=samples, mode="tensor")
+            torch.func.functional_call(model, weights, (image,), inputs)
+    finally:
+        model.train(training)
     parameters = dict.fromkeys(PARTS, 0)
     for name, parameter in model.named_parameters():
         parameters[finder.of_parameter(name)] += parameter.numel()
-    parts = {name: Part(ledger.madds[name], parameters[name]) for name in PARTS}
+    parts = {name: Part(madds[name], parameters[name]) for name in PARTS}
     return Complexity(parts, image_hw, padded_hw)
 
 
-class _Ledger:
-    """Assigns every operation to the modules that run it."""
+@contextmanager
+def _counting(model: nn.Module, finder: PartFinder) -> Iterator[dict[str, int]]:
+    """Multiply-adds by part of what runs inside, assigned by the modules that run it."""
+    names = {module: name for name, module in model.named_modules() if name}
+    madds, stack, booked = dict.fromkeys(PARTS, 0), list[str](), 0
+    counter = FlopCounterMode(display=False, custom_mapping=FORMULAS)
 
-    def __init__(self, finder: PartFinder) -> None:
-        self.madds = dict.fromkeys(PARTS, 0)
-        self._finder = finder
-        self._stack: list[str] = []
-        self._booked = 0
-
-    @contextmanager
-    def watching(self, model: nn.Module) -> Iterator[None]:
-        """Count the operations that run inside."""
-        counter = FlopCounterMode(display=False, custom_mapping=FORMULAS)
-        with ExitStack() as hooks:
-            for name, module in model.named_modules():
-                if name:
-                    self._hook(name, module, counter, hooks)
-            with counter:
-                yield
-            self._book(counter)
-
-    def _hook(
-        self, name: str, module: nn.Module, counter: FlopCounterMode, hooks: ExitStack
-    ) -> None:
-        def enter(module: nn.Module, args: Any) -> None:
-            self._book(counter)
-            self._stack.append(name)
-
-        def leave(module: nn.Module, args: Any, output: Any) -> None:
-            self._book(counter)
-            self._stack.pop()
-
-        hooks.callback(module.register_forward_pre_hook(enter).remove)
-        hooks.callback(module.register_forward_hook(leave).remove)
-
-    def _book(self, counter: FlopCounterMode) -> None:
+    def book() -> None:
         """Assign the operations since the last call to the modules that are running."""
+        nonlocal booked
         counted = counter.get_total_flops()
-        if counted != self._booked:
-            part = self._finder.of_stack(self._stack)
-            self.madds[part] += (counted - self._booked) // OPERATIONS_PER_MADD
-            self._booked = counted
+        if counted != booked:
+            madds[finder.of_stack(stack)] += (counted - booked) // OPERATIONS_PER_MADD
+            booked = counted
+
+    def enter(module: nn.Module, args: Any) -> None:
+        if module in names:
+            book()
+            stack.append(names[module])
+
+    def leave(module: nn.Module, args: Any, output: Any) -> None:
+        if module in names:
+            book()
+            stack.pop()
+
+    with register_module_forward_pre_hook(enter), register_module_forward_hook(leave), counter:
+        yield madds
+    book()
 
 
-def check_size(image_hw: Any) -> tuple[int, int]:
+def _checked(image_hw: Any) -> tuple[int, int]:
     """(height, width) as two positive integers.
 
     Raises:
@@ -218,28 +215,6 @@ def check_size(image_hw: Any) -> tuple[int, int]:
             f"image size must be height and width, two integers above 0, got {image_hw!r}"
         )
     return sides[0], sides[1]
-
-
-def _padded(model: nn.Module, image_hw: tuple[int, int]) -> tuple[int, int]:
-    """The size that the data preprocessor pads a batch of one image to."""
-    divisor = int(getattr(model.data_preprocessor, "pad_size_divisor", 1))
-    height, width = (-(-side // divisor) * divisor for side in image_hw)
-    return height, width
-
-
-def _sample(image_hw: tuple[int, int], padded_hw: tuple[int, int]) -> DetDataSample:
-    """About the image; no boxes, for selectors that read them."""
-    sample = DetDataSample(
-        metainfo=dict(
-            img_shape=image_hw,
-            ori_shape=image_hw,
-            batch_input_shape=padded_hw,
-            scale_factor=(1.0, 1.0),
-        )
-    )
-    boxes: Tensor = torch.zeros(0, 4)
-    sample.gt_instances = InstanceData(bboxes=boxes, labels=torch.zeros(0, dtype=torch.long))
-    return sample
 
 
 @contextmanager
@@ -256,23 +231,11 @@ def _auxiliary_heads(model: nn.Module) -> Iterator[None]:
         module.auxiliary(refined, output.layers, output.tokens)
         refined.clear()
 
-    handles = [
-        layer.register_forward_hook(lambda module, args, output: refined.append(output))
-        for layer in encoder.layers
-    ]
-    handles.append(encoder.register_forward_hook(run))
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
+    def refine(module: Any, args: Any, output: Tensor) -> None:
+        refined.append(output)
 
-
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    training = model.training
-    model.eval()
-    try:
+    with ExitStack() as hooks:
+        for layer in encoder.layers:
+            hooks.enter_context(layer.register_forward_hook(refine))
+        hooks.enter_context(encoder.register_forward_hook(run))
         yield
-    finally:
-        model.train(training)
