@@ -20,9 +20,8 @@ import signal
 import sys
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from sparse_encoders.analysis.inputs import choose_images
@@ -42,138 +41,105 @@ TEST_ONLY = "train_cfg.val_begin=1000000"
 CONFIGS = Path(__file__).resolve().parents[1] / "mmdet_configs" / "dino"
 
 
-@dataclass
-class DemoSettings:
-    """What the demo runs on.
+def run_demo(args: argparse.Namespace) -> None:
+    """Draw or check the data, train, test, draw; print how it goes, and write ``result.json``.
 
-    Attributes:
-        config: config to train; the data set is written into it.
-        work_dir: where everything is written.
-        data: the user's data set; None draws the shapes set.
-        scale: longer and shorter side in pixels that images are resized to fit; None: as the
-            config says.
-        shapes: settings of the shapes set.
-        pictures: held-out images to draw.
-        options: further ``--cfg-options`` of MMDetection, as KEY=VALUE.
-        seed: of the training.
-        epochs: length of the training; None: as the config says.
-        resume: go on after an interrupted run.
-        gpus: GPUs to use; 0 runs on the CPU.
-    """
-
-    config: Path
-    work_dir: Path
-    data: CocoFolder | None = None
-    scale: Sequence[int] | None = None
-    shapes: ShapesSettings = field(default_factory=ShapesSettings)
-    pictures: int = 8
-    options: Sequence[str] = ()
-    seed: int = 0
-    epochs: int | None = None
-    resume: bool = False
-    gpus: int = 0
-
-
-@dataclass
-class DemoResult:
-    """What the demo measured.
-
-    Attributes:
-        metrics: pycocotools' box AP as MMDetection names it, such as
-            ``coco/bbox_mAP`` and ``coco/bbox_mAP_50``.
-        seconds: wall time of each step.
-        checkpoint: the trained weights.
-        pictures: PNG files written.
-    """
-
-    metrics: dict[str, float] = field(default_factory=dict)
-    seconds: dict[str, float] = field(default_factory=dict)
-    checkpoint: Path = Path()
-    pictures: list[Path] = field(default_factory=list)
-
-    @contextmanager
-    def timed(self, step: str) -> Iterator[None]:
-        """Note how long a step takes."""
-        start = time.perf_counter()
-        yield
-        self.seconds[step] = time.perf_counter() - start
-
-
-def run_demo(settings: DemoSettings) -> DemoResult:
-    """Draw or check the data, train, test, draw; print how it goes.
+    Args:
+        args: the command line, see :func:`parse_args`.
 
     Raises:
         ValueError: the data or the config is not usable, or a step failed.
     """
+    folder = user_data(args)
     check_command()
-    if not settings.config.is_file():
-        raise ValueError(f"config: there is no file {settings.config}")
-    work_dir, gpus, result = settings.work_dir, ["--gpus", str(settings.gpus)], DemoResult()
+    name = "dino_lite0_focus_shapes.py" if folder is None else "dino_lite0_focus_coco-folder.py"
+    source = args.config or CONFIGS / name
+    if not source.is_file():
+        raise ValueError(f"config: there is no file {source}")
+    work_dir, gpus = args.work_dir, ["--gpus", str(args.gpus)]
     work_dir.mkdir(parents=True, exist_ok=True)
-    with result.timed("data"):
-        folder = settings.data or draw_shapes(settings)
+    seconds: dict[str, float] = {}
+    with timed("data", seconds):
+        folder = folder or draw_shapes(work_dir, args.seed)
         classes = folder.class_names()
         for split in ("train", "val"):
             folder.image_folder(split)
-    print(f"data: classes {', '.join(classes)}; {result.seconds['data']:.0f} s", flush=True)
-    with result.timed("train"):
-        options = [*epoch_options(settings.epochs), f"randomness.seed={settings.seed}"]
-        options += settings.options
-        config = write_config(folder, settings)
+    print(f"data: classes {', '.join(classes)}; {seconds['data']:.0f} s", flush=True)
+    with timed("train", seconds):
+        options = training_options(args)
+        config = write_config(source, folder, args)
         train = ["train", "mmdet", str(config), "--work-dir", str(work_dir), *gpus]
-        train += ["--resume"] if settings.resume else []
+        train += ["--resume"] if args.resume else []
         run_mim([*train, "--cfg-options", *options], work_dir / "train.log")
-        result.checkpoint = last_checkpoint(work_dir)
-    with result.timed("test"):
-        test = ["test", "mmdet", str(config), "--checkpoint", str(result.checkpoint)]
+        checkpoint = last_checkpoint(work_dir)
+    with timed("test", seconds):
+        test = ["test", "mmdet", str(config), "--checkpoint", str(checkpoint)]
         test += ["--work-dir", str(work_dir / "test"), *gpus]
         run_mim(test, work_dir / "test.log")
-        result.metrics = newest_metrics(work_dir / "test")
-    with result.timed("pictures"):
-        result.pictures = draw_pictures(config, result.checkpoint, folder, settings)
-    report(result, work_dir)
-    return result
+        metrics = newest_metrics(work_dir / "test")
+    with timed("pictures", seconds):
+        pictures = draw_pictures(config, checkpoint, folder, args)
+    total = sum(seconds.values())
+    record = {"metrics": metrics, "seconds": seconds, "total_seconds": total}
+    (work_dir / "result.json").write_text(json.dumps(record, indent=2) + "\n")
+    print(f"checkpoint: {checkpoint}")
+    for path in pictures:
+        print(f"picture: {path}")
+    times = ", ".join(f"{name} {s:.0f} s" for name, s in seconds.items())
+    print(f"time: {total:.0f} s ({times})")
+    box_ap, ap50 = metrics["coco/bbox_mAP"], metrics["coco/bbox_mAP_50"]
+    print(f"box AP {box_ap:.3f}, AP50 {ap50:.3f} on the held-out images")
 
 
-def draw_shapes(settings: DemoSettings) -> CocoFolder:
+@contextmanager
+def timed(step: str, seconds: dict[str, float]) -> Iterator[None]:
+    """Note how long a step takes."""
+    start = time.perf_counter()
+    yield
+    seconds[step] = time.perf_counter() - start
+
+
+def draw_shapes(work_dir: Path, seed: int) -> CocoFolder:
     """Draw the shapes set below the work folder, or keep it where it is there."""
-    root = settings.work_dir / "shapes"
 
     def progress(done: int, total: int) -> None:
         if done % 100 == 0 or done == total:
             print(f"drew {done}/{total} pictures", flush=True)
 
-    make_shapes_dataset(root, settings.shapes, progress)
-    return CocoFolder(root=str(root))
+    make_shapes_dataset(work_dir / "shapes", ShapesSettings(seed=seed), progress)
+    return CocoFolder(root=str(work_dir / "shapes"))
 
 
-def write_config(folder: CocoFolder, settings: DemoSettings) -> Path:
+def write_config(source: Path, folder: CocoFolder, args: argparse.Namespace) -> Path:
     """The config with its data set, in the work folder, where the training writes its own.
 
     Raises:
         ValueError: the config cannot be read, or the data set is not usable.
     """
-    old = [option for option in settings.options if option.startswith("coco_folder.")]
+    old = [option for option in args.cfg_options if option.startswith("coco_folder.")]
     if old:
         raise ValueError(f"{old[0]}: the data set is named by --images and so on, or --scale")
-    config = read_config(settings.config)
-    use_coco_folder(config, folder, settings.scale)
-    path = settings.work_dir / settings.config.name
+    config = read_config(source)
+    use_coco_folder(config, folder, args.scale)
+    path: Path = args.work_dir / source.name
     config.dump(path)
     return path
 
 
-def epoch_options(epochs: int | None) -> list[str]:
-    """The ``--cfg-options`` that change the length of ``_base_/schedules/short.py``.
+def training_options(args: argparse.Namespace) -> list[str]:
+    """The training's ``--cfg-options``; its length is that of ``_base_/schedules/short.py``.
 
     Raises:
         ValueError: fewer than one epoch.
     """
-    if epochs is None:
-        return []
-    if epochs < 1:
-        raise ValueError(f"epochs must be at least 1, got {epochs}")
-    return [f"train_cfg.max_epochs={epochs}", f"param_scheduler.1.end={epochs}"]
+    options = [f"randomness.seed={args.seed}"]
+    if args.epochs is not None:
+        if args.epochs < 1:
+            raise ValueError(f"epochs must be at least 1, got {args.epochs}")
+        options += [f"train_cfg.max_epochs={args.epochs}", f"param_scheduler.1.end={args.epochs}"]
+    if args.images is None and args.config is None:
+        options.append(TEST_ONLY)
+    return [*options, *args.cfg_options]
 
 
 def newest_metrics(folder: Path) -> dict[str, float]:
@@ -191,39 +157,23 @@ def newest_metrics(folder: Path) -> dict[str, float]:
 
 
 def draw_pictures(
-    config: Path, checkpoint: Path, folder: CocoFolder, settings: DemoSettings
+    config: Path, checkpoint: Path, folder: CocoFolder, args: argparse.Namespace
 ) -> list[Path]:
     """Detections on held-out images, the tokens kept on the first of them, AP over training."""
-    if settings.pictures < 1:
+    if args.pictures < 1:
         return []
     warnings.filterwarnings("ignore", message="torch.meshgrid")  # MMDetection's, not the user's
-    model = load_detector(config, checkpoint, "cuda:0" if settings.gpus else "cpu")
+    model = load_detector(config, checkpoint, "cuda:0" if args.gpus else "cpu")
     validation = (folder.annotations("val"), folder.image_folder("val"))
-    images = choose_images(*validation, settings.pictures)
+    images = choose_images(*validation, args.pictures)
     records = [drawing.record_tokens(model, image) for image in images]
     drawn = {"detections": drawing.draw_detection_sheet(records)}
     for image, record in zip(images[:4], records, strict=False):
         drawn[f"tokens_{image.stem}"] = drawing.draw_tokens(record)
-    evaluations = evaluations_of(read_scalars(settings.work_dir))
+    evaluations = evaluations_of(read_scalars(args.work_dir))
     if len(evaluations) > 1:
         drawn["ap_curve"] = draw_evaluations(evaluations)
-    return [drawing.save_picture(d, settings.work_dir / f"{n}.png") for n, d in drawn.items()]
-
-
-def report(result: DemoResult, work_dir: Path) -> None:
-    """Print the result and write it as ``result.json``."""
-    total = sum(result.seconds.values())
-    record = {"metrics": result.metrics, "seconds": result.seconds, "total_seconds": total}
-    (work_dir / "result.json").write_text(json.dumps(record, indent=2) + "\n")
-    times = ", ".join(f"{name} {s:.0f} s" for name, s in result.seconds.items())
-    print(f"checkpoint: {result.checkpoint}")
-    for path in result.pictures:
-        print(f"picture: {path}")
-    print(f"time: {total:.0f} s ({times})")
-    print(
-        f"box AP {result.metrics['coco/bbox_mAP']:.3f}, "
-        f"AP50 {result.metrics['coco/bbox_mAP_50']:.3f} on the held-out images"
-    )
+    return [drawing.save_picture(d, args.work_dir / f"{n}.png") for n, d in drawn.items()]
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -276,24 +226,7 @@ def main(argv: list[str] | None = None) -> int:
     # end as by Ctrl+C, so that the training process ends too
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
-        data = user_data(args)
-        drawn = data is None and args.config is None
-        name = "dino_lite0_focus_shapes.py" if data is None else "dino_lite0_focus_coco-folder.py"
-        run_demo(
-            DemoSettings(
-                config=args.config or CONFIGS / name,
-                work_dir=args.work_dir,
-                data=data,
-                scale=args.scale,
-                shapes=ShapesSettings(seed=args.seed),
-                pictures=args.pictures,
-                options=[*([TEST_ONLY] if drawn else []), *args.cfg_options],
-                seed=args.seed,
-                epochs=args.epochs,
-                resume=args.resume,
-                gpus=args.gpus,
-            )
-        )
+        run_demo(args)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

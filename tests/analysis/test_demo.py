@@ -1,5 +1,6 @@
 """The demo: the whole way through mim on a tiny set, and its parts."""
 
+import functools
 import json
 import os
 
@@ -7,11 +8,13 @@ import pytest
 from mmengine.config import Config
 
 import demo as tool
-from demo import DemoSettings, run_demo, write_config
+from demo import TEST_ONLY, parse_args, training_options, write_config
 from sparse_encoders.analysis import mim
 from sparse_encoders.analysis.mim import cause, describe, read_scalars
 from sparse_encoders.datasets import CocoFolder, ShapesSettings, make_shapes_dataset
 from sparse_encoders.visualization.curves import draw_evaluations, evaluations_of
+
+SMALL_SHAPES = functools.partial(ShapesSettings, train=4, val=2, size=64)
 
 
 def write(folder, *records):
@@ -32,9 +35,8 @@ def test_records_are_shown_once_and_when_they_are_whole(tmp_path, capsys):
     follow = mim._Follower(["train", "mmdet", "x.py", "--work-dir", str(tmp_path), "--gpus", "0"])
     follow.show()
     assert capsys.readouterr().out == ""
-    write(
-        tmp_path / "2", {"loss": 3.0, "epoch": 1, "iter": 5}, {"loss": 2.0, "epoch": 1, "iter": 9}
-    )
+    records = {"loss": 3.0, "epoch": 1, "iter": 5}, {"loss": 2.0, "epoch": 1, "iter": 9}
+    write(tmp_path / "2", *records)
     log = tmp_path / "2" / "vis_data" / "scalars.json"
     whole = log.read_text()
     log.write_text(whole[:-4])
@@ -53,69 +55,52 @@ def test_evaluations_of_a_run_that_was_resumed(tmp_path):
     assert [record.get("loss") for record in read_scalars(tmp_path)] == [3.0, None, None, None]
     evaluations = evaluations_of(read_scalars(tmp_path))
     assert evaluations == {1: (0.1, 0.2), 2: (0.25, 0.35)}
-    assert evaluations_of(read_scalars(tmp_path / "none")) == {}
-    figure = draw_evaluations(evaluations)
-    drawn = [line.get_ydata() for line in figure.axes[0].lines]
+    drawn = [line.get_ydata() for line in draw_evaluations(evaluations).axes[0].lines]
     assert [list(values) for values in drawn] == [[0.2, 0.35], [0.1, 0.25]]
 
 
-def test_the_cause_is_the_first_error_not_mims():
-    tail = "Traceback\n  File x\nValueError: too small\nsubprocess.CalledProcessError: Command\n"
-    assert cause(tail) == "ValueError: too small"
-    assert cause("a\nb") == "a\nb"
-
-
-def test_the_config_is_written_with_its_data_set(tmp_path, request):
+def test_the_config_is_written_with_its_data_set(tmp_path, monkeypatch):
     data = tmp_path / "data"
-    make_shapes_dataset(data, ShapesSettings(train=2, val=1, size=64))
-    settings = DemoSettings(
-        config=request.config.rootpath / "mmdet_configs/dino/dino_lite0_focus_coco-folder.py",
-        work_dir=tmp_path,
-        scale=(64, 48),
-    )
-    path = write_config(CocoFolder(root=str(data), classes=("ring", "circle")), settings)
+    make_shapes_dataset(data, SMALL_SHAPES())
+    args = parse_args(["--work-dir", str(tmp_path), "--scale", "64", "48"])
+    source = tool.CONFIGS / "dino_lite0_focus_coco-folder.py"
+    path = write_config(source, CocoFolder(root=str(data), classes=("ring", "circle")), args)
     written = Config.fromfile(path)
-    assert path.name == settings.config.name and written.model.bbox_head.num_classes == 2
+    assert path.name == source.name and written.model.bbox_head.num_classes == 2
     assert written.train_dataloader.dataset.metainfo.classes == ("circle", "ring")
     assert written.test_evaluator.ann_file == str(data / "val.json")
     steps = written.test_dataloader.dataset.pipeline
     assert [step.scale for step in steps if step.type == "Resize"] == [(64, 48)]
-    settings.options = ["coco_folder.scale=64,48"]
+    args.cfg_options = ["coco_folder.scale=64,48"]
     with pytest.raises(ValueError, match=r"coco_folder.scale=64,48: .* --scale"):
-        write_config(CocoFolder(root=str(data)), settings)
+        write_config(source, CocoFolder(root=str(data)), args)
 
 
 @pytest.mark.slow
-def test_the_whole_demo(tmp_path, request, capsys):
-    config = request.config.rootpath / "mmdet_configs/dino/dino_lite0_focus_shapes.py"
-    settings = DemoSettings(
-        config=config,
-        work_dir=tmp_path / "demo",
-        shapes=ShapesSettings(train=4, val=2, size=64),
-        pictures=2,
-        options=[
-            "train_cfg.max_epochs=1",
-            "train_cfg.val_interval=1",
-            "train_dataloader.batch_size=2",
-            "default_hooks.logger.interval=1",
-            "train_dataloader.num_workers=0",
-            "train_dataloader.persistent_workers=False",
-            "model.num_queries=20",
-            "model.test_cfg.max_per_img=20",
-            "model.backbone.weights=None",
-        ],
-    )
-    result = run_demo(settings)
-    assert 0 <= result.metrics["coco/bbox_mAP_50"] <= 1
-    assert result.checkpoint.is_file()
-    assert result.pictures[0].name == "detections.png"
-    assert len(result.pictures) == 3 and all(p.is_file() for p in result.pictures)
-    recorded = json.loads((tmp_path / "demo" / "result.json").read_text())
-    assert recorded["metrics"] == result.metrics
+def test_the_whole_demo(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(tool, "ShapesSettings", SMALL_SHAPES)
+    options = [
+        "train_cfg.val_interval=1",
+        "train_cfg.val_begin=1",
+        "train_dataloader.batch_size=2",
+        "default_hooks.logger.interval=1",
+        "train_dataloader.num_workers=0",
+        "train_dataloader.persistent_workers=False",
+        "model.num_queries=20",
+        "model.test_cfg.max_per_img=20",
+        "model.backbone.weights=None",
+    ]
+    few = ["--epochs", "1", "--pictures", "2"]
+    assert tool.main(["--work-dir", str(tmp_path), *few, "--cfg-options", *options]) == 0
+    recorded = json.loads((tmp_path / "result.json").read_text())
+    assert 0 <= recorded["metrics"]["coco/bbox_mAP_50"] <= 1
     out = capsys.readouterr().out
     for command in ("train", "test"):
         assert f"$ mim {command} {mim.mim_name_of_mmdet()}" in out
     assert "AP50" in out and "Epoch(train) [1][" in out  # progress
+    assert f"checkpoint: {tmp_path / 'epoch_1.pth'}" in out and (tmp_path / "epoch_1.pth").is_file()
+    assert f"picture: {tmp_path / 'detections.png'}" in out
+    assert len(list(tmp_path.glob("*.png"))) == 3
 
 
 def fake_mim(folder, monkeypatch, commands):
@@ -137,18 +122,15 @@ def test_mim_runs_as_it_does_by_hand(tmp_path, monkeypatch):
     assert threads == {k: v for k, v in os.environ.items() if k in threads}
 
 
-def test_only_the_drawn_sets_training_does_not_validate(tmp_path, monkeypatch):
-    ran = []
-    monkeypatch.setattr(tool, "run_demo", ran.append)
-    work = ["--work-dir", str(tmp_path), "--cfg-options", "a=1"]
-    own = ["--train-json", "a.json", "--val-json", "b.json", "--images", "c"]
-    for arguments in ([], ["--config", "mine.py"], own):
-        assert tool.main([*work, *arguments]) == 0
-    assert [list(settings.options) for settings in ran] == [
-        [tool.TEST_ONLY, "a=1"],
-        ["a=1"],
-        ["a=1"],
-    ]
+OWN = ["--train-json", "a.json", "--val-json", "b.json", "--images", "c"]
+
+
+@pytest.mark.parametrize(
+    ("words", "first"), [([], [TEST_ONLY]), (["--config", "mine.py"], []), (OWN, [])]
+)
+def test_only_the_drawn_sets_training_does_not_validate(words, first):
+    args = parse_args([*words, "--seed", "3", "--cfg-options", "a=1"])
+    assert training_options(args) == ["randomness.seed=3", *first, "a=1"]
 
 
 def test_a_failing_step_says_why(tmp_path, monkeypatch):
@@ -167,14 +149,17 @@ def test_a_failing_step_says_why(tmp_path, monkeypatch):
     )
     with pytest.raises(ValueError, match=r"mim train failed, see .*train.log; .*\nKeyError: 'NoSu"):
         mim.run_mim(["train", "mmdet", "broken.py", "--gpus", "0"], tmp_path / "train.log")
+    assert cause("a\nb") == "a\nb"
 
 
-def test_bad_command_lines(tmp_path, capsys):
-    work = ["--work-dir", str(tmp_path)]
-    assert tool.main([*work, "--train-json", "a.json"]) == 2
-    assert "['--val-json', '--images'] not given" in capsys.readouterr().err
-    assert tool.main([*work, "--config", "none.py"]) == 2
-    assert "config: there is no file" in capsys.readouterr().err
-    named = [*work, "--train-json", "a.json", "--val-json", "b.json", "--images", "c"]
-    assert tool.main(named) == 2
-    assert "there is no annotation file" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--train-json", "a.json"], "['--val-json', '--images'] not given"),
+        (["--config", "none.py"], "config: there is no file"),
+        (OWN, "there is no annotation file"),
+    ],
+)
+def test_bad_command_lines(tmp_path, capsys, words, message):
+    assert tool.main(["--work-dir", str(tmp_path), *words]) == 2
+    assert message in capsys.readouterr().err
