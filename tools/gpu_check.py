@@ -19,86 +19,75 @@ import sys
 import time
 from pathlib import Path
 
-from gpu import build
+from gpu import CANNOT_RUN, LOST, ROOT
+from gpu.build import build, python_of
+from gpu.collect import collect
 
-ROOT = Path(__file__).resolve().parent.parent
-MEASURED = ("tests", "sanitizer", "ops", "detectors", "train", "compile")
-STEPS = ("collect", "build", *MEASURED)
-LOST = 4  # exit status: the GPU is in an error state that lasts as long as the process
+STEPS = ("collect", "build", "tests", "sanitizer", "ops", "detectors", "train", "compile")
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("steps", nargs="+", choices=STEPS, metavar="STEP", help=", ".join(STEPS))
-    parser.add_argument(
-        "--work",
-        type=Path,
-        default=ROOT / "work_dirs" / "gpu_check",
-        help="folder of all files that are written",
+    add = parser.add_argument
+    add("steps", nargs="+", choices=STEPS, metavar="STEP", help=", ".join(STEPS))
+    folder = ROOT / "work_dirs" / "gpu_check"
+    add("--work", type=Path, default=folder, help="folder of all files that are written")
+    add("--device", default="cuda:0", help="cpu, or a CUDA device")
+    add("--tiny", action="store_true", help="tiny sizes, to try the steps out")
+    add("--minutes", type=float, default=8.0, help="time limit for starting cases")
+    add("--keep-failed", action="store_true", help="do not run cases again that failed before")
+    add("--wheels", type=Path, help="folder of the collected packages (WORK/wheels)")
+    add("--python", default="3.12", help="collect: Python version of the machine with the GPU")
+    add("--also", nargs="+", default=[], metavar="NAME", help="collect: further packages")
+    add(
+        "--arch",
+        help="build: compute capability to build for, such as 9.0, on a machine without a GPU",
     )
-    parser.add_argument("--device", default="cuda:0", help="cpu, or a CUDA device")
-    parser.add_argument("--tiny", action="store_true", help="tiny sizes, to try the steps out")
-    parser.add_argument("--minutes", type=float, default=8.0, help="time limit for starting cases")
-    parser.add_argument(
-        "--keep-failed", action="store_true", help="do not run cases again that failed before"
-    )
-    build.add_options(parser)
     return parser.parse_args(argv)
-
-
-def say(text: str) -> None:
-    """Print a line without buffering."""
-    print(text, flush=True)
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the steps and return the exit status."""
-    started, args = time.monotonic(), parse(argv)
+    args = parse(argv)
+    deadline = time.monotonic() + args.minutes * 60
     args.work = args.work.absolute()
-    steps = [step for step in STEPS if step in args.steps]  # in the order of STEPS
+    wheels = (args.wheels or args.work / "wheels").absolute()
     try:
-        while steps and steps[0] not in MEASURED:
-            if status := build.run(steps.pop(0), args, say):
+        if "collect" in args.steps and (status := collect(wheels, args.python, args.also)):
+            return status
+        if "build" in args.steps:
+            only_plan = args.device == "cpu"
+            if status := build(args.work, wheels, args.arch, only_plan, deadline):
                 return status
-        return measure(steps, args, started) if steps else 0
+        steps = [step for step in STEPS[2:] if step in args.steps]  # in the order of STEPS
+        return measure(steps, args, deadline) if steps else 0
     except (ValueError, OSError, ImportError) as error:
         print(f"error: {error}", file=sys.stderr)
-        return 2
+        return CANNOT_RUN
 
 
-def measure(steps: list[str], args: argparse.Namespace, started: float) -> int:
+def measure(steps: list[str], args: argparse.Namespace, deadline: float) -> int:
     """Run the steps that need the package, in the environment that ``build`` made, if any."""
-    minutes = args.minutes - (time.monotonic() - started) / 60
-    python = build.python_of(args.work)
+    python = python_of(args.work)
     if python is not None and Path(sys.prefix) != python.parent.parent:
-        restart(python, steps, args, minutes)
+        restart(python, steps, args, deadline)
     sys.path.insert(0, str(ROOT))
     from gpu.run import run
-    from gpu.settings import Settings
+    from gpu.settings import TINY, Settings
 
-    status = run(
-        steps,
-        Settings(
-            root=ROOT,
-            work=args.work,
-            device=args.device,
-            tiny=args.tiny,
-            minutes=minutes,
-            keep_failed=args.keep_failed,
-        ),
-        say,
-    )
+    sizes = TINY if args.tiny else {}
+    status = run(steps, Settings(args.work, args.device, deadline, args.keep_failed, **sizes))
     if status == LOST:
         args.keep_failed = True
-        minutes = args.minutes - (time.monotonic() - started) / 60
-        restart(Path(sys.executable), steps, args, minutes)
+        restart(Path(sys.executable), steps, args, deadline)
     return status
 
 
-def restart(python: Path, steps: list[str], args: argparse.Namespace, minutes: float) -> None:
+def restart(python: Path, steps: list[str], args: argparse.Namespace, deadline: float) -> None:
     """Replace this process by a new one that continues with the steps."""
-    options = ["--work", str(args.work), "--device", args.device, "--minutes", f"{minutes:.2f}"]
+    minutes = f"{(deadline - time.monotonic()) / 60:.2f}"
+    options = ["--work", str(args.work), "--device", args.device, "--minutes", minutes]
     options += ["--tiny"] * args.tiny + ["--keep-failed"] * args.keep_failed
     command = [str(python), str(Path(__file__).resolve()), *steps, *options]
     sys.stdout.flush()
@@ -106,4 +95,5 @@ def restart(python: Path, steps: list[str], args: argparse.Namespace, minutes: f
 
 
 if __name__ == "__main__":
+    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     sys.exit(main())

@@ -7,28 +7,22 @@ sees that Python's packages, and keeps the compiled files beside it.
 
 from __future__ import annotations
 
-import argparse
-import hashlib
 import importlib.util
-import math
 import os
 import shutil
-import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO
 
-from gpu.collect import collect
-from gpu.processes import wait
-from gpu.record import Record
+from gpu import FAILED, ROOT
+from gpu.processes import run, tail
+from gpu.record import Record, kernels_key
 from gpu.toolkit import ask_torch, cuda_home, headers
 from setup_environment import pins
 
-ROOT = Path(__file__).resolve().parents[2]
 #: packages by import name that the machine's Python is expected to have; missing ones are reported
 EXPECTED = {
     **{name: name for name in ("matplotlib", "pandas", "scipy", "tabulate", "timm", "torchvision")},
@@ -46,8 +40,6 @@ assert mmcv_has_cuda(), "MMCV was built without CUDA"
 print("torch", torch.__version__, "mmcv", mmcv.__version__, "mmdet", mmdet.__version__)"""
 
 READY = "ready.txt"  # marks an environment that was set up completely
-
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -67,40 +59,13 @@ class Task:
     keeps: Mapping[Path, Path] = field(default_factory=dict)
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options of ``collect`` and ``build``."""
-    parser.add_argument(
-        "--wheels", type=Path, help="folder of the collected packages (WORK/wheels)"
-    )
-    parser.add_argument(
-        "--python", default="3.12", help="collect: Python version of the machine with the GPU"
-    )
-    parser.add_argument(
-        "--also", nargs="+", default=[], metavar="NAME", help="collect: further packages"
-    )
-    parser.add_argument(
-        "--arch",
-        help="build: compute capability to build for, such as 9.0, on a machine without a GPU",
-    )
-
-
-def run(step: str, args: argparse.Namespace, say: Say) -> int:
-    """Run 'collect' or 'build' and return the exit status."""
-    wheels = (args.wheels or args.work / "wheels").absolute()
-    if step == "collect":
-        return collect(wheels, args.python, args.also, say)
-    return build(args.work, wheels, args.arch, args.device == "cpu", args.minutes, say)
-
-
 def python_of(work: Path) -> Path | None:
     """Python of the environment in the work folder; None if it is missing or incomplete."""
     python, ready = work / "venv" / "bin" / "python", work / "venv" / READY
     return python if python.exists() and ready.exists() else None
 
 
-def plan(
-    work: Path, wheels: Path, arch: str, torch: str, sites: Sequence[str], need_wheels: bool = True
-) -> list[Task]:
+def plan(work: Path, wheels: Path, arch: str, torch: str, sites: Sequence[str]) -> list[Task]:
     """Parts of the build: the environment, this package, MMCV (built at the same time), a check.
 
     Args:
@@ -109,14 +74,7 @@ def plan(
         arch: compute capability of the GPU, such as '9.0'.
         torch: version of torch.
         sites: site-packages folders of this Python, which the environment sees, too.
-        need_wheels: False: the wheels may be missing, as the plan is only shown.
-
-    Raises:
-        ValueError: there are no wheels.
     """
-    files = sorted(wheels.glob("*.whl"))
-    if need_wheels and not (files and list(wheels.glob("mmcv-*.tar.gz"))):
-        raise ValueError(f"no wheels or no mmcv-*.tar.gz in {wheels}: `gpu_check.py collect` first")
     venv, built = work / "venv", work / "built"
     python = str(venv / "bin" / "python")
     scripts = os.path.dirname(sys.executable)  # may hold ninja
@@ -144,7 +102,7 @@ def plan(
                 # without pip: it sees this Python's pip and its other packages
                 [sys.executable, "-m", "venv", "--clear", "--without-pip", str(venv)],
                 [python, "-c", links],
-                [*pip, "--ignore-installed", *map(str, files)],
+                [*pip, "--ignore-installed", *map(str, sorted(wheels.glob("*.whl")))],
                 [python, "-c", f"open({str(venv / READY)!r}, 'w')"],
             ],
         ),
@@ -159,15 +117,7 @@ def plan(
     ]
 
 
-def kernels_key() -> str:
-    """Hash of the sources of the compiled operators."""
-    files = [*sorted((ROOT / "csrc").rglob("*.*")), ROOT / "setup.py"]
-    return hashlib.sha256(b"\0".join(path.read_bytes() for path in files)).hexdigest()[:12]
-
-
-def build(
-    work: Path, wheels: Path, arch: str | None, only_plan: bool, minutes: float, say: Say
-) -> int:
+def build(work: Path, wheels: Path, arch: str | None, only_plan: bool, deadline: float) -> int:
     """Build the parts that are missing and return the exit status.
 
     Args:
@@ -175,87 +125,68 @@ def build(
         wheels: folder that ``collect`` filled.
         arch: compute capability to build for; None: that of this machine's GPU.
         only_plan: print the commands without running them.
-        minutes: time limit; the running command is then ended, and a later call resumes it.
-        say: prints a line of progress.
+        deadline: value of ``time.monotonic`` at which the running command is ended; a later call
+            resumes it.
 
     Raises:
         ValueError: torch is no CUDA build, there is neither a GPU nor ``arch``, or no wheels.
     """
     torch, cuda, capability, sites = ask_torch()
-    arch = arch or capability or ("9.0" if only_plan else None)
-    tasks = plan(work, wheels, str(arch), torch, sites, need_wheels=not only_plan)
+    arch = arch or capability
+    tasks = plan(work, wheels, arch or "9.0", torch, sites)
     if only_plan:
         for task in tasks:
             for command in task.commands:
-                say(f"build: {task.name}: would run {' '.join(command)[:300]}")
+                print(f"build: {task.name}: would run {' '.join(command)[:300]}")
         return 0
-    if cuda is None or arch is None:
-        raise ValueError(
-            f"torch {torch} of {sys.executable} "
-            + (
-                "is no CUDA build"
-                if cuda is None
-                else "sees no GPU: give its compute capability, as in --arch 9.0"
-            )
-        )
+    if not (any(wheels.glob("*.whl")) and any(wheels.glob("mmcv-*.tar.gz"))):
+        raise ValueError(f"no wheels or no mmcv-*.tar.gz in {wheels}: `gpu_check.py collect` first")
+    if cuda is None:
+        raise ValueError(f"torch {torch} of {sys.executable} is no CUDA build")
+    if arch is None:
+        about = "sees no GPU: give its compute capability, as in --arch 9.0"
+        raise ValueError(f"torch {torch} of {sys.executable} {about}")
     missing = [EXPECTED[name] for name in EXPECTED if importlib.util.find_spec(name) is None]
     collected = {path.name.split("-")[0].lower() for path in wheels.glob("*.whl")}
     missing = [name for name in missing if name.lower().replace("-", "_") not in collected]
     if missing:
-        say(f"build: missing packages: run collect again with --also {' '.join(missing)}")
+        print(f"build: missing packages: run collect again with --also {' '.join(missing)}")
     record = Record(work / "results.json", f"{torch}; CUDA {cuda}; {arch}")
-    deadline = time.monotonic() + minutes * 60
     environment, *compiled, check = tasks
-    if python_of(work) is None and not _build(environment, record, work, deadline, say):
-        return 1
+    if python_of(work) is None and not build_task(environment, record, deadline):
+        return FAILED
     with ThreadPoolExecutor() as pool:
-        done = list(pool.map(lambda task: _build(task, record, work, deadline, say), compiled))
-    return 0 if all(done) and _build(check, record, work, deadline, say) else 1
+        done = list(pool.map(lambda task: build_task(task, record, deadline), compiled))
+    return 0 if all(done) and build_task(check, record, deadline) else FAILED
 
 
-def _build(task: Task, record: Record, work: Path, deadline: float, say: Say) -> bool:
+def build_task(task: Task, record: Record, deadline: float) -> bool:
     """Build one part, or copy the files that were kept of it; whether that succeeded."""
     start = time.monotonic()
     if task.keeps and all(kept.is_file() for kept in task.keeps.values()):
         for file, kept in task.keeps.items():
             shutil.copyfile(kept, file)
-        say(f"build: {task.name}: kept from a former call")
+        print(f"build: {task.name}: kept from a former call")
         return True
-    log = work / "logs" / f"build_{task.name.replace(' ', '_')}.log"
-    log.parent.mkdir(parents=True, exist_ok=True)
+    log = record.path.parent / "logs" / f"build_{task.name.replace(' ', '_')}.log"
     error = None
-    with log.open("w") as output:
+    try:
         for command in task.commands:
-            if error := _run(command, task.environment, output, deadline):
+            status, _ = run(command, log, task.environment, deadline - time.monotonic())
+            if status:
+                error = f"status {status}"
                 break
-    for file, kept in {} if error else task.keeps.items():
+    except TimeoutError:
+        error = "interrupted at the time limit: run it again to resume"
+    seconds = round(time.monotonic() - start, 1)
+    if error:
+        end = tail(log.read_text(errors="replace"), 30)
+        record.put("build", task.name, "failed", seconds=seconds, error=f"{error}\n{end}")
+        print(f"build: {task.name}: FAILED: {error} [{seconds:.0f} s], see {log}\n{end}")
+        return False
+    for file, kept in task.keeps.items():
         kept.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(file, kept)
-    seconds = round(time.monotonic() - start, 1)
-    if error is None:
-        record.put("build", task.name, "done", seconds=seconds, result={})
-        say(f"build: {task.name}: done [{seconds:.0f} s]")
-        return True
-    end = "\n".join(log.read_text(errors="replace").splitlines()[-30:])
-    record.put("build", task.name, "failed", seconds=seconds, error=f"{error}\n{end}")
-    say(f"build: {task.name}: FAILED: {error} [{seconds:.0f} s], see {log}\n{end}")
-    return False
-
-
-def _run(
-    command: Sequence[str], environment: Mapping[str, str], log: IO[str], deadline: float
-) -> str | None:
-    """Run a command until a deadline of ``time.monotonic``; an error message, None on success."""
-    seconds = None if deadline == math.inf else max(0.0, deadline - time.monotonic())
-    with subprocess.Popen(
-        list(command),
-        cwd=ROOT,
-        env={**os.environ, **environment},
-        stdout=log,
-        stderr=subprocess.STDOUT,
-        start_new_session=True,  # one process group: the compilers end with it
-    ) as process:
-        status = wait(process, seconds)
-    if status is None:
-        return "interrupted at the time limit: run it again to resume"
-    return f"status {status}" if status else None
+    record.put("build", task.name, "done", seconds=seconds, result={})
+    print(f"build: {task.name}: done [{seconds:.0f} s]")
+    return True

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from build_mmcv import fetch_source
@@ -17,8 +17,6 @@ PACKAGES = (
     *("ordered-set", "pycocotools", "setuptools", "shapely", "termcolor", "terminaltables", "yapf"),
 )
 GLIBC = (*range(39, 33, -1), 31, 28, 27, 26, 24, 17)  # accepted wheels: manylinux_2_*
-
-Say = Callable[[str], None]
 
 
 def collect_command(wheels: Path, python: str, also: Sequence[str]) -> list[str]:
@@ -38,22 +36,22 @@ def collect_command(wheels: Path, python: str, also: Sequence[str]) -> list[str]
     return [*command, "--platform=manylinux2014_x86_64", *(pinned[name] for name in names)]
 
 
-def collect(wheels: Path, python: str, also: Sequence[str], say: Say) -> int:
+def collect(wheels: Path, python: str, also: Sequence[str]) -> int:
     """Download wheels and MMCV's source into a folder and return the exit status."""
     command = collect_command(wheels, python, also)
     wheels.mkdir(parents=True, exist_ok=True)
     if status := subprocess.run(command).returncode:
-        say(f"collect: pip ended with status {status}")
+        print(f"collect: pip ended with status {status}")
         return 1
     fetch_source(pins("stack.txt")["mmcv"], wheels)
-    return check_sizes(wheels, say)
+    return check_sizes(wheels)
 
 
-def check_sizes(wheels: Path, say: Say) -> int:
+def check_sizes(wheels: Path) -> int:
     """Print the sizes of the files; returns exit status 1 if they exceed :data:`MAX_BYTES`."""
     files = sorted(path for path in wheels.iterdir() if path.is_file())
     for path in files:
-        say(f"collect: {path.stat().st_size / 2**20:6.2f} MiB {path.name}")
+        print(f"collect: {path.stat().st_size / 2**20:6.2f} MiB {path.name}")
     total = sum(path.stat().st_size for path in files)
-    say(f"collect: {total / 2**20:6.2f} MiB in {wheels}, at most {MAX_BYTES / 2**20:.0f}")
+    print(f"collect: {total / 2**20:6.2f} MiB in {wheels}, at most {MAX_BYTES / 2**20:.0f}")
     return int(total > MAX_BYTES)

@@ -8,8 +8,7 @@ from typing import Any
 
 import torch
 
-from gpu.running import PartlyFailed
-from gpu.settings import KEEP_RATIO, Settings
+from gpu.settings import KEEP_RATIO, Cases, Settings
 from gpu.waiting import waits
 from sparse_encoders.analysis.encoder_benchmark import detector_with
 from sparse_encoders.analysis.inputs import (
@@ -23,25 +22,22 @@ from sparse_encoders.analysis.memory import MIB, peak_memory
 from sparse_encoders.detectors import batches
 
 TRAINING_BATCH = 2  # images of a training step, the papers' batch size on each GPU
-Calls = dict[str, Callable[[], object]]
 
 
-def plan(settings: Settings) -> dict[str, Callable[[], dict[str, Any]]]:
-    """The cases: host waits, latency for each batch and dtype, a training step for each dtype."""
+def plan(settings: Settings) -> Cases:
+    """Host waits, latency for each batch and dtype, a training step for each dtype."""
     models = Models(settings)
-    dtypes = ("float32", settings.half)
-    cases: dict[str, Callable[[], dict[str, Any]]] = {}
-    for dtype in dtypes:
-        cases[f"waiting, {dtype}"] = partial(waiting, models, dtype)
+    dtypes = ("float32", "float16" if settings.on_gpu else "bfloat16")
+    cases: Cases = {f"waiting, {dtype}": partial(waiting, models, dtype) for dtype in dtypes}
     for batch in settings.batches:
         for dtype in dtypes:
-            cases[latency_name(dtype, batch)] = partial(latency, models, dtype, batch)
+            cases[passes_name(dtype, batch)] = partial(passes, models, dtype, batch)
     for dtype in ("float32", "bfloat16"):
         cases[f"training step, {dtype}"] = partial(training, models, dtype)
     return cases
 
 
-def latency_name(dtype: str, batch: int) -> str:
+def passes_name(dtype: str, batch: int) -> str:
     """Name of the case that measures forward passes."""
     return f"passes, {dtype}, batch {batch}"
 
@@ -56,7 +52,8 @@ class Models:
     def __getitem__(self, name: str) -> Any:
         """The detector with this encoder, in evaluation mode, on the settings' device."""
         if name not in self.built:
-            model = detector_with(name, KEEP_RATIO, **self.settings.detector)
+            sizes: dict[str, Any] = dict(layers=2, ffn=64) if self.settings.tiny else {}
+            model = detector_with(name, KEEP_RATIO, **sizes)
             self.built[name] = model.to(self.settings.device)
         return self.built[name].eval()
 
@@ -72,59 +69,78 @@ class Models:
         return results, errors
 
 
-def latency(models: Models, dtype: str, batch: int) -> dict[str, Any]:
+def passes(models: Models, dtype: str, batch: int) -> dict[str, Any]:
     """Time forward passes of all encoders in turns, by stage, and measure their peak memory."""
     settings = models.settings
-    peaks: dict[str, int] = {}
 
-    def prepare(name: str) -> StagedCall:
-        model = models[name]
-        call = image_call(model, settings.image_hw, settings.device, batch)
+    def prepare(name: str) -> Callable[[], object]:
+        call = image_call(models[name], settings.image_hw, settings.device, batch)
         call = under_autocast(call, settings.device, dtype)
         call()  # warm up: selects kernels and allocates what the later calls reuse
-        peaks[name] = peak_memory(call, settings.device)
-        return StagedCall(model, call)
+        return call
 
-    calls, errors = models.each(prepare)
-    timings = _in_turns(calls, settings)
-    rows = {}
-    for name, timing in timings.items():
-        row = _row(timing, peaks[name], batch)
-        row["stages"] = {stage: timing.stage(stage).median for stage in STAGES}
-        if dense := timings.get("dense"):
-            row["encoder_of_dense"] = timing.stage("encoder").ratio_to(dense.stage("encoder"))
-            row["rate_of_dense"] = dense.ratio_to(timing)
-        rows[name] = row
-    return PartlyFailed.unless_complete({"rows": rows, "batch": batch}, errors)
+    return _measure(models, batch, prepare, staged=True)
 
 
 def training(models: Models, dtype: str) -> dict[str, Any]:
     """Time forward and backward of a training step of all encoders in turns, and their memory."""
     settings = models.settings
     batch = 1 if settings.tiny else TRAINING_BATCH
-    peaks: dict[str, int] = {}
 
     def prepare(name: str) -> Callable[[], object]:
         model = models[name].train()
         step = training_call(model, settings.image_hw, settings.device, batch)
         step = under_autocast(step, settings.device, dtype)
         step()
-        if bad := [n for n, p in model.named_parameters() if not _finite_grad(p)]:
+        grads = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
+        if bad := [n for n, grad in grads.items() if not grad.isfinite().all()]:
             raise ValueError(f"gradients that are NaN or infinite: {', '.join(bad[:3])} ...")
-        peaks[name] = peak_memory(step, settings.device)
         return step
 
     try:
-        calls, errors = models.each(prepare)
-        timings = _in_turns(calls, settings)
+        return _measure(models, batch, prepare)
     finally:
         for model in models.built.values():
             model.eval().zero_grad(set_to_none=True)
-    rows = {name: _row(timing, peaks[name], batch) for name, timing in timings.items()}
+
+
+def _measure(
+    models: Models, batch: int, prepare: Callable[[str], Callable[[], object]], staged: bool = False
+) -> dict[str, Any]:
+    """Measure the memory of each encoder's call, then the times of all in turns, by stage if asked.
+
+    ``prepare`` makes a call that was run once.
+    """
+    settings = models.settings
+    peaks: dict[str, int] = {}
+
+    def measurable(name: str) -> Any:
+        call = prepare(name)
+        peaks[name] = peak_memory(call, settings.device)
+        return StagedCall(models[name], call) if staged else call
+
+    calls, errors = models.each(measurable)
+    timings: dict[str, Timing] = {}
+    if calls:
+        *_, (_, timings) = interleaved(calls, *settings.rounds, settings.device)
+    dense = timings.get("dense")
+    rows = {}
     for name, timing in timings.items():
-        if dense := timings.get("dense"):
-            rows[name]["of_dense"] = timing.ratio_to(dense)
-    return PartlyFailed.unless_complete({"rows": rows, "batch": batch}, errors)
+        row: dict[str, Any] = {
+            "seconds": timing.median,
+            "fastest": timing.spread[0],
+            "slowest": timing.spread[1],
+            "images_a_second": batch / timing.median,
+            "peak_mib": peaks[name] / MIB,
+        }
+        if dense:
+            row["of_dense"], row["rate_of_dense"] = timing.ratio_to(dense), dense.ratio_to(timing)
+        if staged:
+            row["stages"] = {stage: timing.stage(stage).median for stage in STAGES}
+        if staged and dense:
+            row["encoder_of_dense"] = timing.stage("encoder").ratio_to(dense.stage("encoder"))
+        rows[name] = row
+    return {"rows": rows, "batch": batch, "errors": errors}
 
 
 def waiting(models: Models, dtype: str) -> dict[str, Any]:
@@ -152,36 +168,12 @@ def waiting(models: Models, dtype: str) -> dict[str, Any]:
         return waits(call, settings.device)
 
     lines, errors = models.each(prepare)
-    result = {"lines": lines, "waits": {name: sum(n.values()) for name, n in lines.items()}}
-    return PartlyFailed.unless_complete(result, errors)
-
-
-def _in_turns(calls: dict[str, Any], settings: Settings) -> dict[str, Timing]:
-    """Time all calls in turns; an empty dict if there are none."""
-    timings: dict[str, Timing] = {}
-    rounds, warmup = settings.rounds
-    if calls:
-        *_, (_, timings) = interleaved(calls, rounds, warmup, settings.device)
-    return timings
-
-
-def _row(timing: Timing, peak: int, batch: int) -> dict[str, Any]:
-    fastest, slowest = timing.spread
-    return {
-        "seconds": timing.median,
-        "fastest": fastest,
-        "slowest": slowest,
-        "images_a_second": batch / timing.median,
-        "peak_mib": peak / MIB,
-    }
-
-
-def _finite_grad(parameter: torch.nn.Parameter) -> bool:
-    return parameter.grad is None or bool(parameter.grad.isfinite().all())
+    counts = {name: sum(n.values()) for name, n in lines.items()}
+    return {"lines": lines, "waits": counts, "errors": errors}
 
 
 def line(result: dict[str, Any]) -> str:
-    """One line that sums up a result."""
+    """Host waits, or time and memory, of each encoder."""
     if "waits" in result:
         return "waits: " + ", ".join(f"{name} {n}" for name, n in result["waits"].items())
     rows = result["rows"].items()

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Iterator
+from itertools import product
 from typing import Any
 
 import torch
@@ -33,14 +34,12 @@ def calls(device: str) -> Iterator[str]:
     gpu = torch.device(device).type == "cuda"
     dtypes = [torch.float32, torch.bfloat16, *[torch.float16] * gpu]
     torch.manual_seed(0)
-    for dtype in dtypes:
-        for channels in CHANNELS:
-            for queries in QUERIES:
-                for name, output, inputs in _operators(device, dtype, channels, queries):
-                    grads = torch.autograd.grad(output.float().square().sum(), inputs)
-                    if not all(tensor.isfinite().all() for tensor in (output, *grads)):
-                        raise ValueError(f"{name}: the output or a gradient is not finite")
-                    yield name
+    for sizes in product(dtypes, CHANNELS, QUERIES):
+        for name, output, inputs in _operators(device, *sizes):
+            grads = torch.autograd.grad(output.float().square().sum(), inputs)
+            if not all(tensor.isfinite().all() for tensor in (output, *grads)):
+                raise ValueError(f"{name}: the output or a gradient is not finite")
+            yield name
 
 
 def _operators(
@@ -72,14 +71,8 @@ def _operators(
         yield f"key-aware, {case}", output, [query, keys, *[value] * (not skip), locations]
 
 
-def main(device: str) -> int:
-    """Run all calls and print their number."""
-    names = list(calls(device))
-    if torch.device(device).type == "cuda":
-        torch.cuda.synchronize(device)
-    print(f"{len(names)} calls, forward and backward, on {device}")
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1] if len(sys.argv) > 1 else "cuda"))
+    number = len(list(calls(sys.argv[1])))
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    print(f"{number} calls, forward and backward, on {sys.argv[1]}")

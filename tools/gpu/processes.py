@@ -1,6 +1,6 @@
-"""Runs commands of a step in processes of their own, with a time limit.
+"""Runs commands in processes of their own, with a time limit.
 
-It imports the standard library only, as build.py uses it before the package is built.
+It imports the standard library only: the build uses it before this package can be imported.
 """
 
 from __future__ import annotations
@@ -11,83 +11,66 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from gpu.settings import Settings
+from gpu import ROOT
+
+LIMIT = 540.0  # seconds of a command
 
 
 def run(
     command: Sequence[str],
     log: Path,
-    settings: Settings,
     environment: Mapping[str, str] | None = None,
-    timeout: float = 540.0,
-    stop_after: float | None = None,
+    seconds: float = LIMIT,
 ) -> tuple[int, str]:
-    """Run a command in the checkout and write its output to a log file.
+    """Run a command in the checkout; returns its exit status and its output.
 
     Args:
         command: program and arguments.
-        log: the log file.
-        settings: ``root`` is the checkout.
+        log: file that the output is written to.
         environment: variables to set in addition to this process's.
-        timeout: seconds after which the command is ended and counts as failed.
-        stop_after: seconds after which it is ended and counts as successful; replaces ``timeout``.
-
-    Returns:
-        Exit status, 0 for a command ended by ``stop_after``, and output.
+        seconds: after which the command, and all that it started, is ended.
 
     Raises:
-        TimeoutError: the command ran longer than ``timeout``.
+        TimeoutError: the command was ended.
         FileNotFoundError: the program does not exist.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     variables = {
         # programs started by name, such as mim's python, are those of this environment
         "PATH": _before(os.path.dirname(sys.executable), "PATH"),
-        # works uninstalled; the driver is a module of this folder
-        "PYTHONPATH": _before(f"{settings.root}:{settings.root / 'tools'}", "PYTHONPATH"),
+        # works uninstalled; the sanitizer's driver is a module of this folder
+        "PYTHONPATH": _before(f"{ROOT}:{ROOT / 'tools'}", "PYTHONPATH"),
         "PYTHONUNBUFFERED": "1",
     }
     with (
         log.open("w") as file,
         subprocess.Popen(
             list(command),
-            cwd=settings.root,
+            cwd=ROOT,
             env={**os.environ, **variables, **(environment or {})},
             stdout=file,
             stderr=subprocess.STDOUT,
             start_new_session=True,  # one process group: its children end with it
         ) as process,
     ):
-        status = wait(process, timeout if stop_after is None else stop_after)
-    if status is None and stop_after is None:
-        raise TimeoutError(f"ended after {timeout:.0f} s, see {log}")
-    return status or 0, log.read_text(errors="replace")
-
-
-def _before(folder: str, variable: str) -> str:
-    """Value of an environment variable that lists folders, with one more at its start."""
-    return os.pathsep.join(filter(None, [folder, os.environ.get(variable)]))
-
-
-def wait(process: subprocess.Popen[bytes], seconds: float | None) -> int | None:
-    """Exit status of a process that leads a group; None if it was still running after the time.
-
-    Then, and when an exception such as KeyboardInterrupt stops the wait, the group is ended.
-    """
-    try:
-        return process.wait(seconds)
-    except BaseException as error:
-        os.killpg(process.pid, signal.SIGTERM)  # upon which ninja ends its compilers
         try:
-            process.wait(10)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-        if isinstance(error, subprocess.TimeoutExpired):
-            return None
-        raise
+            status = process.wait(seconds)
+        except BaseException as error:  # KeyboardInterrupt, too
+            os.killpg(process.pid, signal.SIGTERM)  # upon which ninja ends its compilers
+            try:
+                process.wait(10)
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+            if isinstance(error, subprocess.TimeoutExpired):
+                raise TimeoutError(f"ended after {seconds:.0f} s, see {log}") from None
+            raise
+    return status, log.read_text(errors="replace")
+
+
+def _before(folders: str, variable: str) -> str:
+    """Value of an environment variable that lists folders, with others at its start."""
+    return os.pathsep.join(filter(None, [folders, os.environ.get(variable)]))
 
 
 def tail(output: str, lines: int = 25) -> str:

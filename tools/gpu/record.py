@@ -1,19 +1,27 @@
 """The results file of a GPU check, written after every case, so that a later call can resume.
 
-It imports the standard library only: the step that builds the environment uses it before the rest
-of this package can be imported.
+It imports the standard library only: the build uses it before this package can be imported.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from gpu import ROOT
+
 FORMAT = 1
+
+
+def kernels_key() -> str:
+    """Hash of the sources of the compiled operators."""
+    files = [*sorted((ROOT / "csrc").rglob("*.*")), ROOT / "setup.py"]
+    return hashlib.sha256(b"\0".join(path.read_bytes() for path in files)).hexdigest()[:12]
 
 
 class Record:
@@ -43,47 +51,41 @@ class Record:
                 raise ValueError(f"{path} is not a record of this command: move it away")
             self.content = content
 
-    def state(self, step: str, case: str) -> str | None:
-        """'done', 'failed', 'begun' (interrupted), or None if never started with this key."""
-        entry = self._cases(step).get(case, {})
-        return entry.get("state") if entry.get("key") == self.key else None
+    def cases(self, step: str) -> dict[str, dict[str, Any]]:
+        """Cases of a step with this key; ``state``: 'done', 'failed', or 'begun' (interrupted)."""
+        cases = self.content["steps"].get(step, {})
+        return {name: case for name, case in cases.items() if case["key"] == self.key}
 
-    def to_do(self, step: str, cases: Iterable[str], keep_failed: bool = False) -> list[str]:
-        """The cases that still have to be run; those that were interrupted come last.
+    def to_do(self, step: str, names: Iterable[str], keep_failed: bool = False) -> list[str]:
+        """Those of a step's cases that still have to be run; what was interrupted comes last.
 
-        Args:
-            step: name of the step.
-            cases: all cases of the step.
-            keep_failed: leave out cases that failed or were interrupted before.
+        ``keep_failed`` leaves out cases that failed or were interrupted before.
         """
-        left = [case for case in cases if self.state(step, case) != "done"]
+        states = {name: case["state"] for name, case in self.cases(step).items()}
         if keep_failed:
-            return [case for case in left if self.state(step, case) is None]
-        return sorted(left, key=lambda case: self.state(step, case) == "begun")
+            return [name for name in names if name not in states]
+        left = [name for name in names if states.get(name) != "done"]
+        return sorted(left, key=lambda name: states.get(name) == "begun")
 
     def failed(self, steps: Iterable[str]) -> list[str]:
-        """'step: case' for each case that failed or was interrupted with this key."""
+        """'step: case' for each case that failed or was interrupted."""
         return [
-            f"{step}: {case}"
+            f"{step}: {name}"
             for step in steps
-            for case in self._cases(step)
-            if self.state(step, case) in ("failed", "begun")
+            for name, case in self.cases(step).items()
+            if case["state"] != "done"
         ]
 
     def results(self, step: str) -> dict[str, Any]:
-        """Results of a step's cases with this key, including partial results of failed ones."""
-        cases = self._cases(step)
-        return {
-            name: case["result"]
-            for name, case in cases.items()
-            if "result" in case and self.state(step, name) is not None
-        }
+        """Results of a step's cases, including partial results of failed ones."""
+        cases = self.cases(step).items()
+        return {name: case["result"] for name, case in cases if "result" in case}
 
-    def put(self, step: str, case: str, state: str, **details: Any) -> None:
+    def put(self, step: str, name: str, state: str, **details: Any) -> None:
         """Store a case and write the file."""
         with self._lock:
             cases = self.content["steps"].setdefault(step, {})
-            cases[case] = {"state": state, "key": self.key, **details}
+            cases[name] = {"state": state, "key": self.key, **details}
             self._write()
 
     def note(self, **entries: Any) -> None:
@@ -98,7 +100,3 @@ class Record:
         part = self.path.with_suffix(".part")
         part.write_text(json.dumps(self.content, indent=1) + "\n")
         os.replace(part, self.path)
-
-    def _cases(self, step: str) -> Mapping[str, Any]:
-        cases: Mapping[str, Any] = self.content["steps"].get(step, {})
-        return cases

@@ -2,121 +2,136 @@
 
 from __future__ import annotations
 
-import hashlib
+import gc
 import subprocess
 import sys
+import time
+import traceback
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from importlib import import_module
-from pathlib import Path
 from typing import Any
 
-from gpu import goals
-from gpu.record import Record
-from gpu.running import DeviceLost, OutOfTime, run_step
-from gpu.settings import Settings
+import torch
+
+from gpu import FAILED, LOST, OUT_OF_TIME, ROOT, goals
+from gpu.record import Record, kernels_key
+from gpu.settings import Cases, Settings
 from sparse_encoders.analysis.machine import describe_machine
 
-#: module of each step in this folder, which defines ``plan(settings)`` and ``line(result)``
-STEPS = {
-    "tests": "suite",
-    "sanitizer": "sanitizer",
-    "ops": "ops",
-    "detectors": "detectors",
-    "train": "training",
-    "compile": "compiling",
-}
-SUCCESS, FAILED, OUT_OF_TIME, LOST = 0, 1, 3, 4
-"""Exit status: all cases done, some failed, some not started in time, the GPU was lost."""
+Line = Callable[[dict[str, Any]], str]
 #: entries of the machine's description that results depend on: if one changes, cases run again
 KEY = ("device", "driver", "cuda", "python", "versions")
 
 
-def run(steps: Sequence[str], settings: Settings, say: Callable[[str], None]) -> int:
-    """Run the cases of some steps that are not done yet.
+class Stopped(Exception):
+    """Ends a call, with an exit status, before all of its cases were run."""
+
+    def __init__(self, status: int, reason: str) -> None:
+        super().__init__(reason)
+        self.status = status
+
+
+def run(steps: Sequence[str], settings: Settings) -> int:
+    """Run the cases of some steps that are not done yet and print a line for each.
 
     Args:
-        steps: of :data:`STEPS`.
+        steps: names of modules of this folder.
         settings: sizes, device, folder.
-        say: prints a line of progress.
 
     Returns:
-        An exit status, see :data:`SUCCESS`.
+        An exit status: 0, or one of :mod:`gpu`.
 
     Raises:
-        ValueError: an unknown step, a GPU that torch does not see, or an invalid results.json.
+        ValueError: a GPU that torch does not see, or an invalid results.json.
     """
-    if unknown := [step for step in steps if step not in STEPS]:
-        raise ValueError(f"steps must be some of {', '.join(STEPS)}, got {unknown}")
-    machine = machine_of(settings)
-    record = Record(settings.work / "results.json", key_of(machine, settings))
-    record.note(
-        command=" ".join(sys.argv),
-        machine=machine,
-        commit=_commit(settings.root),
-        settings=_sizes(settings),
-    )
-    status = SUCCESS
-    for step in steps:
-        try:
-            module: Any = import_module(f"gpu.{STEPS[step]}")
-            run_step(step, module.plan(settings), module.line, record, settings, say)
-        except OutOfTime as error:
-            say(f"the time limit is reached: {error}")
-            status = OUT_OF_TIME
-            break
-        except DeviceLost as error:
-            say(f"the GPU is usable again only in a new process: {error}")
-            status = LOST
-            break
-    compared = goals.compare(record, settings.on_gpu and not settings.tiny)
-    record.note(goals=compared)
-    for text in goals.lines(compared):
-        say(text)
-    if failed := record.failed(steps):
-        say(f"{len(failed)} cases failed or were interrupted: {'; '.join(failed)}")
-    say(f"all results are in {record.path}")
-    return status or (FAILED if failed else SUCCESS)
-
-
-def machine_of(settings: Settings) -> dict[str, Any]:
-    """Description of the machine.
-
-    Raises:
-        ValueError: the settings name a GPU and torch sees none.
-    """
-    import torch
-
     if settings.on_gpu and not torch.cuda.is_available():
         raise ValueError(
             f"torch {torch.__version__} sees no GPU: --device cpu --tiny tries the steps out"
         )
-    return describe_machine(settings.device)
-
-
-def key_of(machine: dict[str, Any], settings: Settings) -> str:
-    """Key of the record: device, versions, kernel sources, full or tiny sizes."""
-    sources = sorted((settings.root / "csrc").rglob("*.*"))
-    kernels = hashlib.sha256(b"\0".join(path.read_bytes() for path in sources)).hexdigest()[:12]
-    parts = [str(machine.get(name)) for name in KEY]
-    return "; ".join([*parts, f"csrc {kernels}", "tiny" if settings.tiny else "full size"])
-
-
-def _sizes(settings: Settings) -> dict[str, Any]:
-    return {
-        "device": settings.device,
-        "tiny": settings.tiny,
-        "encoders": settings.encoders,
-        "image": settings.image_hw,
-        "batches": settings.batches,
-        "rounds, warm-up": settings.rounds,
-    }
-
-
-def _commit(root: Path) -> str | None:
-    """The checkout's commit, with '+' if files are changed; None without git."""
-    command = ["git", "-C", str(root), "describe", "--always", "--dirty=+", "--exclude=*"]
+    machine = describe_machine(settings.device)
+    size = "tiny" if settings.tiny else "full size"
+    parts = [*(str(machine.get(name)) for name in KEY), f"csrc {kernels_key()}", size]
+    record = Record(settings.work / "results.json", "; ".join(parts))
+    record.note(
+        command=" ".join(sys.argv),
+        machine=machine,
+        commit=_commit(),
+        settings={k: v for k, v in asdict(settings).items() if k not in ("work", "deadline")},
+    )
+    status = 0
     try:
-        result = subprocess.run(command, capture_output=True, text=True)
-    except OSError:
-        return None
-    return result.stdout.strip() or None
+        for step in steps:
+            module: Any = import_module(f"gpu.{step}")
+            run_step(step, module.plan(settings), module.line, record, settings)
+    except Stopped as stopped:
+        print(stopped)
+        status = stopped.status
+    compared = goals.compare(record, settings.on_gpu and not settings.tiny)
+    record.note(goals=compared)
+    print(*goals.lines(compared), sep="\n")
+    if failed := record.failed(steps):
+        print(f"{len(failed)} cases failed or were interrupted: {'; '.join(failed)}")
+    print(f"all results are in {record.path}")
+    return status or (FAILED if failed else 0)
+
+
+def _commit() -> str:
+    """The checkout's commit, with '+' if files are changed; empty without git."""
+    command = "git describe --always --dirty=+ --exclude='*'"
+    done = subprocess.run(command, shell=True, cwd=ROOT, capture_output=True, text=True)
+    return done.stdout.strip()
+
+
+def run_step(step: str, plan: Cases, line: Line, record: Record, settings: Settings) -> None:
+    """Run the cases of a step that are not done yet and record each result.
+
+    Args:
+        step: name of the step.
+        plan: its cases.
+        line: one line that sums up a result.
+        record: where results are stored.
+        settings: hold the time limit.
+
+    Raises:
+        Stopped: the time limit is reached and cases are left, or the GPU is in an error state
+            that lasts as long as the process.
+    """
+    cases = record.to_do(step, plan, settings.keep_failed)
+    if before := len(plan) - len(cases):
+        print(f"{step}: {before} of {len(plan)} cases were run before")
+    for index, case in enumerate(cases):
+        start = time.monotonic()
+        if start > settings.deadline:
+            left = f"{step}: {len(cases) - index} cases are left; run it again"
+            raise Stopped(OUT_OF_TIME, f"the time limit is reached: {left}")
+        record.put(step, case, "begun")
+        text, outcome = _run_case(plan[case], line, settings)
+        seconds = time.monotonic() - start
+        record.put(step, case, seconds=round(seconds, 1), **outcome)
+        print(f"{step}: {case}: {text[:600]} [{seconds:.0f} s]")
+        gc.collect()
+        try:
+            settings.synchronize()
+            torch.cuda.empty_cache()  # does nothing without a GPU
+        except RuntimeError as error:
+            text = f"the GPU is usable again only in a new process: {step}: {case}: {error}"
+            raise Stopped(LOST, text) from None
+
+
+def _run_case(
+    case: Callable[[], dict[str, Any]], line: Line, settings: Settings
+) -> tuple[str, dict[str, Any]]:
+    """Run a case; returns a line about it, and its state with its result or its error."""
+    outcome: dict[str, Any] = {"state": "failed"}
+    try:
+        result = case()
+        errors = result.pop("errors", {})
+        outcome["result"] = result
+        settings.synchronize()
+        if errors:
+            raise RuntimeError("; ".join(f"{name}: {error}" for name, error in errors.items()))
+        return line(result), {**outcome, "state": "done"}
+    except Exception as error:  # the other cases still run
+        outcome["error"] = "".join(traceback.format_exception(error))[-4000:]
+        return f"FAILED: {type(error).__name__}: {error}", outcome

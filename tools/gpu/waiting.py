@@ -5,7 +5,7 @@ from __future__ import annotations
 import traceback
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -67,13 +67,7 @@ class _CountOnCPU(TorchDispatchMode):
         super().__init__()
         self.counts = counts
 
-    def __torch_dispatch__(
-        self,
-        func: Any,
-        types: Any,
-        args: tuple[Any, ...] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name = func.overloadpacket.__name__
         if name in _WAITING or (name.startswith("index") and _has_mask(args[1:])):
             self.counts[_calling_line()] += 1
@@ -88,10 +82,10 @@ def _has_mask(arguments: Any) -> bool:
 
 def _calling_line() -> str:
     """The innermost line of code of the packages in ``_ROOTS``, as 'file:line'."""
-    frames = [(_short(frame.filename), frame.lineno) for frame in traceback.extract_stack()[:-2]]
-    for name, number in reversed(frames):
+    for frame in reversed(traceback.extract_stack()[:-2]):
+        name = _short(frame.filename)
         if name.split("/")[0] in _ROOTS:
-            return f"{name}:{number}"
+            return f"{name}:{frame.lineno}"
     return "elsewhere"
 
 

@@ -4,26 +4,23 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+from gpu import ROOT
 from gpu.processes import run, tail
-from gpu.settings import Settings
+from gpu.settings import Cases, Settings
 
 FIRST = "tests/cuda/test_on_gpu.py"
 _COUNT = re.compile(r"(\d+) (passed|failed|errors?|skipped|deselected)")
 _FAILED = re.compile(r"^(?:FAILED|ERROR) (\S+)", re.MULTILINE)
 
 
-def plan(settings: Settings) -> dict[str, Callable[[], dict[str, Any]]]:
-    """The cases: the tests of the kernels, then all other tests that are marked ``cuda``."""
-    files = sorted(
-        path.relative_to(settings.root).as_posix()
-        for path in (settings.root / "tests").rglob("test_*.py")
-        if "mark.cuda" in path.read_text()
-    )
-    others = [file for file in files if file != FIRST]
+def plan(settings: Settings) -> Cases:
+    """The tests of the kernels, then all other tests that are marked ``cuda``."""
+    files = sorted((ROOT / "tests").rglob("test_*.py"))
+    marked = [str(path.relative_to(ROOT)) for path in files if "mark.cuda" in path.read_text()]
+    others = [file for file in marked if file != FIRST]
     return {
         "kernels": partial(_run, [FIRST], settings, "kernels"),
         "other tests marked cuda": partial(_run, others, settings, "others"),
@@ -31,18 +28,17 @@ def plan(settings: Settings) -> dict[str, Callable[[], dict[str, Any]]]:
 
 
 def _run(files: list[str], settings: Settings, name: str) -> dict[str, Any]:
-    """Run the tests of some files that are marked ``cuda``.
-
-    Raises:
-        ValueError: a test failed or, on a GPU, no test ran.
-    """
     command = [sys.executable, "-m", "pytest", "-q", "-m", "cuda", "-p", "no:cacheprovider", *files]
-    status, output = run(command, settings.work / "logs" / f"tests_{name}.log", settings)
+    status, output = run(command, settings.work / "logs" / f"tests_{name}.log")
     return read_result(status, output, settings.on_gpu)
 
 
 def read_result(status: int, output: str, on_gpu: bool) -> dict[str, Any]:
-    """Numbers of passed and skipped tests in pytest's output; raises like :func:`_run`."""
+    """Numbers of passed and skipped tests in pytest's output.
+
+    Raises:
+        ValueError: a test failed or, on a GPU, no test ran.
+    """
     counts = {kind.rstrip("s"): int(number) for number, kind in _COUNT.findall(tail(output, 2))}
     if failed := sorted(set(_FAILED.findall(output))):
         raise ValueError(f"{len(failed)} failed: {', '.join(failed)}\n{tail(output, 60)}")
@@ -52,5 +48,5 @@ def read_result(status: int, output: str, on_gpu: bool) -> dict[str, Any]:
 
 
 def line(result: dict[str, Any]) -> str:
-    """One line that sums up a result."""
+    """Numbers of tests by outcome."""
     return ", ".join(f"{number} {kind}" for kind, number in result.items())

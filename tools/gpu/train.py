@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import math
 import sys
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from gpu.processes import run, tail
-from gpu.settings import Settings
+from gpu import ROOT
+from gpu.processes import LIMIT, run, tail
+from gpu.settings import Cases, Settings
 from sparse_encoders.analysis.mim import cause, read_scalars
 from sparse_encoders.datasets import ShapesSettings, make_shapes_dataset
 
@@ -33,8 +33,8 @@ _TINY = [
 ]
 
 
-def plan(settings: Settings) -> dict[str, Callable[[], dict[str, Any]]]:
-    """The cases: bfloat16 and, on a GPU, float16, which MMEngine does not train on a CPU."""
+def plan(settings: Settings) -> Cases:
+    """The demo in bfloat16 and, on a GPU, float16, which MMEngine does not train on a CPU."""
     dtypes = WRAPPERS if settings.on_gpu else ("bfloat16",)
     return {f"demo, {dtype}": partial(_train, dtype, settings) for dtype in dtypes}
 
@@ -42,19 +42,18 @@ def plan(settings: Settings) -> dict[str, Callable[[], dict[str, Any]]]:
 def command_of(dtype: str, settings: Settings) -> list[str]:
     """Command line of the demo."""
     folder = settings.work / "train" / dtype
-    data = _few_images(settings) if settings.tiny else []
+    data = _few_images(settings.work / "train" / "shapes") if settings.tiny else []
     return [
-        *(sys.executable, str(settings.root / "tools" / "demo.py"), "--work-dir", str(folder)),
+        *(sys.executable, str(ROOT / "tools" / "demo.py"), "--work-dir", str(folder)),
         *("--gpus", str(int(settings.on_gpu)), "--pictures", "0", *data),
         *("--cfg-options", *WRAPPERS[dtype], *(_TINY if settings.tiny else [])),
     ]
 
 
-def _few_images(settings: Settings) -> list[str]:
+def _few_images(folder: Path) -> list[str]:
     """Draw six images; options of the demo that train on them."""
-    folder = settings.work / "train" / "shapes"
     make_shapes_dataset(folder, ShapesSettings(train=4, val=2, size=64))
-    config = settings.root / "mmdet_configs" / "dino" / "dino_lite0_focus_shapes.py"
+    config = ROOT / "mmdet_configs" / "dino" / "dino_lite0_focus_shapes.py"
     return [
         *("--config", str(config), "--images", str(folder / "images")),
         *("--train-json", str(folder / "train.json"), "--val-json", str(folder / "val.json")),
@@ -68,8 +67,13 @@ def _train(dtype: str, settings: Settings) -> dict[str, Any]:
         ValueError: the demo failed, or a loss is NaN or infinite.
     """
     log = settings.work / "logs" / f"train_{dtype}.log"
-    stop_after = TRAINING_SECONDS if settings.on_gpu else None
-    status, output = run(command_of(dtype, settings), log, settings, stop_after=stop_after)
+    limit = TRAINING_SECONDS if settings.on_gpu else LIMIT
+    status, output = 0, ""
+    try:
+        status, output = run(command_of(dtype, settings), log, seconds=limit)
+    except TimeoutError:
+        if not settings.on_gpu:
+            raise
     if status:
         raise ValueError(f"the demo ended with status {status}: {cause(tail(output, 40))}")
     return losses_of(settings.work / "train" / dtype)
@@ -100,7 +104,7 @@ def losses_of(folder: Path) -> dict[str, Any]:
 
 
 def line(result: dict[str, Any]) -> str:
-    """One line that sums up a result."""
+    """Iterations, their time and the losses."""
     ap = f", AP50 {result['AP50']:.3f}" if "AP50" in result else ""
     return (
         f"{result['iterations']} iterations of {result['seconds_an_iteration'] * 1e3:.0f} ms, "
