@@ -1,6 +1,6 @@
 """The CUDA kernels on the CPU: builds host_driver.cpp and calls it with tensors.
 
-The functions below have the operators' arguments and results; see sparse_encoders/ops.
+Inputs, and the levels' shapes where none are given, are those of cuda_cases.py.
 """
 
 from __future__ import annotations
@@ -11,25 +11,25 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
+import pytest
 import torch
+from cuda_cases import SHAPES, Shapes
 from torch import Tensor
 
-Shapes = Sequence[tuple[int, int]]
 HERE = Path(__file__).resolve().parent
 CUDA_SOURCES = HERE.parents[1] / "csrc" / "cuda"
 DTYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}
 
 
-def find_compiler() -> str | None:
-    """A C++ compiler of this machine, or None."""
-    return shutil.which("g++") or shutil.which("clang++")
+def find_compiler() -> str:
+    """A C++ compiler of this machine; the test is skipped if there is none."""
+    compiler = shutil.which("g++") or shutil.which("clang++")
+    return compiler or pytest.skip("no C++ compiler (g++ or clang++) was found")
 
 
 def compile_for_host(source: str, output: Path, *options: str) -> Path:
     """Compile a file of this folder, with the kernels, for the CPU."""
-    compiler = find_compiler()
-    assert compiler is not None
-    command = [compiler, "-std=c++17", "-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas"]
+    command = [find_compiler(), "-std=c++17", "-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas"]
     command += [f"-I{HERE / 'emulation'}", f"-I{CUDA_SOURCES}", *options]
     done = subprocess.run(
         [*command, "-o", str(output), str(HERE / source)], capture_output=True, text=True
@@ -75,86 +75,59 @@ class HostKernels:
         self.library.round_trip(DTYPES[narrow.dtype], ctypes.c_int64(wide.numel()), *pointers)
 
     def deformable_attention(
-        self, value: Tensor, shapes: Shapes, points: Tensor, offsets: Tensor, logits: Tensor
-    ) -> Tensor:
-        """As sparse_encoders.ops.deformable_attention."""
+        self, inputs: Sequence[Tensor], grad: Tensor | None = None, shapes: Shapes = SHAPES
+    ) -> list[Tensor]:
+        """Output of sparse_encoders.ops.deformable_attention and, with its gradient, the inputs'.
+
+        The gradients of value and reference points are float32.
+        """
+        value, points, offsets, logits = inputs
         batch, _, heads, channels = value.shape
         queries = offsets.shape[1]
-        output = torch.full((batch, queries, heads * channels), torch.nan, dtype=value.dtype)
-        counts = (*value.shape, queries, offsets.shape[4], len(shapes))
-        inputs = (value, points, offsets, logits)
         assert all(tensor.is_contiguous() for tensor in inputs)
-        _check(
-            self.library.deformable_forward(
-                DTYPES[value.dtype], DTYPES[offsets.dtype], _numbers(counts), _flat(shapes),
-                points.shape[-1], _pointers(inputs), ctypes.c_void_p(output.data_ptr()),
-            )
+        arguments = (
+            DTYPES[value.dtype], DTYPES[offsets.dtype],
+            _numbers((*value.shape, queries, offsets.shape[4], len(shapes))), _flat(shapes),
+            points.shape[-1], _pointers(inputs),
         )  # fmt: skip
-        return output
-
-    def deformable_attention_backward(
-        self, grad: Tensor, value: Tensor, shapes: Shapes, points: Tensor, offsets: Tensor,
-        logits: Tensor,
-    ) -> tuple[Tensor, ...]:  # fmt: skip
-        """Gradients of value and reference points (float32), offsets and logits."""
-        counts = (*value.shape, offsets.shape[1], offsets.shape[4], len(shapes))
-        results = (
+        output = torch.full((batch, queries, heads * channels), torch.nan, dtype=value.dtype)
+        _check(self.library.deformable_forward(*arguments, ctypes.c_void_p(output.data_ptr())))
+        if grad is None:
+            return [output]
+        grads = [
             torch.zeros(value.shape), torch.zeros(points.shape),
             torch.full_like(offsets, torch.nan), torch.full_like(logits, torch.nan),
-        )  # fmt: skip
-        inputs = (value, points, offsets, logits)
-        assert all(tensor.is_contiguous() for tensor in (grad, *inputs))
-        _check(
-            self.library.deformable_backward(
-                DTYPES[value.dtype], DTYPES[offsets.dtype], _numbers(counts), _flat(shapes),
-                points.shape[-1], _pointers(inputs), ctypes.c_void_p(grad.data_ptr()),
-                _pointers(results),
-            )
-        )  # fmt: skip
-        return results
+        ]  # fmt: skip
+        grad_pointer = ctypes.c_void_p(grad.data_ptr())
+        _check(self.library.deformable_backward(*arguments, grad_pointer, _pointers(grads)))
+        return [output, *grads]
 
     def key_aware_attention(
-        self, query: Tensor, key: Tensor, value: Tensor, shapes: Shapes, locations: Tensor
-    ) -> Tensor:
-        """As sparse_encoders.ops.key_aware_attention."""
-        batch, queries, heads, channels = query.shape
-        output = torch.full((batch, queries, heads * channels), torch.nan, dtype=value.dtype)
-        _check(
-            self.library.key_aware_forward(
-                DTYPES[value.dtype], DTYPES[locations.dtype],
-                _key_aware_counts(query, value, locations), _flat(shapes),
-                _numbers(locations.stride()), _pointers((query, key, value, locations)),
-                ctypes.c_void_p(output.data_ptr()),
-            )
-        )  # fmt: skip
-        return output
+        self, inputs: Sequence[Tensor], grad: Tensor | None = None
+    ) -> list[Tensor]:
+        """Output of sparse_encoders.ops.key_aware_attention and, with its gradient, the inputs'.
 
-    def key_aware_attention_backward(
-        self, grad: Tensor, query: Tensor, key: Tensor, value: Tensor, shapes: Shapes,
-        locations: Tensor,
-    ) -> tuple[Tensor, ...]:  # fmt: skip
-        """Gradients of query, key and value (float32), locations."""
-        results = (
+        The gradients of key and value are float32.
+        """
+        query, key, value, locations = inputs
+        batch, queries, heads, channels = query.shape
+        levels, points = locations.shape[3:5]
+        counts = (batch, value.shape[1], heads, channels, queries, points, levels)
+        arguments = (
+            DTYPES[value.dtype], DTYPES[locations.dtype], _numbers(counts), _flat(SHAPES),
+            _numbers(locations.stride()), _pointers(inputs),
+        )  # fmt: skip
+        output = torch.full((batch, queries, heads * channels), torch.nan, dtype=value.dtype)
+        _check(self.library.key_aware_forward(*arguments, ctypes.c_void_p(output.data_ptr())))
+        if grad is None:
+            return [output]
+        grads = [
             torch.full_like(query, torch.nan), torch.zeros(key.shape), torch.zeros(value.shape),
             torch.full(locations.shape, torch.nan, dtype=locations.dtype),
-        )  # fmt: skip
-        _check(
-            self.library.key_aware_backward(
-                DTYPES[value.dtype], DTYPES[locations.dtype],
-                _key_aware_counts(query, value, locations), _flat(shapes),
-                _numbers(locations.stride()), _pointers((query, key, value, locations)),
-                ctypes.c_void_p(grad.data_ptr()), _pointers(results),
-            )
-        )  # fmt: skip
-        return results
-
-
-def _key_aware_counts(
-    query: Tensor, value: Tensor, locations: Tensor
-) -> ctypes.Array[ctypes.c_int64]:
-    batch, queries, heads, channels = query.shape
-    levels, points = locations.shape[3:5]
-    return _numbers((batch, value.shape[1], heads, channels, queries, points, levels))
+        ]  # fmt: skip
+        grad_pointer = ctypes.c_void_p(grad.data_ptr())
+        _check(self.library.key_aware_backward(*arguments, grad_pointer, _pointers(grads)))
+        return [output, *grads]
 
 
 def _flat(shapes: Shapes) -> ctypes.Array[ctypes.c_int64]:

@@ -6,32 +6,28 @@ GPU's memory model and speed (test_on_gpu.py).
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
 from cuda_cases import (
+    CHANNELS,
     SHAPES,
-    assert_same,
+    check,
     deformable_inputs,
     key_aware_inputs,
     plain_deformable,
     plain_key_aware,
-    truth,
 )
 
-from sparse_encoders.ops import reference
-
 pytestmark = pytest.mark.slow
-CHANNELS = (16, 32, 64, 24, 5)  # three of their own layout, any multiple of 8, any at all
 
 
 @pytest.mark.parametrize("coordinates", [2, 4])
 @pytest.mark.parametrize("channels", CHANNELS)
 def test_deformable_attention(kernels, channels, coordinates):
-    value, *others = inputs = deformable_inputs(channels, coordinates)
-    grad = torch.randn(2, 37, 3 * channels)
-    output = kernels.deformable_attention(value, SHAPES, *others)
-    grads = kernels.deformable_attention_backward(grad, value, SHAPES, *others)
-    assert_same([output, *grads], truth(plain_deformable, inputs, grad))
+    inputs = deformable_inputs(channels, coordinates)
+    check(kernels.deformable_attention, plain_deformable, inputs)
 
 
 @pytest.mark.parametrize("key_is_value", [False, True])
@@ -39,10 +35,7 @@ def test_deformable_attention(kernels, channels, coordinates):
 def test_key_aware_attention(kernels, channels, key_is_value):
     query, key, value, locations = key_aware_inputs(channels)
     inputs = [query, value if key_is_value else key, value, locations]
-    grad = torch.randn(2, 37, 3 * channels)
-    output = kernels.key_aware_attention(*inputs[:3], SHAPES, locations)
-    grads = kernels.key_aware_attention_backward(grad, *inputs[:3], SHAPES, locations)
-    assert_same([output, *grads], truth(plain_key_aware, inputs, grad))
+    check(kernels.key_aware_attention, plain_key_aware, inputs)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
@@ -56,30 +49,21 @@ def test_half_types(kernels, channels, dtype, others):
     others = others or dtype
     value, *rest = deformable_inputs(channels, 4)
     inputs = [value.to(dtype), *(tensor.to(others) for tensor in rest)]
-    grad = torch.randn(2, 37, 3 * channels).to(dtype)
-    output = kernels.deformable_attention(inputs[0], SHAPES, *inputs[1:])
-    grads = kernels.deformable_attention_backward(grad, inputs[0], SHAPES, *inputs[1:])
+    output, *grads = check(kernels.deformable_attention, plain_deformable, inputs)
     assert output.dtype == dtype and grads[3].dtype == others
-    assert_same([output, *grads], truth(plain_deformable, inputs, grad))
 
     *features, locations = key_aware_inputs(channels)
     inputs = [*(tensor.to(dtype) for tensor in features), locations.to(others)]
-    output = kernels.key_aware_attention(*inputs[:3], SHAPES, inputs[3])
-    grads = kernels.key_aware_attention_backward(grad, *inputs[:3], SHAPES, inputs[3])
-    assert_same([output, *grads], truth(plain_key_aware, inputs, grad))
+    check(kernels.key_aware_attention, plain_key_aware, inputs)
 
 
 def test_expanded_locations_are_read_as_they_are(kernels):
     """One set of locations for all levels (stride 0), x and y not side by side."""
-    query, key, value, locations = key_aware_inputs()
+    *features, locations = key_aware_inputs()
     apart = locations[:, :, :, :1].movedim(-1, 0).contiguous().movedim(0, -1)
     expanded = apart.expand(-1, -1, -1, len(SHAPES), -1, -1)
     assert expanded.stride(3) == 0 and expanded.stride(5) != 1
-    grad = torch.randn(2, 37, 96)
-    got = kernels.key_aware_attention(query, key, value, SHAPES, expanded)
-    grads = kernels.key_aware_attention_backward(grad, query, key, value, SHAPES, expanded)
-    inputs = [query, key, value, expanded.contiguous()]
-    assert_same([got, *grads], truth(plain_key_aware, inputs, grad))
+    check(kernels.key_aware_attention, plain_key_aware, [*features, expanded])
 
 
 def test_locations_on_token_centres_and_borders(kernels):
@@ -96,28 +80,22 @@ def test_locations_on_token_centres_and_borders(kernels):
     value, _, offsets, logits = deformable_inputs(
         queries=points.shape[1], shapes=shapes, points=2, batch=1
     )
-    offsets = offsets.sign().round()  # whole tokens
-    grad = torch.randn(1, points.shape[1], 96)
-    output = kernels.deformable_attention(value, shapes, points, offsets, logits)
-    grads = kernels.deformable_attention_backward(grad, value, shapes, points, offsets, logits)
-    operator = lambda v, *rest: reference.deformable_attention(v, shapes, *rest)  # noqa: E731
-    assert_same([output, *grads], truth(operator, [value, points, offsets, logits], grad))
+    inputs = [value, points, offsets.sign().round(), logits]  # whole tokens
+    operator = partial(kernels.deformable_attention, shapes=shapes)
+    check(operator, partial(plain_deformable, shapes=shapes), inputs)
 
 
 def test_order_of_lanes_changes_nothing(kernels):
     """A lane that reads what another has not written yet would show here."""
-    value, *others = deformable_inputs()
-    query, key, features, locations = key_aware_inputs()
+    deformable, key_aware = deformable_inputs(), key_aware_inputs()
     grad = torch.randn(2, 37, 96)
     results = []
     for descending in (False, True):
         kernels.set_descending_lanes(descending)
-        results.append([
-            kernels.deformable_attention(value, SHAPES, *others),
-            *kernels.deformable_attention_backward(grad, value, SHAPES, *others),
-            kernels.key_aware_attention(query, key, features, SHAPES, locations),
-            *kernels.key_aware_attention_backward(grad, query, key, features, SHAPES, locations),
-        ])  # fmt: skip
+        results.append(
+            kernels.deformable_attention(deformable, grad)
+            + kernels.key_aware_attention(key_aware, grad)
+        )
     kernels.set_descending_lanes(False)
     added = (1, 2, 7, 8)  # by atomics, in another order
     for number, (a, b) in enumerate(zip(*results, strict=True)):
@@ -128,19 +106,12 @@ def test_order_of_lanes_changes_nothing(kernels):
 @pytest.mark.parametrize("points", [1, 40, 250])
 def test_few_and_many_locations(kernels, points, dtype):
     """Up to L * P = 1000; many of them leave room for one warp in a block, or for one group."""
-    grad = torch.randn(1, 3, 32).to(dtype)
     sizes = {"queries": 3, "points": points, "batch": 1, "heads": 1}
     value, *others = deformable_inputs(**sizes)
-    inputs = [value.to(dtype), *others]
-    output = kernels.deformable_attention(inputs[0], SHAPES, *others)
-    grads = kernels.deformable_attention_backward(grad, inputs[0], SHAPES, *others)
-    assert_same([output, *grads], truth(plain_deformable, inputs, grad))
-
-    query, key, value, locations = key_aware_inputs(**sizes)
-    inputs = [query.to(dtype), key.to(dtype), value.to(dtype), locations]
-    output = kernels.key_aware_attention(*inputs[:3], SHAPES, locations)
-    grads = kernels.key_aware_attention_backward(grad, *inputs[:3], SHAPES, locations)
-    assert_same([output, *grads], truth(plain_key_aware, inputs, grad))
+    check(kernels.deformable_attention, plain_deformable, [value.to(dtype), *others])
+    *features, locations = key_aware_inputs(**sizes)
+    inputs = [*(tensor.to(dtype) for tensor in features), locations]
+    check(kernels.key_aware_attention, plain_key_aware, inputs)
 
 
 def test_locations_agree_with_the_cpu_kernels_header(kernels):

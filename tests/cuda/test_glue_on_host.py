@@ -6,25 +6,25 @@ The schemas are taken from csrc/ops.cpp, so that both sides are held to the same
 from __future__ import annotations
 
 import re
+from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 
 import host_kernels
 import pytest
 import torch
 from cuda_cases import (
+    FLAT,
     SHAPES,
     assert_same,
+    check,
     deformable_inputs,
     key_aware_inputs,
     plain_deformable,
     plain_key_aware,
-    truth,
 )
 
 pytestmark = pytest.mark.slow
 LIBRARY = "sparse_encoders_on_host"
-FLAT = [side for shape in SHAPES for side in shape]
 
 
 def read_schemas() -> list[str]:
@@ -36,8 +36,6 @@ def read_schemas() -> list[str]:
 
 @pytest.fixture(scope="module")
 def ops(build_folder: Path):
-    if host_kernels.find_compiler() is None:
-        pytest.skip("no C++ compiler (g++ or clang++) was found")
     torch_folder = Path(torch.__file__).parent
     include = torch_folder / "include"
     options = [
@@ -56,12 +54,21 @@ def ops(build_folder: Path):
     for schema in schemas:
         definitions.define(schema)
     torch.ops.load_library(str(library))
-    names = [schema.split("(")[0] for schema in schemas]
-    yield SimpleNamespace(
-        **{name: getattr(torch.ops.sparse_encoders_on_host, name) for name in names}
-    )
+    yield torch.ops.sparse_encoders_on_host
     if hasattr(definitions, "_destroy"):
         definitions._destroy()  # an older torch does this when the last reference is gone
+
+
+def deformable(ops, inputs, grad):
+    value, *others = inputs
+    output = ops.deformable_attention(value, FLAT, *others)
+    return [output, *ops.deformable_attention_backward(grad, value, FLAT, *others)]
+
+
+def key_aware(ops, inputs, grad):
+    *features, locations = inputs
+    output = ops.key_aware_attention(*features, FLAT, locations)
+    return [output, *ops.key_aware_attention_backward(grad, *features, FLAT, locations)]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -69,50 +76,42 @@ def ops(build_folder: Path):
 def test_deformable_attention_of_any_mixture(ops, dtype, others):
     value, *rest = deformable_inputs(32, 4)
     inputs = [value.to(dtype), *(tensor.to(others) for tensor in rest)]
-    grad = torch.randn(2, 37, 96).to(dtype)
-    output = ops.deformable_attention(inputs[0], FLAT, *inputs[1:])
-    grads = ops.deformable_attention_backward(grad, inputs[0], FLAT, *inputs[1:])
-    assert output.dtype == dtype
-    assert [tensor.dtype for tensor in grads] == [dtype, others, others, others]
-    close = 8e-3 if torch.bfloat16 in (dtype, others) else 1e-3
-    assert_same([output, *grads], truth(plain_deformable, inputs, grad), close)
+    close = 8e-3 if dtype == torch.bfloat16 else 1e-3
+    results = check(partial(deformable, ops), plain_deformable, inputs, close)
+    assert [tensor.dtype for tensor in results] == [dtype, dtype, others, others, others]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 def test_key_aware_attention(ops, dtype):
     *features, locations = key_aware_inputs()
-    query, key, value = (tensor.to(dtype) for tensor in features)
     locations = locations[:, :, :, :1].expand(-1, -1, -1, len(SHAPES), -1, -1).double()
-    grad = torch.randn(2, 37, 96).to(dtype)
-    output = ops.key_aware_attention(query, key, value, FLAT, locations)
-    grads = ops.key_aware_attention_backward(grad, query, key, value, FLAT, locations)
-    assert [tensor.dtype for tensor in (output, *grads)] == [dtype] * 4 + [torch.float64]
-    expected = truth(plain_key_aware, [query, key, value, locations.contiguous()], grad)
-    assert_same([output, *grads], expected, 1e-3)
+    inputs = [*(tensor.to(dtype) for tensor in features), locations]
+    results = check(partial(key_aware, ops), plain_key_aware, inputs, 1e-3)
+    assert [tensor.dtype for tensor in results] == [dtype] * 4 + [torch.float64]
 
 
 def test_strided_inputs(ops):
-    inputs = deformable_inputs()
-    grad = torch.randn(2, 37, 1).expand(-1, -1, 96)
-    strided = [tensor.transpose(0, 1).contiguous().transpose(0, 1) for tensor in inputs]
-    assert not any(tensor.is_contiguous() for tensor in strided)
-    got = ops.deformable_attention(strided[0], FLAT, *strided[1:])
-    grads = ops.deformable_attention_backward(grad, strided[0], FLAT, *strided[1:])
-    assert_same([got, *grads], truth(plain_deformable, inputs, grad))
+    def strided(tensor, *dims):
+        found = tensor.transpose(*dims).contiguous().transpose(*dims)
+        assert not found.is_contiguous()
+        return found
+
+    def deformable_strided(inputs, grad):
+        grad = strided(grad, 0, 1)
+        return deformable(ops, [strided(tensor, 0, 1) for tensor in inputs], grad)
+
+    check(deformable_strided, plain_deformable, deformable_inputs())
     inputs = key_aware_inputs()
-    strided = [tensor.transpose(1, 2).contiguous().transpose(1, 2) for tensor in inputs]
-    got = ops.key_aware_attention(*strided[:3], FLAT, strided[3])
+    *features, locations = [strided(tensor, 1, 2) for tensor in inputs]
+    got = ops.key_aware_attention(*features, FLAT, locations)
     assert_same([got], [plain_key_aware(*(tensor.double() for tensor in inputs))])
 
 
 def test_no_queries(ops):
-    value, *others = deformable_inputs(queries=0)
-    output = ops.deformable_attention(value, FLAT, *others)
-    grads = ops.deformable_attention_backward(output, value, FLAT, *others)
+    grad = torch.zeros(2, 0, 96)
+    output, *grads = deformable(ops, deformable_inputs(queries=0), grad)
     assert output.shape == (2, 0, 96) and not grads[0].any()
-    query, key, value, locations = key_aware_inputs(queries=0)
-    output = ops.key_aware_attention(query, key, value, FLAT, locations)
-    grads = ops.key_aware_attention_backward(output, query, key, value, FLAT, locations)
+    output, *grads = key_aware(ops, key_aware_inputs(queries=0), grad)
     assert output.shape == (2, 0, 96) and not grads[1].any() and not grads[2].any()
 
 

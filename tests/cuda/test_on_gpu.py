@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 import torch
 from cuda_cases import (
+    CHANNELS,
+    FLAT,
     SHAPES,
     assert_same,
+    check,
     deformable_inputs,
     key_aware_inputs,
     plain_deformable,
     plain_key_aware,
-    truth,
 )
 from torch import Tensor
 
@@ -28,87 +32,72 @@ def why_skip() -> str | None:
 REASON = why_skip()
 pytestmark = [pytest.mark.cuda, pytest.mark.skipif(REASON is not None, reason=str(REASON))]
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
-FLAT = [side for shape in SHAPES for side in shape]
 
 
-def on_gpu(inputs: list[Tensor], dtype: torch.dtype = torch.float32) -> list[Tensor]:
-    """The first tensor in the dtype, as leaves on the GPU."""
-    first, *others = inputs
-    return [tensor.cuda().requires_grad_() for tensor in (first.to(dtype), *others)]
-
-
-def run(output: Tensor, inputs: list[Tensor], grad: Tensor) -> list[Tensor]:
+def deformable(inputs: Sequence[Tensor], grad: Tensor, backend: str = "fused") -> list[Tensor]:
     """Output and gradients, on the CPU."""
-    grads = torch.autograd.grad(output, inputs, grad.cuda())
+    value, *others = leaves = [tensor.cuda().requires_grad_() for tensor in inputs]
+    output = deformable_attention(value, SHAPES, *others, backend=backend)
+    grads = torch.autograd.grad(output, leaves, grad.cuda())
+    return [tensor.detach().cpu() for tensor in (output, *grads)]
+
+
+def key_aware(inputs: Sequence[Tensor], grad: Tensor) -> list[Tensor]:
+    """The same of query, key, value and locations; without a key, the value is the key."""
+    query, *others = leaves = [tensor.cuda().requires_grad_() for tensor in inputs]
+    key, value, locations = others[0], *others[-2:]
+    output = key_aware_attention(query, key, value, SHAPES, locations, backend="fused")
+    grads = torch.autograd.grad(output, leaves, grad.cuda())
     return [tensor.detach().cpu() for tensor in (output, *grads)]
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("coordinates", [2, 4])
-@pytest.mark.parametrize("channels", [16, 32, 64, 24, 5])
+@pytest.mark.parametrize("channels", CHANNELS)
 def test_deformable_attention(channels, coordinates, dtype):
-    inputs = on_gpu(deformable_inputs(channels, coordinates), dtype)
-    value, *others = inputs
-    grad = torch.randn(2, 37, 3 * channels).to(dtype)
-    output = deformable_attention(value, SHAPES, *others, backend="fused")
-    expected = truth(plain_deformable, [tensor.cpu() for tensor in inputs], grad)
-    assert_same(run(output, inputs, grad), expected)
+    value, *others = deformable_inputs(channels, coordinates)
+    check(deformable, plain_deformable, [value.to(dtype), *others])
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("key_is_value", [False, True])
-@pytest.mark.parametrize("channels", [16, 32, 64, 24, 5])
+@pytest.mark.parametrize("channels", CHANNELS)
 def test_key_aware_attention(channels, key_is_value, dtype):
     *features, locations = key_aware_inputs(channels)
-    query, key, value = (tensor.to(dtype).cuda().requires_grad_() for tensor in features)
-    locations = locations.cuda().requires_grad_()
-    used_key = value if key_is_value else key
-    inputs = [query, value, locations] if key_is_value else [query, key, value, locations]
-    grad = torch.randn(2, 37, 3 * channels).to(dtype)
-    output = key_aware_attention(query, used_key, value, SHAPES, locations, backend="fused")
-
-    def plain(*tensors: Tensor) -> Tensor:
-        return plain_key_aware(tensors[0], tensors[1], *tensors[-2:])
-
-    assert_same(run(output, inputs, grad), truth(plain, [x.detach().cpu() for x in inputs], grad))
+    query, key, value = (tensor.to(dtype) for tensor in features)
+    check(key_aware, plain_key_aware, [query, *[key] * (not key_is_value), value, locations])
 
 
 @pytest.mark.parametrize("points", [1, 40, 250])
 def test_few_and_many_locations(points):
-    inputs = on_gpu(deformable_inputs(queries=3, points=points))
-    grad = torch.randn(2, 3, 96)
-    output = deformable_attention(inputs[0], SHAPES, *inputs[1:], backend="fused")
-    expected = truth(plain_deformable, [tensor.cpu() for tensor in inputs], grad)
-    assert_same(run(output, inputs, grad), expected)
+    check(deformable, plain_deformable, deformable_inputs(queries=3, points=points))
 
 
 @pytest.mark.parametrize("awkward", [torch.nan, torch.inf, -1e30, 2.0**31])
 def test_far_and_non_finite_locations_sample_zeros(awkward):
-    value, points, offsets, logits = deformable_inputs()
+    value, points, offsets, logits = inputs = deformable_inputs()
     offsets[:, ::3, :, 1, 2, 0] = awkward
     expected = plain_deformable(value.double(), points, offsets, logits)
-    value, *others = on_gpu([value, points, offsets, logits])
-    output = deformable_attention(value, SHAPES, *others, backend="fused")
-    grads = torch.autograd.grad(output.sum(), [value, *others])
-    assert_same([output.detach().cpu()], [expected])
+    output, *grads = deformable(inputs, torch.ones(2, 37, 96))
+    assert_same([output], [expected])
     assert all(grad.isfinite().all() for grad in grads)
 
 
 @pytest.mark.skipif(not mmcv_has_cuda(), reason="MMCV was built without its CUDA operators")
 @pytest.mark.parametrize("coordinates", [2, 4])
 def test_mmcv_s_operator_gives_the_same(coordinates):
-    inputs = on_gpu(deformable_inputs(32, coordinates))
-    grad = torch.randn(2, 37, 96)
-    ours, theirs = (
-        run(deformable_attention(inputs[0], SHAPES, *inputs[1:], backend=backend), inputs, grad)
-        for backend in ("fused", "mmcv")
-    )
-    assert_same(ours, theirs, close=1e-5)
+    inputs, grad = deformable_inputs(32, coordinates), torch.randn(2, 37, 96)
+    assert_same(deformable(inputs, grad), deformable(inputs, grad, "mmcv"), close=1e-5)
+
+
+def on_gpu() -> list[Tensor]:
+    """Inputs of deformable attention, as leaves on the GPU."""
+    return [tensor.cuda().requires_grad_() for tensor in deformable_inputs()]
 
 
 def test_opcheck():
     operators = torch.ops.sparse_encoders
-    value, *others = on_gpu(deformable_inputs())
+    value, *others = on_gpu()
     query, key, features, locations = (tensor.cuda() for tensor in key_aware_inputs())
     torch.library.opcheck(operators.deformable_attention.default, (value, FLAT, *others))
     sample = (query.requires_grad_(), key, features, FLAT, locations)
@@ -116,7 +105,7 @@ def test_opcheck():
 
 
 def test_compile_fullgraph():
-    value, *others = on_gpu(deformable_inputs())
+    value, *others = on_gpu()
 
     def double(*tensors: Tensor) -> Tensor:
         return deformable_attention(tensors[0], SHAPES, *tensors[1:], backend="fused") * 2
@@ -126,7 +115,8 @@ def test_compile_fullgraph():
 
 
 def test_autocast_leaves_locations_in_float32():
-    value, *others = on_gpu(deformable_inputs(), torch.bfloat16)
+    value, *others = on_gpu()
+    value = value.bfloat16()
     with torch.autocast("cuda", torch.bfloat16):
         output = deformable_attention(value, SHAPES, *others, backend="fused")
     assert output.dtype == torch.bfloat16
