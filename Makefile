@@ -36,7 +36,7 @@ test: environment
 lint: environment
 	PATH="$(VENV)/bin:$$PATH" ruff check .
 	PATH="$(VENV)/bin:$$PATH" ruff format --check .
-	PATH="$(VENV)/bin:$$PATH" mypy sparse_encoders tools/gpu
+	PATH="$(VENV)/bin:$$PATH" mypy sparse_encoders tools/gpu tools/gpu_check.py
 
 docs: environment
 	PATH="$(VENV)/bin:$$PATH" NO_MKDOCS_2_WARNING=1 mkdocs build --strict --quiet
