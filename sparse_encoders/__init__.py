@@ -11,6 +11,7 @@ from sparse_encoders import compat  # first: what the stack needs before anythin
 from sparse_encoders import (
     attention,
     backbones,
+    configs,
     detectors,
     encoders,
     evaluation,
@@ -19,7 +20,6 @@ from sparse_encoders import (
     optimizers,
     selectors,
 )
-from sparse_encoders.configs import register_config_scope
 
 __version__ = "0.1.0"
 
@@ -28,6 +28,7 @@ __all__ = [
     "attention",
     "backbones",
     "compat",
+    "configs",
     "detectors",
     "encoders",
     "evaluation",
@@ -36,5 +37,3 @@ __all__ = [
     "optimizers",
     "selectors",
 ]
-
-register_config_scope()

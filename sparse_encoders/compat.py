@@ -1,19 +1,11 @@
 """Adaptations to the accepted versions of torch, MMEngine, MMCV and MMDetection.
 
-``prepare()`` runs when this module is imported, before the rest of this package. It does three
-things; each may be done twice, and does nothing if it is not needed:
-
-* ``declare_torchvision_schemas`` lets ``import torchvision`` succeed with a torch that
-  torchvision's binary operators were not built for.
-* ``let_mmengine_load`` makes ``torch.load(weights_only=True)`` accept MMEngine's own types while
-  MMEngine's loader reads a file, and only then.
-* ``check_versions`` raises an error if a package is missing or its version is out of range.
+Importing this module, before the rest of this package, runs ``check_versions``,
+``declare_torchvision_schemas`` and ``let_mmengine_load``. Only torch is imported at the top, so
+that the schemas are declared before timm or MMEngine's runner import torchvision.
 
 The functions at the end replace features that torch 2.1 lacks. They test for the feature, not for a
 version number.
-
-Only torch is imported at the top, so that the schemas are declared before timm or MMEngine's runner
-import torchvision.
 """
 
 from __future__ import annotations
@@ -22,9 +14,9 @@ import importlib
 import io
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from functools import cache, wraps
-from importlib.machinery import EXTENSION_SUFFIXES, ModuleSpec
+from contextlib import contextmanager, suppress
+from functools import cache
+from importlib.machinery import PathFinder
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
@@ -48,14 +40,14 @@ MMCV 2.1 and MMDetection 3.3 are OpenMMLab's; 2.3 and 3.5 are those of the maint
 (``onedl-mmcv``, ``onedl-mmdetection``), which has the same import names.
 """
 
-_TORCHVISION_SCHEMAS = {
-    "nms": "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
-    "qnms": "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
-}
+_TORCHVISION_SCHEMAS = (
+    "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
+    "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
+)
 _declared: list[torch.library.Library] = []  # kept, because freeing a Library removes its schemas
 
 
-def declare_torchvision_schemas() -> tuple[str, ...]:
+def declare_torchvision_schemas() -> None:
     """Declare the operators that ``import torchvision`` looks up, if they are missing.
 
     torchvision registers fake kernels for its operators when it is imported. Its binary part does
@@ -63,37 +55,19 @@ def declare_torchvision_schemas() -> tuple[str, ...]:
     package index); the import then fails with ``operator torchvision::nms does not exist``. With
     the schemas declared it succeeds; a call of such an operator still raises torchvision's own
     error.
-
-    Returns:
-        Names of the operators declared by this call; empty if torchvision is not installed, is
-        imported already, or has loadable operators.
     """
-    if "torchvision" in sys.modules:
-        return ()
     spec = find_spec("torchvision")
-    if spec is None or _load_torchvision_operators(spec):
-        return ()
-    missing = tuple(n for n in _TORCHVISION_SCHEMAS if not hasattr(torch.ops.torchvision, n))
-    if missing:
+    if spec is None or "torchvision" in sys.modules:
+        return
+    binary = PathFinder.find_spec("_C", spec.submodule_search_locations)
+    if binary is not None:
+        with suppress(OSError):  # as torchvision's own import does
+            torch.ops.load_library(binary.origin)
+    if not hasattr(torch.ops.torchvision, "nms"):
         library = torch.library.Library("torchvision", "FRAGMENT")
-        for name in missing:
-            library.define(_TORCHVISION_SCHEMAS[name])
+        for schema in _TORCHVISION_SCHEMAS:
+            library.define(schema)
         _declared.append(library)
-    return missing
-
-
-def _load_torchvision_operators(spec: ModuleSpec) -> bool:
-    """Load torchvision's binary operators as its own import does; False if that fails."""
-    for folder in spec.submodule_search_locations or ():
-        for suffix in EXTENSION_SUFFIXES:
-            library = Path(folder) / f"_C{suffix}"
-            if library.is_file():
-                try:
-                    torch.ops.load_library(library)
-                except OSError:
-                    return False
-                return hasattr(torch.ops.torchvision, "nms")
-    return False
 
 
 @contextmanager
@@ -130,17 +104,9 @@ def let_mmengine_load() -> None:
     """
     from mmengine.runner import checkpoint
 
-    def with_types(load: Callable[..., Any]) -> Callable[..., Any]:
-        @wraps(load)  # MMEngine's log names the loader
-        def loader(*arguments: Any, **settings: Any) -> Any:
-            with checkpoint_types():
-                return load(*arguments, **settings)
-
-        return loader
-
     register = checkpoint.CheckpointLoader.register_scheme
-    register("", with_types(checkpoint.load_from_local), force=True)
-    register(("http://", "https://"), with_types(checkpoint.load_from_http), force=True)
+    register("", checkpoint_types()(checkpoint.load_from_local), force=True)
+    register(("http://", "https://"), checkpoint_types()(checkpoint.load_from_http), force=True)
 
 
 @cache
@@ -167,16 +133,14 @@ def installed_version(package: str) -> str | None:
     """Version of an installed package, or None if it is not installed.
 
     Args:
-        package: import name, which is also the name it is distributed under.
+        package: import name.
     """
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        pass
     if find_spec(package) is None:
         return None
-    attribute = getattr(importlib.import_module(package), "__version__", None)
-    return None if attribute is None else str(attribute)
+    try:
+        return version(package)
+    except PackageNotFoundError:  # the fork's, which are distributed under other names
+        return getattr(importlib.import_module(package), "__version__", None)
 
 
 def check_versions() -> None:
@@ -200,13 +164,6 @@ def check_versions() -> None:
         raise ImportError(f"sparse_encoders: {', '.join(wrong)}; accepted: {ranges}")
 
 
-def prepare() -> None:
-    """Check the versions, then apply the other adaptations. Runs on import."""
-    check_versions()
-    declare_torchvision_schemas()
-    let_mmengine_load()
-
-
 def load_weights(path: str | Path, allowed: Sequence[type] = ()) -> Any:
     """Read a checkpoint onto the CPU, weights-only, MMEngine's own types included.
 
@@ -218,10 +175,10 @@ def load_weights(path: str | Path, allowed: Sequence[type] = ()) -> Any:
         pickle.UnpicklingError: the file holds other types.
         OSError, RuntimeError, EOFError: the file cannot be read.
     """
-    if _takes_names():
-        with checkpoint_types(allowed):
-            return torch.load(path, map_location="cpu", weights_only=True)
-    return read_weights_only(path, allowed)
+    if not _takes_names():
+        return read_weights_only(path, allowed)
+    with checkpoint_types(allowed):
+        return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def register_state_dict_post_hook(module: nn.Module, hook: Callable[..., None]) -> None:
@@ -232,7 +189,7 @@ def register_state_dict_post_hook(module: nn.Module, hook: Callable[..., None]) 
 
 def is_autocast_enabled(device: str) -> bool:
     """Whether autocast is on for a device type such as 'cpu' or 'cuda'."""
-    if _AUTOCAST_BY_DEVICE:
+    if hasattr(torch, "get_autocast_dtype"):  # added together with the device argument
         return torch.is_autocast_enabled(device)
     return torch.is_autocast_cpu_enabled() if device == "cpu" else torch.is_autocast_enabled()
 
@@ -273,16 +230,11 @@ def no_attention_fastpath() -> Iterator[None]:
         mha.set_fastpath_enabled(before)
 
 
-OutOfMemoryError: type[RuntimeError] = getattr(
-    torch, "OutOfMemoryError", torch.cuda.OutOfMemoryError
-)
-"""The error of torch for a device without free memory."""
-_AUTOCAST_BY_DEVICE = hasattr(
-    torch, "get_autocast_dtype"
-)  # added together with the device argument
-is_compiling: Callable[[], bool] = getattr(
-    torch.compiler, "is_compiling", getattr(torch._utils, "is_compiling", lambda: False)
-)
+is_compiling: Callable[[], bool] = (
+    torch.compiler if hasattr(torch.compiler, "is_compiling") else torch._utils
+).is_compiling
 """Whether the caller is being traced by ``torch.compile`` or ``torch.export``."""
 
-prepare()
+check_versions()
+declare_torchvision_schemas()
+let_mmengine_load()

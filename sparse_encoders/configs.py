@@ -1,7 +1,7 @@
 """Paths of the package's configs, and their names ``sparse_encoders::dino/....py``.
 
 As in OpenMMLab's packages, the configs are in the package's ``.mim`` folder: as files in a wheel,
-as links to ``mmdet_configs`` in a checkout.
+as links to ``mmdet_configs`` in a checkout. Importing this module lets MMEngine resolve the names.
 """
 
 from __future__ import annotations
@@ -11,10 +11,14 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from mmengine.config.utils import MODULE2PACKAGE
+
 SCOPE = "sparse_encoders"
-_COCO_NAME = re.compile(
-    r"(?P<detector>[^_]+)_(?P<backbone>[^_]+)_(?P<encoder>[^_]+)_\d+xb\d+-(?P<epochs>\d+)e_coco"
-)
+_COCO_NAME = re.compile(r"([^_]+)_([^_]+)_([^_]+)_\d+xb\d+-(\d+)e_coco")
+# MMEngine resolves "sparse_encoders::..." by its table of packages, and finds a package's folder
+# through its distribution, which is in another folder for an editable installation. This module's
+# name is no distribution, so MMEngine uses the module's own file, right for every installation.
+MODULE2PACKAGE[SCOPE] = __name__
 
 
 @dataclass(frozen=True)
@@ -75,23 +79,10 @@ def config_path(name: str) -> str:
 
 def coco_configs() -> list[CocoConfig]:
     """All configs for COCO, sorted by path."""
-    configs = []
-    for path in sorted(configs_folder().glob("*/*_coco.py")):
+    folder, configs = configs_folder(), []
+    for path in sorted(folder.glob("*/*_coco.py")):
         if match := _COCO_NAME.fullmatch(path.stem):
-            below = path.relative_to(configs_folder())
-            words = match["detector"], match["backbone"], match["encoder"]
-            configs.append(CocoConfig(below, *words, int(match["epochs"])))
+            detector, backbone, encoder, epochs = match.groups()
+            name = path.relative_to(folder)
+            configs.append(CocoConfig(name, detector, backbone, encoder, int(epochs)))
     return configs
-
-
-def register_config_scope() -> None:
-    """Let MMEngine resolve ``sparse_encoders::...``; runs when the package is imported.
-
-    MMEngine has a table of OpenMMLab's packages and finds a package's folder through its
-    distribution, which is in another folder for an editable installation. This module's name is
-    entered instead: it is not a distribution, so MMEngine uses the module's own file, which is
-    right for every installation.
-    """
-    from mmengine.config.utils import MODULE2PACKAGE
-
-    MODULE2PACKAGE[SCOPE] = __name__

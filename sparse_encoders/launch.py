@@ -26,7 +26,6 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-import sparse_encoders  # noqa: F401  (registers the package)
 from sparse_encoders.loading import find_config, read_config
 
 LAUNCHER_VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
@@ -59,20 +58,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("options", nargs=argparse.REMAINDER, help="of MMDetection's script")
     given = parser.parse_args(arguments)
     config, options = find_config(given.config), list(given.options)
-    if is_launched(options):
+    launched = all(name in os.environ for name in LAUNCHER_VARIABLES)
+    if launched and ("--launcher" not in options or "pytorch" in options):
         options += process_options(config, options)
-    script = Path(str(files("mmdet"))) / ".mim" / "tools" / f"{given.command}.py"
-    if not script.is_file():
-        raise FileNotFoundError(f"MMDetection has no script {script}")
+    script = files("mmdet") / ".mim" / "tools" / f"{given.command}.py"
     sys.argv = [str(script), str(config), *options]
     runpy.run_path(str(script), run_name="__main__")
-
-
-def is_launched(options: Sequence[str]) -> bool:
-    """Whether this is one of several processes, by torchrun's variables and ``--launcher``."""
-    if not all(name in os.environ for name in LAUNCHER_VARIABLES):
-        return False
-    return "--launcher" not in options or "pytorch" in options
 
 
 def process_options(config: Path, options: Sequence[str]) -> list[str]:

@@ -31,26 +31,9 @@ SCOPES = [
     if isinstance(registry, Registry) and registry is not MODELS
 ]
 
-__all__ = ["DETECTORS", "MODELS", "build_swappable", "lookup"]
+__all__ = ["DETECTORS", "MODELS", "build_swappable"]
 
 T = TypeVar("T")
-
-
-def lookup(name: object, base: type[T], setting: str) -> type[T]:
-    """The registered subclass of ``base`` that a config names.
-
-    Args:
-        name: the config's value, a name or the class itself.
-        base: class that it must be derived from.
-        setting: the config's key, for the error message.
-
-    Raises:
-        ValueError: no ``base`` is registered under that name; the message lists those that are.
-    """
-    kind = MODELS.get(name) if isinstance(name, str) else name
-    if isinstance(kind, type) and issubclass(kind, base):
-        return kind
-    raise ValueError(f"{setting} must be one of {sorted(_kinds(base))}, got {name!r}")
 
 
 def build_swappable(
@@ -71,7 +54,11 @@ def build_swappable(
     Raises:
         ValueError: an unknown type, or a setting that no part has.
     """
-    kind = lookup(config.get("type"), base, f"{setting}.type")
+    name = config.get("type")
+    kind = MODELS.get(name) if isinstance(name, str) else name
+    if not (isinstance(kind, type) and issubclass(kind, base)):
+        known = sorted(_kinds(base))
+        raise ValueError(f"{setting}.type must be one of {known}, got {name!r}")
     accepted = _settings(kind)
     used = {k: v for k, v in (ours or {}).items() if k in accepted}
     for key, value in config.items():

@@ -8,14 +8,9 @@ from typing import Any
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-_DRAWS = frozenset(
-    (
-        Tensor.uniform_,
-        Tensor.normal_,
-        nn.init.uniform_,
-        nn.init.normal_,
-        nn.init.kaiming_uniform_,
-    )
+_DRAWS = (
+    *(Tensor.uniform_, Tensor.normal_),
+    *(nn.init.uniform_, nn.init.normal_, nn.init.kaiming_uniform_),
 )
 
 

@@ -1,15 +1,15 @@
 """A safe reader of checkpoints for versions of torch without a list of allowed types.
 
 Every accepted torch has ``torch.load(weights_only=True)``, but only newer versions let a caller
-allow further types. This is such a reader for the others: pickle's reader in Python, restricted to
-names that are given, which sets the state of objects of these types only.
+allow further types. This reader for the others is pickle's reader in Python, restricted to given
+names; it calls these functions only and sets the state of objects of these types only.
 """
 
 from __future__ import annotations
 
 import importlib
 import pickle
-from collections import Counter, OrderedDict
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,6 +17,7 @@ from types import SimpleNamespace
 from typing import IO, Any, ClassVar
 
 import torch
+from torch import _weights_only_unpickler
 
 _Unpickler: Any = pickle._Unpickler
 _STATISTICS = ("min", "max", "current", "mean")
@@ -46,11 +47,7 @@ def mmengine_types() -> dict[str, Any]:
 
 
 def _statistic(owner: object, name: str) -> Any:
-    """Replacement of ``getattr`` in a checkpoint: returns a statistic of ``HistoryBuffer``.
-
-    Raises:
-        ValueError: for any other attribute or object.
-    """
+    """Replacement of ``getattr`` in a checkpoint: returns a statistic of ``HistoryBuffer``."""
     from mmengine.logging import HistoryBuffer
 
     if owner is not HistoryBuffer or name not in _STATISTICS:
@@ -72,12 +69,14 @@ def read_weights_only(path: str | Path, allowed: Sequence[type] = ()) -> Any:
         pickle.UnpicklingError: the file holds another type; the message names it.
         ValueError: NumPy values of another dtype.
     """
-    names = {**_of_torch(), **mmengine_types()}
-    names.update({"numpy.dtype": _plain_dtype, "_codecs.encode": _latin1, "builtins.set": set})
+    names: dict[str, Any] = dict(_weights_only_unpickler._get_allowed_globals())
+    names |= {str(v): v for v in vars(torch).values() if isinstance(v, torch.dtype)}
+    names |= mmengine_types()
+    names |= {"numpy.dtype": _plain_dtype, "_codecs.encode": _latin1, "builtins.set": set}
     names["collections.Counter"] = Counter  # of a schedule's milestones
     for name in ("getattr", "set"):
         names[f"__builtin__.{name}"] = names[f"builtins.{name}"]  # as protocol 2 writes it
-    names.update({f"{kind.__module__}.{kind.__name__}": kind for kind in allowed})
+    names |= {f"{kind.__module__}.{kind.__name__}": kind for kind in allowed}
     reader = type("Reader", (_Reader,), {"names": names})
 
     def load(file: IO[bytes], **settings: Any) -> Any:
@@ -87,29 +86,20 @@ def read_weights_only(path: str | Path, allowed: Sequence[type] = ()) -> Any:
     return torch.load(path, map_location="cpu", pickle_module=module, weights_only=False)
 
 
-def _of_torch() -> dict[str, Any]:
-    """Names that torch allows in a file of weights, and all its dtypes."""
-    from torch import _weights_only_unpickler as own
-
-    names = dict(own._get_allowed_globals())
-    names.update({str(v): v for v in vars(torch).values() if isinstance(v, torch.dtype)})
-    return names
-
-
 def _plain_dtype(name: str, align: bool = False, copy: bool = True) -> Any:
     """Replacement of ``numpy.dtype`` in a checkpoint."""
     import numpy as np
 
     made = np.dtype(name)
     if made.name not in _DTYPES:
-        raise ValueError(f"Weights only load failed: numpy.dtype({name!r})")
+        raise ValueError(f"{_REFUSED}numpy.dtype({name!r})")
     return made
 
 
 def _latin1(text: str, encoding: str) -> bytes:
     """Replacement of ``codecs.encode``, with which pickle's protocol 2 writes bytes."""
     if encoding != "latin1":
-        raise ValueError(f"Weights only load failed: text as {encoding}")
+        raise ValueError(f"{_REFUSED}text as {encoding}")
     return text.encode(encoding)
 
 
@@ -128,19 +118,17 @@ class _Reader(_Unpickler):
 
     def load_reduce(self) -> None:
         """Call a function, if it is one of the allowed ones."""
-        function = self.stack[-2]
-        if not any(function is allowed for allowed in self.names.values()):
-            raise pickle.UnpicklingError(f"{_REFUSED}Unsupported call of {function!r}")
+        self._check(self.stack[-2], "call of")
         super().load_reduce()
 
     def load_build(self) -> None:
         """Fill in an object's state, if its class is one of the allowed ones."""
-        owner = type(self.stack[-2])
-        if isinstance(self.stack[-2], type) or not (
-            owner is OrderedDict or any(owner is allowed for allowed in self.names.values())
-        ):
-            raise pickle.UnpicklingError(f"{_REFUSED}Unsupported state of {owner.__name__}")
+        self._check(type(self.stack[-2]), "state of")
         super().load_build()
+
+    def _check(self, used: object, use: str) -> None:
+        if not any(used is allowed for allowed in self.names.values()):
+            raise pickle.UnpicklingError(f"{_REFUSED}Unsupported {use} {used!r}")
 
     def load_refused(self) -> None:
         """Refuse what torch never writes: calls by older opcodes, and extension codes."""

@@ -18,7 +18,7 @@ from sparse_encoders.datasets import ShapesSettings, make_shapes_dataset
 
 ROOT = Path(__file__).parents[1]
 NAME = "dino_lite0_focus_shapes"
-WRAPPER = "model_wrapper_cfg.device_ids=None"
+PYTORCH = ["--launcher", "pytorch"]
 
 
 @pytest.fixture
@@ -41,29 +41,20 @@ def ran(monkeypatch):
     return actual
 
 
-def test_a_name_becomes_a_file_and_options_are_handed_on(ran, monkeypatch):
+def test_a_name_becomes_a_file_and_options_are_handed_on(ran, monkeypatch, capsys):
     monkeypatch.delenv("RANK", raising=False)
-    launch.main(["test", NAME, "a.pth", "--work-dir", "w", "--cfg-options", "model.num_queries=7"])
+    options = ["a.pth", "--work-dir", "w", "--cfg-options", "model.num_queries=7"]
+    launch.main(["test", NAME, *options])
     script, *arguments = ran[0]
     assert script.endswith("test.py") and Path(script).is_file()
-    assert arguments == [
-        *(config_path(NAME), "a.pth", "--work-dir", "w"),
-        *("--cfg-options", "model.num_queries=7"),
-    ]
-
-
-def test_mim_runs_the_same(ran, monkeypatch):
-    """Its PyTorch launcher says the local rank first."""
-    monkeypatch.delenv("RANK", raising=False)
-    for command in ("train", "test"):
+    assert arguments == [config_path(NAME), *options]
+    for command in ("train", "test"):  # by mim, whose launcher says the local rank first
         sys.argv = ["script", "--local-rank=0", NAME, "--launcher", "none"]
         script = ROOT / "sparse_encoders" / ".mim" / "tools" / f"{command}.py"
         exec(compile(script.read_text(), script, "exec"), {"__name__": "__main__"})
         assert ran[-1][0].endswith(f"{command}.py")
         assert ran[-1][1:] == [config_path(NAME), "--launcher", "none"]
-
-
-def test_an_unknown_name_and_a_missing_one_are_refused(ran, capsys):
+    del ran[:]
     with pytest.raises(ValueError, match=r"similar: .*dino_lite0_focus_shapes"):
         launch.main(["train", "dino_lite0_fokus_shapes"])
     with pytest.raises(SystemExit):
@@ -71,34 +62,25 @@ def test_an_unknown_name_and_a_missing_one_are_refused(ran, capsys):
     assert "CONFIG" in capsys.readouterr().err and not ran
 
 
-def test_a_launched_process_joins_its_group(ran, joined):
-    launch.main(["train", NAME])
-    assert joined == ["gloo"]
-    assert ran[0][2:4] == ["--launcher", "pytorch"] and ran[0][-1] == WRAPPER
-
-
-@pytest.mark.parametrize("missing", launch.LAUNCHER_VARIABLES)
-def test_without_a_launcher_nothing_happens(ran, joined, monkeypatch, missing):
-    monkeypatch.delenv(missing)
-    launch.main(["train", NAME])
-    assert joined == [] and len(ran[0]) == 2
-
-
-def test_another_launcher_is_left_alone(ran, joined):
-    launch.main(["train", NAME, "--launcher", "slurm"])
-    assert joined == [] and ran[0][2:] == ["--launcher", "slurm"]
-
-
-def test_with_cuda_it_is_mmengines_business(ran, joined, monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    launch.main(["train", NAME])
-    assert joined == [] and ran[0][2:] == ["--launcher", "pytorch"]
-
-
-def test_a_group_that_exists_is_left_alone(ran, joined, monkeypatch):
-    monkeypatch.setattr(launch.dist, "is_initialized", lambda: True)
-    launch.main(["train", NAME])
-    assert joined == [] and WRAPPER in ran[0]
+@pytest.mark.parametrize(
+    ("gpu", "exists", "missing", "options", "groups", "added"),
+    [
+        (False, False, "", [], ["gloo"], [*PYTORCH, *launch._ON_CPU]),
+        (False, True, "", [], [], [*PYTORCH, *launch._ON_CPU]),
+        (True, False, "", [], [], PYTORCH),  # MMEngine joins it
+        (False, False, "", ["--launcher", "slurm"], [], []),
+        *((False, False, name, [], [], []) for name in launch.LAUNCHER_VARIABLES),
+    ],
+)
+def test_one_of_several_processes_joins_its_group_without_a_gpu(
+    ran, joined, monkeypatch, gpu, exists, missing, options, groups, added
+):
+    monkeypatch.delenv(missing, raising=False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+    monkeypatch.setattr(launch.dist, "is_initialized", lambda: exists)
+    launch.main(["train", NAME, *options])
+    assert joined == groups
+    assert ran[0][2:] == [*options, *added]
 
 
 @pytest.mark.parametrize(
@@ -112,7 +94,7 @@ def test_what_wraps_the_model_otherwise_stays(ran, joined, tmp_path, own):
     config = tmp_path / "own.py"
     config.write_text(f"_base_ = {config_path(NAME)!r}\n{own}\n")
     launch.main(["train", str(config)])
-    assert joined == ["gloo"] and WRAPPER not in ran[0]
+    assert joined == ["gloo"] and ran[0][2:] == PYTORCH
 
 
 SHORT = (

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from sparse_encoders.backbones.weights import fit_to_model, read_weights
-from sparse_encoders.compat import OutOfMemoryError
 from sparse_encoders.registry import MODELS
 
 _NORMS = (_BatchNorm, nn.LayerNorm, nn.GroupNorm)
@@ -120,7 +119,7 @@ class TimmBackbone(BaseModule):
         try:
             maps = self.body(padded)
         except (AssertionError, RuntimeError) as error:
-            if isinstance(error, OutOfMemoryError):
+            if isinstance(error, torch.cuda.OutOfMemoryError):
                 raise
             raise ValueError(
                 f"timm's {self.model_name!r} cannot take images of {tuple(padded.shape)}: {error}. "
