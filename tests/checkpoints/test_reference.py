@@ -15,7 +15,8 @@ import torch
 
 from reference import all_checks
 from reference.checks import close, equal, same_sets, verify
-from reference.focus import build_focus_encoder, fixture_tokens
+from reference.focus import build_focus_encoder
+from reference.parts import fixture_tokens
 from reference.seeded import seeded, uniform
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
@@ -83,9 +84,7 @@ def released_numbers_of_a_small_batch(tmp_path):
     total = sum(h * w for h, w in FOCUS["levels"])
     data["config"] = np.array(json.dumps(config))
     data["memory_token_index"] = np.arange(0, total, 3)
-    encoder, detector, level_embed = build_focus_encoder(
-        config, json.loads(str(data["param_shapes"]))
-    )
+    encoder, detector, level_embed = build_focus_encoder(data, config)
     grid = replace(fixture_tokens(config, level_embed), max_valid=None)
     with torch.no_grad():
         output = encoder(grid, detector)

@@ -19,17 +19,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 TOLERANCE = 1e-4  # relative, float32
+TIE = 1e-6  # of the scores' range
 
 
 @dataclass(frozen=True)
 class Check:
-    """One compared quantity.
-
-    Attributes:
-        name: what was compared.
-        passed: whether it agrees.
-        detail: the difference that was seen, for people.
-    """
+    """One compared quantity, whether it agrees, and the difference that was seen, for people."""
 
     name: str
     passed: bool
@@ -75,14 +70,14 @@ def close(name: str, ours: Tensor, reference: NDArray[Any], tolerance: float = T
     """Largest difference over the reference's largest magnitude."""
     expected = torch.from_numpy(np.asarray(reference)).double()
     if ours.shape != expected.shape:
-        return Check(name, False, f"shape {tuple(ours.shape)}, expected {tuple(expected.shape)}")
+        return equal(name, ours, reference)
     scale = expected.abs().max().clamp(min=1e-12)
     error = float((ours.double() - expected).abs().max() / scale)
     return Check(name, error <= tolerance, f"relative difference {error:.1e}")
 
 
 def equal(name: str, ours: Tensor, reference: NDArray[Any]) -> Check:
-    """Exactly the same values."""
+    """Exactly the same values in the same shape."""
     expected = torch.from_numpy(np.asarray(reference))
     if ours.shape != expected.shape:
         return Check(name, False, f"shape {tuple(ours.shape)}, expected {tuple(expected.shape)}")
@@ -90,22 +85,20 @@ def equal(name: str, ours: Tensor, reference: NDArray[Any]) -> Check:
     return Check(name, different == 0, f"{different} of {expected.numel()} differ")
 
 
-def same_sets(
-    name: str, ours: Tensor, reference: NDArray[Any], scores: Tensor, tie: float = 1e-6
-) -> Check:
+def same_sets(name: str, ours: Tensor, reference: NDArray[Any], scores: Tensor) -> Check:
     """(B, K) index sets that agree but for ties in (B, N) ``scores``.
 
     An index may be swapped for another only where both score the same as the
-    last one kept, within ``tie`` of the scores' range.
+    last one kept, within ``TIE``.
     """
     expected = torch.from_numpy(np.asarray(reference))
     if ours.shape != expected.shape:
-        return Check(name, False, f"shape {tuple(ours.shape)}, expected {tuple(expected.shape)}")
+        return equal(name, ours, reference)
     swapped, wrong = 0, 0
     for mine, theirs, score in zip(ours, expected, scores, strict=True):
         odd = set(mine.tolist()) ^ set(theirs.tolist())
         last = score[theirs].min()
-        slack = tie * (score.max() - score.min()).clamp(min=1e-12)
+        slack = TIE * (score.max() - score.min()).clamp(min=1e-12)
         swapped += len(odd)
         wrong += sum(bool((score[i] - last).abs() > slack) for i in odd)
     return Check(name, wrong == 0, f"{swapped} swapped, {wrong} of them not by a tie")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from typing import Any
 
@@ -10,7 +9,8 @@ import torch
 from torch import Tensor
 
 from reference.checks import Check, Fixture, checks, close
-from reference.seeded import seeded, uniform
+from reference.parts import released_state
+from reference.seeded import uniform
 from sparse_encoders.attention import KeyAwareDeformableAttention
 
 _TOLERANCE = 1e-9  # relative, of what the fixture holds in float64
@@ -20,7 +20,16 @@ _TOLERANCE_STORED = 1e-6  # of what it holds in float32
 @checks("key_aware_attention")
 def check_key_aware_attention(fixture: Fixture, config: dict[str, Any]) -> list[Check]:
     """Output and gradients of a seeded :class:`KeyAwareDeformableAttention`."""
-    attention = _build(config, json.loads(str(fixture["param_shapes"])))
+    attention = KeyAwareDeformableAttention(
+        embed_dims=config["embed_dim"],
+        num_heads=config["num_heads"],
+        num_levels=len(config["spatial_shapes"]),
+        num_points=config["num_points"],
+        same_locations_on_every_level=config["same_locations_on_every_level"],
+        separate_key_projection=config["separate_key_projection"],
+    )
+    attention.load_state_dict(released_state(fixture, config))
+    attention.double().eval()
     query, source, reference_points, grad = _inputs(config)
     with torch.enable_grad():
         query.requires_grad_()
@@ -42,28 +51,12 @@ def check_key_aware_attention(fixture: Fixture, config: dict[str, Any]) -> list[
     for name, ours in actual.items():
         if name not in fixture:
             continue
-        stored_wide = fixture[name].dtype.itemsize == 8
-        tolerance = _TOLERANCE if stored_wide else _TOLERANCE_STORED
+        tolerance = _TOLERANCE if fixture[name].dtype.itemsize == 8 else _TOLERANCE_STORED
         if ours is None:
             results.append(Check(name, False, "no gradient arrived"))
         else:
             results.append(close(name, ours, fixture[name], tolerance))
     return results
-
-
-def _build(config: dict[str, Any], shapes: dict[str, list[int]]) -> KeyAwareDeformableAttention:
-    """The attention of the configuration with the seeded weights, in float64."""
-    attention = KeyAwareDeformableAttention(
-        embed_dims=config["embed_dim"],
-        num_heads=config["num_heads"],
-        num_levels=len(config["spatial_shapes"]),
-        num_points=config["num_points"],
-        same_locations_on_every_level=config["same_locations_on_every_level"],
-        separate_key_projection=config["separate_key_projection"],
-    )
-    weights = {n: torch.from_numpy(seeded(n, s, config["seed"])) for n, s in shapes.items()}
-    attention.load_state_dict(weights)
-    return attention.double().eval()
 
 
 def _inputs(config: dict[str, Any]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -85,11 +78,7 @@ def _inputs(config: dict[str, Any]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 
 def _padding(config: dict[str, Any], source: Tensor) -> Tensor | None:
-    """(B, N) padding mask from words such as 'image 1, every 9th token'; None without any.
-
-    Raises:
-        ValueError: other words.
-    """
+    """(B, N) padding mask from words such as 'image 1, every 9th token'; None without any."""
     text = str(config.get("padding") or "none")
     if text == "none":
         return None

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from reference.checks import Check, Fixture, checks, close
-from reference.focus import fixture_tokens
+from reference.parts import encoder_settings, fixture_tokens
 from reference.seeded import seeded_state
 from sparse_encoders.checkpoints.conversion import one_set_per_level
 from sparse_encoders.checkpoints.names import LITE_ENCODER, rename, under
@@ -22,38 +22,19 @@ UNUSED = ("self_attn.query_proj.", "self_attn.key_proj.")
 
 def build_encoder(config: dict[str, Any]) -> LiteDETREncoder:
     """The encoder that a fixture's settings describe."""
-    dims, levels = config["embed_dim"], len(config["spatial_shapes"])
-    key_aware = config["key_aware"]
+    names = ("same_locations_on_every_level", "separate_key_projection")
     return LiteDETREncoder(
-        num_layers=config["num_layers"],
-        num_levels=levels,
-        layer_cfg=dict(
-            self_attn_cfg=dict(
-                embed_dims=dims,
-                num_heads=config["num_heads"],
-                num_points=config["num_points"],
-            ),
-            ffn_cfg=dict(embed_dims=dims, feedforward_channels=config["ffn_dim"]),
-        ),
+        **encoder_settings(config),
         blocks=config["blocks"],
         high_levels=config["high_levels"],
         small_low_level_ffn=config["small_low_level_ffn"],
-        attention="key_aware" if key_aware else "plain",
-        key_aware=dict(
-            same_locations_on_every_level=config["same_locations_on_every_level"],
-            separate_key_projection=config["separate_key_projection"],
-        )
-        if key_aware
-        else None,
+        attention="key_aware" if config["key_aware"] else "plain",
+        key_aware={name: config[name] for name in names} if config["key_aware"] else None,
     ).eval()
 
 
 def lite_state(released: dict[str, Tensor], config: dict[str, Any]) -> dict[str, Tensor]:
-    """An interleaved encoder's state dict of the released names and values.
-
-    A plain attention gets a set of offsets for each level, see
-    :func:`one_set_per_level`.
-    """
+    """The encoder's state dict; a plain attention gets a set of offsets for each level."""
     state, _ = rename(released, LITE_ENCODER)
     encoder = under(state, "encoder.")
     if config["key_aware"]:

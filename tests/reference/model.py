@@ -14,7 +14,8 @@ from mmdet.structures import DetDataSample
 from torch import Tensor
 
 from reference.checks import Check, Fixture, checks
-from reference.seeded import seeded_input, seeded_state, uniform
+from reference.parts import released_state
+from reference.seeded import seeded_input, uniform
 from reference.ties import FirstStageScores
 from sparse_encoders.checkpoints.conversion import convert, load_converted
 from sparse_encoders.checkpoints.released import model_config
@@ -34,28 +35,14 @@ def check_model(fixture: Fixture, config: dict[str, Any]) -> list[Check]:
     other order. The detail then says how many agree as computed, and how many with
     which proposals swapped.
     """
-    family, seed = str(fixture["family"]), int(fixture["seed"].item())
+    released = released_state(fixture, {"seed": int(fixture["seed"].item())})
     shapes = json.loads(str(fixture["param_shapes"]))
-    aliases = json.loads(str(fixture["aliases"])) if "aliases" in fixture else {}
-    released = seeded_state(shapes, seed, aliases)
-    return compare_detections(released_model(family, config, shapes, released), fixture, config)
+    model = released_model(str(fixture["family"]), config, shapes, released)
+    return compare_detections(model, fixture, config)
 
 
 def compare_detections(model: Any, fixture: Fixture, config: Mapping[str, Any]) -> list[Check]:
-    """Detections of a built model beside a fixture's, see :func:`check_model`.
-
-    Args:
-        model: a detector of this package in eval mode.
-        fixture: of kind 'model'.
-        config: its settings.
-    """
-    expected = [
-        {
-            name: torch.from_numpy(np.asarray(fixture[f"{name}_image{index}"]))
-            for name in ("boxes", "scores", "labels")
-        }
-        for index in range(len(config["image_shapes"]))
-    ]
+    """Detections of a built model in eval mode beside a fixture's, see :func:`check_model`."""
     batch, samples = fixture_images(config, int(fixture["seed"].item()))
     features = model.extract_feat(batch)
 
@@ -65,7 +52,7 @@ def compare_detections(model: Any, fixture: Fixture, config: Mapping[str, Any]) 
             **model.forward_transformer(features, fed), batch_data_samples=fed, rescale=True
         )
         actual = model.add_pred_to_datasample(fed, head)
-        return [agreement(f, w) for f, w in zip(actual, expected, strict=True)]
+        return [agreement(sample, fixture, image) for image, sample in enumerate(actual)]
 
     if not model.as_two_stage:
         return [result.check(index) for index, result in enumerate(compare())]
@@ -78,8 +65,7 @@ def compare_detections(model: Any, fixture: Fixture, config: Mapping[str, Any]) 
     for image in range(len(results)):
         results, gaps = settle_ties(image, results, compare, scores, model.num_queries)
         swapped.append(gaps)
-    images = enumerate(zip(computed, results, swapped, strict=True))
-    return [raw.check(index, after, gaps) for index, (raw, after, gaps) in images]
+    return [raw.check(i, results[i], swapped[i]) for i, raw in enumerate(computed)]
 
 
 def settle_ties(
@@ -89,14 +75,14 @@ def settle_ties(
     scores: FirstStageScores,
     num_queries: int,
 ) -> tuple[list[Agreement], list[str]]:
-    """The results again with proposals swapped that only rounding ranks, while that helps.
+    """All images' results with proposals swapped that only rounding ranks, while that helps.
 
     A swap moves every detection a little, as all queries attend to each other: what a
     swap is worth shows in the distance of all detections, not in how many agree.
 
     Args:
-        image: index of the image; one that passes is left as it is.
-        results: of all images, with the swaps made so far.
+        image: the one to settle; if it passes, nothing is swapped.
+        results: with the swaps made so far.
         compare: compares all images again.
         scores: of the first stage; keeps the swaps that helped.
         num_queries: proposals that are kept.
@@ -128,11 +114,7 @@ def released_model(
     shapes: Mapping[str, Sequence[int]],
     released: Mapping[str, Tensor],
 ) -> Any:
-    """A detector with released weights, in eval mode.
-
-    Raises:
-        ValueError: an unknown family, or weights that do not fit the model.
-    """
+    """A detector with released weights, in eval mode; ValueError if they do not fit."""
     settings = model_config(family, config, shapes)
     model = load_converted(settings, convert(released, family, settings).state)
     if family == "focus_dino":
@@ -155,15 +137,9 @@ def fixture_images(config: Mapping[str, Any], seed: int) -> tuple[Tensor, list[D
         pixels = torch.from_numpy(255 * uniform("image", (3, height, width), seed)).float()
         mean, std = (torch.tensor(config[k]).view(3, 1, 1) for k in ("mean", "std"))
         batch = ((pixels - mean) / std).unsqueeze(0)
+    common = dict(batch_input_shape=(height, width), scale_factor=(1.0, 1.0))
     samples = [
-        DetDataSample(
-            metainfo=dict(
-                img_shape=shape,
-                ori_shape=shape,
-                batch_input_shape=(height, width),
-                scale_factor=(1.0, 1.0),
-            )
-        )
+        DetDataSample(metainfo=dict(img_shape=shape, ori_shape=shape, **common))
         for shape in image_shapes
     ]
     return batch, samples
@@ -198,9 +174,8 @@ class Agreement:
 
         Args:
             image: index of the image.
-            after: the agreement with tied proposals swapped, which decides; None: nothing
-                could be swapped.
-            swapped: the gaps of the proposals that were; none: ``after`` is not mentioned.
+            after: the agreement with tied proposals swapped, which decides.
+            swapped: the gaps of the proposals that were.
         """
         final = after or self
         raw = f"{self.matched} of {self.expected} detections"
@@ -213,16 +188,20 @@ class Agreement:
         return Check(f"image {image}", final.passed, detail)
 
 
-def agreement(actual: DetDataSample, expected: Mapping[str, Tensor]) -> Agreement:
+def agreement(actual: DetDataSample, fixture: Fixture, image: int) -> Agreement:
     """Compare an image's detections with the reference's, see :class:`Agreement`."""
+    boxes, scores, labels = (
+        torch.from_numpy(np.asarray(fixture[f"{name}_image{image}"]))
+        for name in ("boxes", "scores", "labels")
+    )
     ours = actual.pred_instances
     height, width = actual.img_shape
     limit = torch.tensor([width, height, width, height])
     # MMDetection clips boxes to the image, some releases do not
-    boxes = torch.minimum(expected["boxes"].clamp(min=0), limit)
+    boxes = torch.minimum(boxes.clamp(min=0), limit)
     apart = (ours.bboxes[None] - boxes[:, None]).abs().amax(-1) / PIXELS
-    apart = apart.maximum((ours.scores[None] - expected["scores"][:, None]).abs() / SCORE)
-    apart = apart.masked_fill(ours.labels[None] != expected["labels"][:, None], FAR)
+    apart = apart.maximum((ours.scores[None] - scores[:, None]).abs() / SCORE)
+    apart = apart.masked_fill(ours.labels[None] != labels[:, None], FAR)
     near, matched = apart <= 1, 0
     for row in near:
         candidates = row.nonzero().flatten()

@@ -10,13 +10,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from reference.checks import Check, Fixture, checks, close, equal, same_sets
-from reference.focus import fixture_tokens
-from reference.seeded import seeded_state
+from reference.checks import TIE, Check, Fixture, checks, close, equal, same_sets
+from reference.parts import (
+    encoder_settings,
+    fixture_tokens,
+    lent_parts,
+    released_state,
+    same_memory,
+)
 from sparse_encoders.checkpoints.names import SPARSE_ENCODER, rename, under
-from sparse_encoders.contracts import DetectorParts
 from sparse_encoders.encoders import EncoderOutput, SparseDETREncoder
-from sparse_encoders.selectors.projection import TokenProjection
 from sparse_encoders.supervision.decoder_attention import (
     attention_labels,
     attention_share,
@@ -28,33 +31,31 @@ from sparse_encoders.supervision.decoder_attention import (
 @checks("sparse_encoder")
 def check_sparse_encoder(fixture: Fixture, config: dict[str, Any]) -> list[Check]:
     """Token scores, kept tokens, memory and auxiliary predictions of the released encoder."""
-    released = _released_state(fixture, config)
+    released = released_state({**_aliases(fixture, config), **fixture}, config)
     state, _ = rename(released, SPARSE_ENCODER)
-    encoder = _encoder(config)
+    encoder = SparseDETREncoder(
+        **encoder_settings(config),
+        num_classes=config["num_classes"],
+        selector=dict(keep_ratio=config["keep_ratio"], test_count="batch"),
+    ).eval()
     encoder.load_state_dict(under(state, "encoder."))
-    projection = TokenProjection(config["embed_dim"])
-    projection.fc.load_state_dict(under(state, "memory_trans_fc."))
-    projection.norm.load_state_dict(under(state, "memory_trans_norm."))
-
     tokens = fixture_tokens(config, state["level_embed"])
     refined: list[Tensor] = []
     for layer in encoder.layers:  # kept by the encoder itself in training only
         layer.register_forward_hook(lambda module, args, output: refined.append(output))
-    output = encoder(tokens, DetectorParts(projection))
-    assert output.selection is not None
-    expected = torch.from_numpy(fixture["num_kept"]).long()
+    output = encoder(tokens, lent_parts(state))
+    chosen, padding = output.selection, output.tokens.padding_mask
+    assert chosen is not None
+    released_counts = torch.from_numpy(fixture["num_kept"]).long()
     # at ratio 1 the released count is one more than there are tokens
-    counts = torch.minimum(expected, tokens.num_valid())
+    counts = torch.minimum(released_counts, tokens.num_valid())
+    # and made the released code write into padding
+    beyond = (released_counts > tokens.num_valid()).unsqueeze(1)
     results = [
-        close("score", output.selection.scores, fixture["score"]),
-        equal("num_kept", output.selection.groups[0].num_foreground, counts.numpy()),
-        same_sets(
-            "kept_index",
-            output.layers[0].indices,
-            fixture["kept_index"],
-            output.selection.scores,
-        ),
-        _same_memory(output, fixture, expected),
+        close("score", chosen.scores, fixture["score"]),
+        equal("num_kept", chosen.groups[0].num_foreground, counts.numpy()),
+        same_sets("kept_index", output.layers[0].indices, fixture["kept_index"], chosen.scores),
+        same_memory(output, fixture, None if padding is None else padding & beyond),
     ]
     if encoder.auxiliary is not None and "aux_cls_logits" in fixture:
         predicted = encoder.auxiliary(refined, output.layers, tokens)
@@ -62,31 +63,12 @@ def check_sparse_encoder(fixture: Fixture, config: dict[str, Any]) -> list[Check
     return results
 
 
-def _encoder(config: dict[str, Any]) -> SparseDETREncoder:
-    dims = config["embed_dim"]
-    return SparseDETREncoder(
-        num_layers=config["num_layers"],
-        num_levels=len(config["spatial_shapes"]),
-        layer_cfg=dict(
-            self_attn_cfg=dict(
-                embed_dims=dims, num_heads=config["num_heads"], num_points=config["num_points"]
-            ),
-            ffn_cfg=dict(embed_dims=dims, feedforward_channels=config["ffn_dim"]),
-        ),
-        num_classes=config["num_classes"],
-        selector=dict(keep_ratio=config["keep_ratio"], test_count="batch"),
-    ).eval()
+def _aliases(fixture: Fixture, config: dict[str, Any]) -> Fixture:
+    """``aliases`` of a fixture that has none: shared parameters had the value of their last name.
 
-
-def _released_state(fixture: Fixture, config: dict[str, Any]) -> dict[str, Tensor]:
-    """The released state dict; the encoder's heads are the last ones of the detector's list.
-
-    A fixture without ``aliases`` gave shared parameters the value of their last name.
+    The encoder's heads are the last ones of the detector's list.
     """
-    shapes = json.loads(str(fixture["param_shapes"]))
-    if "aliases" in fixture:
-        return seeded_state(shapes, config["seed"], json.loads(str(fixture["aliases"])))
-    aliases = {}
+    shapes, aliases = json.loads(str(fixture["param_shapes"])), {}
     for kind in ("class_embed", "bbox_embed"):
         heads = len({name.split(".")[1] for name in shapes if name.startswith(f"{kind}.")})
         for name in shapes:
@@ -94,19 +76,7 @@ def _released_state(fixture: Fixture, config: dict[str, Any]) -> dict[str, Tenso
             if own and not prefix and heads:
                 index, _, part = rest.partition(".")
                 aliases[name] = f"{kind}.{heads - config['num_layers'] + 1 + int(index)}.{part}"
-    return seeded_state(shapes, config["seed"], aliases)
-
-
-def _same_memory(output: EncoderOutput, fixture: Fixture, released_counts: Tensor) -> Check:
-    index = torch.from_numpy(fixture["memory_token_index"])
-    memory, expected = output.memory[:, index], torch.from_numpy(fixture["memory"])
-    padding = output.tokens.padding_mask
-    if padding is not None and memory.shape == expected.shape:
-        # a count beyond the valid tokens made the released code write into padding
-        beyond = released_counts > output.tokens.num_valid()
-        skip = (padding[:, index] & beyond.unsqueeze(1)).unsqueeze(-1)
-        memory = torch.where(skip, expected, memory)
-    return close("memory", memory, fixture["memory"])
+    return {"aliases": np.array(json.dumps(aliases))}
 
 
 def _same_auxiliary(
@@ -161,15 +131,13 @@ def check_decoder_attention_map(fixture: Fixture, config: dict[str, Any]) -> lis
     ]
 
 
-def _same_labels(ours: Tensor, reference: Tensor, attention: Tensor, tie: float = 1e-6) -> Check:
+def _same_labels(ours: Tensor, reference: Tensor, attention: Tensor) -> Check:
     """(B, N) labels that agree, but for tokens as much attended as an image's last positive."""
     if ours.shape != reference.shape:
-        return Check(
-            "target", False, f"shape {tuple(ours.shape)}, expected {tuple(reference.shape)}"
-        )
+        return equal("target", ours, reference.numpy())
     odd = ours != reference
     last = attention.masked_fill(~reference.bool(), torch.inf).amin(1, keepdim=True)
-    slack = tie * attention.amax(1, keepdim=True)
+    slack = TIE * attention.amax(1, keepdim=True)
     wrong = int((odd & ((attention - last).abs() > slack)).sum())
     same_count = torch.equal(ours.sum(1), reference.long().sum(1))
     detail = f"{int(odd.sum())} of {odd.numel()} differ, {wrong} of them not by a tie"
