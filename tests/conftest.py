@@ -41,13 +41,9 @@ def pytest_collection_finish():
 
 
 @pytest.fixture(autouse=True)
-def _seed():
-    torch.manual_seed(0)
-
-
-@pytest.fixture(autouse=True)
-def _scope():
+def _seed_and_scope():
     """A runner sets the scope in which names are looked up for all that follows: set it back."""
+    torch.manual_seed(0)
     scopes = dict(DefaultScope._instance_dict)
     yield
     DefaultScope._instance_dict.clear()
@@ -55,16 +51,11 @@ def _scope():
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _configs_as_they_are():
-    """MMEngine's runner writes its config five times, each laid out anew by yapf in a second."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(config_module, "FormatCode", lambda text, **_: (text, True), raising=False)
-        yield
+def _configs_read_once_and_written_as_they_are():
+    """MMEngine parses a base for every file that inherits it, and an index for every lookup.
 
-
-@pytest.fixture(scope="session", autouse=True)
-def _configs_read_once():
-    """MMEngine parses a base for every file that inherits it, and an index for every lookup."""
+    Its runner writes its config five times, each laid out anew by yapf in a second.
+    """
     load, read = config_utils.load, Config._file2dict
     loaded, kept = functools.cache(load), {}
 
@@ -80,6 +71,7 @@ def _configs_read_once():
         return copy.deepcopy(kept[key])
 
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(config_module, "FormatCode", lambda text, **_: (text, True), raising=False)
         patch.setattr(config_utils, "load", load_once)
         patch.setattr(Config, "_file2dict", staticmethod(read_once))
         yield

@@ -42,12 +42,7 @@ OF_THE_MACHINE: Mapping[str, int] = {
 
 
 def refused(reasons: Iterable[str], allowed: Mapping[str, int]) -> list[str]:
-    """What is wrong with the reasons for which tests were skipped; empty if nothing is.
-
-    Args:
-        reasons: of every skipped test one.
-        allowed: pattern to the most tests.
-    """
+    """What is wrong with the reasons of all skipped tests, by pattern to the most tests."""
     actual: Counter[str] = Counter()
     wrong = []
     for reason in reasons:
@@ -67,16 +62,12 @@ def version_lacks(feature: str) -> str:
     return f"torch {torch.__version__} has no {feature}"
 
 
-def _has_float16_autocast() -> bool:
-    """Whether autocast to float16 does anything on the CPU."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # a torch without it says so and goes on in float32
-        return bool(torch.autocast("cpu", torch.float16)._enabled)
-
-
-needs_float16_autocast = pytest.mark.skipif(
-    not _has_float16_autocast(), reason=version_lacks("float16 autocast on the CPU")
-)
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # a torch without it says so and goes on in float32
+    needs_float16_autocast = pytest.mark.skipif(
+        not torch.autocast("cpu", torch.float16)._enabled,
+        reason=version_lacks("float16 autocast on the CPU"),
+    )
 needs_export = pytest.mark.skipif(
     "strict" not in signature(torch.export.export).parameters,
     reason=version_lacks("torch.export.export(strict=False)"),
@@ -85,7 +76,6 @@ needs_newer_onnx_exporter = pytest.mark.skipif(
     "external_data" not in signature(torch.onnx.export).parameters,
     reason=version_lacks("torch.onnx.export(dynamo=True)"),
 )
-
 needs_scaler = pytest.mark.skipif(
     not hasattr(torch.amp, "GradScaler"), reason=version_lacks("torch.amp.GradScaler of the CPU")
 )
@@ -110,19 +100,13 @@ def skip_without_graphs_of_dataclasses() -> None:
 _reasons: list[str] = []
 
 
-def _note(report: pytest.TestReport | pytest.CollectReport) -> None:
+def pytest_runtest_logreport(report: pytest.TestReport | pytest.CollectReport) -> None:
+    """Note why a test was skipped (with pytest-xdist in the process that started the others)."""
     if report.skipped and isinstance(report.longrepr, tuple):
         _reasons.append(report.longrepr[2].removeprefix("Skipped: "))
 
 
-def pytest_runtest_logreport(report: pytest.TestReport) -> None:
-    """Note why a test was skipped (with pytest-xdist in the process that started the others)."""
-    _note(report)
-
-
-def pytest_collectreport(report: pytest.CollectReport) -> None:
-    """Note why a whole file was skipped."""
-    _note(report)
+pytest_collectreport = pytest_runtest_logreport  # a whole file was skipped
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

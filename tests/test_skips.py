@@ -1,4 +1,4 @@
-"""A test suite that leaves out too much fails."""
+"""A test suite that leaves out too much fails; of one that does not this suite is the proof."""
 
 import subprocess
 import sys
@@ -23,21 +23,14 @@ def test_reasons_and_numbers_are_bounded(reasons: list[str], wrong: list[str]) -
     assert skips.refused(reasons, ALLOWED) == wrong
 
 
-def test_few_tests_are_lost_to_an_older_torch() -> None:
-    assert sum(skips.OF_THE_TORCH.values()) <= 77
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("reason", "status"), [("needs a CUDA device", 0), ("it fails on Tuesdays", 1)]
-)
-def test_a_session_fails_for_its_skips(reason: str, status: int, tmp_path: Path) -> None:
+def test_a_session_fails_for_its_skips(tmp_path: Path) -> None:
     (tmp_path / "conftest.py").write_text(
         "from skips import pytest_collectreport, pytest_runtest_logreport, pytest_sessionfinish\n"
     )
     (tmp_path / "test_x.py").write_text(
-        f"import pytest\n@pytest.mark.skip(reason={reason!r})\ndef test_x():\n    pass\n"
-        "def test_y():\n    pass\n"
+        "import pytest\n@pytest.mark.skip(reason='it fails on Tuesdays')\ndef test_x():\n    pass\n"
+        "@pytest.mark.skip(reason='needs a GPU')\ndef test_y():\n    pass\n"
     )
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(tmp_path)]
     command += ["-c", "/dev/null", "--rootdir", str(tmp_path)]
@@ -48,5 +41,5 @@ def test_a_session_fails_for_its_skips(reason: str, status: int, tmp_path: Path)
         cwd=tmp_path,
         env={"PYTHONPATH": str(Path(__file__).parent), "PATH": ""},
     )
-    assert run.returncode == status, run.stdout + run.stderr
-    assert ("SKIPPED TOO MUCH" in run.stdout) == bool(status)
+    assert run.returncode == pytest.ExitCode.TESTS_FAILED, run.stdout + run.stderr
+    assert run.stdout.count("SKIPPED TOO MUCH: no test may be skipped because: it fails on") == 1

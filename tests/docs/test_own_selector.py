@@ -1,30 +1,37 @@
 """The page's example: short, complete, and it trains and predicts under every encoder."""
 
-import importlib.util
+import importlib
 import sys
 
 import pytest
 import torch
 from mmengine.config import Config
 
+from sparse_encoders.contracts import Targets
+from sparse_encoders.selectors import Selection
+from sparse_encoders.tokens import TokenGrid
 from tiny import build, samples, total
 from tiny_detectors import detector_config
 
 
 @pytest.fixture(scope="module")
-def example(request):
-    path = request.config.rootpath / "docs/examples/my_selector.py"
-    if "my_selector" not in sys.modules:  # registered once
-        spec = importlib.util.spec_from_file_location("my_selector", path)
-        module = importlib.util.module_from_spec(spec)
-        sys.modules["my_selector"] = module
-        spec.loader.exec_module(module)
-    return path
+def examples(request):
+    return request.config.rootpath / "docs/examples"
 
 
-def test_it_is_short(example):
-    lines = example.read_text().splitlines()
-    assert len(lines) <= 40
+@pytest.fixture(scope="module", autouse=True)
+def selector(examples):
+    """The example's class, registered."""
+    sys.path.insert(0, str(examples))
+    yield importlib.import_module("my_selector").InsideBoxSelector
+    sys.path.remove(str(examples))
+
+
+def test_it_is_short_and_its_config_builds(examples):
+    assert len((examples / "my_selector.py").read_text().splitlines()) <= 40
+    config = Config.fromfile(examples / "dino_my_selector.py")
+    assert config.model.encoder.selector.type == "InsideBoxSelector"
+    assert config.model.encoder.num_layers == 6
 
 
 @pytest.mark.parametrize(
@@ -37,9 +44,9 @@ def test_it_is_short(example):
     ids=lambda encoder: encoder["type"],
 )
 @pytest.mark.parametrize("detector", ["DeformableDETR", "DINO"])
-def test_it_trains_and_predicts(example, detector, encoder):
-    selector = dict(type="InsideBoxSelector", keep_ratio=0.3, cascade=True)
-    model = build(detector_config(detector, {**encoder, "selector": selector}))
+def test_it_trains_and_predicts(detector, encoder):
+    settings = dict(type="InsideBoxSelector", keep_ratio=0.3, cascade=True)
+    model = build(detector_config(detector, {**encoder, "selector": settings}))
     batch = samples([(96, 96), (64, 80)], (96, 96), [3, 0])
     images = torch.randn(2, 3, 96, 96, generator=torch.Generator().manual_seed(0))
     optimiser = torch.optim.AdamW(model.encoder.selector.parameters(), lr=1e-3)
@@ -56,23 +63,12 @@ def test_it_trains_and_predicts(example, detector, encoder):
     assert len(actual) == 2 and torch.isfinite(actual[0].pred_instances.scores).all()
 
 
-def test_its_labels_are_the_tokens_inside_a_box(example):
-    from sparse_encoders.contracts import Targets
-    from sparse_encoders.selectors import Selection
-    from sparse_encoders.tokens import TokenGrid
-
+def test_its_labels_are_the_tokens_inside_a_box(selector):
     features = torch.zeros(1, 16, 8)
     tokens = TokenGrid(features, features, None, ((4, 4),), torch.ones(1, 1, 2), (32, 32))
-    selector = sys.modules["my_selector"].InsideBoxSelector(1, 1, 8)
     expected = torch.zeros(4, 4)
     expected[1:3, 2:4] = 1  # centres 12, 20 down and 20, 28 across
     logits = (expected * 40 - 20).flatten()[None]
     boxes = [torch.tensor([[17.0, 9, 31, 23]])]
-    loss = selector.loss(Selection((), logits, logits), tokens, Targets(boxes, []))
+    loss = selector(1, 1, 8).loss(Selection((), logits, logits), tokens, Targets(boxes, []))
     assert loss["loss_inside_box"] < 1e-6
-
-
-def test_its_config_builds(example, request):
-    config = Config.fromfile(request.config.rootpath / "docs/examples/dino_my_selector.py")
-    assert config.model.encoder.selector.type == "InsideBoxSelector"
-    assert config.model.encoder.num_layers == 6
