@@ -5,6 +5,7 @@ import functools
 import gc
 import importlib.util
 import os
+import runpy
 import sys
 from pathlib import Path
 
@@ -48,6 +49,19 @@ def _seed_and_scope():
     yield
     DefaultScope._instance_dict.clear()
     DefaultScope._instance_dict.update(scopes)
+
+
+@pytest.fixture
+def run_tool(monkeypatch):
+    """Runs ``tools/NAME`` in this process, with the words of its command line; its exit status."""
+
+    def run(name, *words):
+        monkeypatch.setattr(sys, "argv", [str(name), *map(str, words)])
+        with pytest.raises(SystemExit) as stopped:
+            runpy.run_path(str(ROOT / "tools" / name), run_name="__main__")
+        return stopped.value.code
+
+    return run
 
 
 @pytest.fixture(scope="session", autouse=True)

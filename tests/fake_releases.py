@@ -13,9 +13,10 @@ import torch
 from torch import Tensor
 
 from reference.seeded import seeded_state
+from sparse_encoders.checkpoints.settings import DEFAULTS
 
+Shapes = dict[str, list[int]]
 MODELS = Path(__file__).parent / "fixtures" / "models"
-FAMILIES = sorted(path.stem.removesuffix("_r50") for path in MODELS.glob("*.npz"))
 
 
 def fixture(family: str) -> dict[str, Any]:
@@ -25,10 +26,10 @@ def fixture(family: str) -> dict[str, Any]:
 
 
 def config(family: str) -> dict[str, Any]:
-    return json.loads(str(fixture(family)["config"]))
+    return {**DEFAULTS[family], **json.loads(str(fixture(family)["config"]))}
 
 
-def shapes(family: str) -> dict[str, list[int]]:
+def shapes(family: str) -> Shapes:
     return json.loads(str(fixture(family)["param_shapes"]))
 
 
@@ -39,7 +40,7 @@ def seeded_release(family: str) -> dict[str, Tensor]:
     return seeded_state(shapes(family), int(data["seed"]), aliases)
 
 
-def hollow(released: dict[str, Any]) -> dict[str, Tensor]:
+def hollow(released: Shapes) -> dict[str, Tensor]:
     """A state dict of these shapes that holds one number, and takes no memory."""
     return {name: torch.zeros(1).expand(tuple(shape)) for name, shape in released.items()}
 
@@ -57,7 +58,7 @@ def save(path: Path, state: dict[str, Tensor], **args: Any) -> Path:
     return path
 
 
-def with_layers(released: dict[str, list[int]], encoder: int, decoder: int) -> dict[str, list[int]]:
+def with_layers(released: Shapes, encoder: int, decoder: int) -> Shapes:
     """The shapes of a model of fewer layers, its heads moved up."""
     kept = {}
     for name, shape in released.items():
@@ -87,105 +88,97 @@ def _moved_head(name: str, encoder: int, decoder: int, full: int = 6) -> str:
     return f"{head[1]}{head[2]}.{index - full + decoder}.{rest}"
 
 
-def with_rows(released: dict[str, list[int]], pattern: str, rows: int) -> dict[str, list[int]]:
+def with_rows(released: Shapes, pattern: str, rows: int) -> Shapes:
     """The shapes with another first size of the tensors that a pattern finds."""
     return {n: [rows, *s[1:]] if re.search(pattern, n) else s for n, s in released.items()}
 
 
-def without(released: dict[str, list[int]], pattern: str) -> dict[str, list[int]]:
+def without(released: Shapes, pattern: str) -> Shapes:
     """The shapes without the tensors that a pattern finds."""
     return {n: s for n, s in released.items() if not re.search(pattern, n)}
 
 
-def linear(name: str, outputs: int, inputs: int) -> dict[str, list[int]]:
+def linear(name: str, outputs: int, inputs: int) -> Shapes:
     """A linear layer's shapes."""
     return {f"{name}.weight": [outputs, inputs], f"{name}.bias": [outputs]}
 
 
-def official_dino() -> dict[str, list[int]]:
+def in_each_layer(projection: str, outputs: int, decoder: bool = True) -> Shapes:
+    """A projection of the deformable attention in six layers of encoder and decoder."""
+    added: Shapes = {}
+    for part in ("encoder.layers.{}.self_attn", "decoder.layers.{}.cross_attn")[: 1 + decoder]:
+        for layer in range(6):
+            added |= linear(f"transformer.{part.format(layer)}.{projection}", outputs, 256)
+    return added
+
+
+def official_dino() -> Shapes:
     """The shapes of DINO's own repository: Lite DETR's with Deformable DETR's attention."""
     shared = without(shapes("lite_dino"), r"linear[12]2\.|norm22\.|query_proj\.")
-    for part, attention in (("encoder", "self_attn"), ("decoder", "cross_attn")):
-        for layer in range(6):
-            name = f"transformer.{part}.layers.{layer}.{attention}"
-            shared |= linear(f"{name}.attention_weights", 128, 256)
-    return shared
+    return shared | in_each_layer("attention_weights", 128)
 
 
-def official_deformable() -> dict[str, list[int]]:
+def official_deformable() -> Shapes:
     """What the two-stage detectors of Deformable DETR's repository share."""
-    return with_layers(
-        without(
-            shapes("sparse_deformable_detr"), r"enc_mask_predictor|encoder\.(class|bbox)_embed"
-        ),
-        1,
-        6,
-    )
+    own = r"enc_mask_predictor|encoder\.(class|bbox)_embed"
+    return with_layers(without(shapes("sparse_deformable_detr"), own), 1, 6)
 
 
-def official_h_detr() -> dict[str, list[int]]:
+def official_h_detr() -> Shapes:
     """H-Deformable-DETR's own repository."""
     norm = {f"transformer.pos_trans_norm.{part}": [512] for part in ("weight", "bias")}
-    return {
-        **official_deformable(),
-        **linear("transformer.pos_trans", 512, 512),
-        **norm,
-        "query_embed.weight": [1800, 256],
-    }
+    projection = linear("transformer.pos_trans", 512, 512)
+    return official_deformable() | projection | norm | {"query_embed.weight": [1800, 256]}
 
 
-def official_dn_detr() -> dict[str, list[int]]:
+def official_dn_detr() -> Shapes:
     """DN-DETR's own repository."""
-    one_stage = without(
-        official_deformable(), r"transformer\.(enc_output|pos_trans)|(class|bbox)_embed\.6\."
-    )
-    for name, inputs in (("ref_point_head.layers.0", 512), ("ref_point_head.layers.1", 256)):
+    first_stage = r"transformer\.(enc_output|pos_trans)|(class|bbox)_embed\.6\."
+    one_stage = without(official_deformable(), rf"{first_stage}|transformer\.decoder\.class_embed")
+    for name, inputs in (
+        ("ref_point_head.layers.0", 512),
+        ("ref_point_head.layers.1", 256),
+        ("query_scale.layers.0", 256),
+        ("query_scale.layers.1", 256),
+    ):
         one_stage |= linear(f"transformer.decoder.{name}", 256, inputs)
-    for layer in range(2):
-        one_stage |= linear(f"transformer.decoder.query_scale.layers.{layer}", 256, 256)
-    return {
-        **without(one_stage, r"transformer\.decoder\.class_embed"),
-        "tgt_embed.weight": [300, 255],
-        "refpoint_embed.weight": [300, 4],
-        "label_enc.weight": [92, 255],
-    }
+    learned = {"tgt_embed": [300, 255], "refpoint_embed": [300, 4], "label_enc": [92, 255]}
+    return one_stage | {f"{name}.weight": shape for name, shape in learned.items()}
 
 
-def swin(prefix: str, dims: int = 32, depths: tuple[int, ...] = (1, 1, 2, 1)) -> dict[str, Any]:
+def swin(prefix: str, dims: int) -> Shapes:
     """The shapes of Microsoft's Swin Transformer with windows of 7 and three outputs."""
-    actual: dict[str, Any] = {
-        f"{prefix}patch_embed.proj.weight": [dims, 3, 4, 4],
-        f"{prefix}patch_embed.proj.bias": [dims],
-    }
-    norms = {f"{prefix}patch_embed.norm": dims}
-    norms |= {f"{prefix}norm{stage}": dims * 2**stage for stage in (1, 2, 3)}
-    for stage, depth in enumerate(depths):
+    actual: Shapes = {f"{prefix}patch_embed.proj.weight": [dims, 3, 4, 4]}
+    actual[f"{prefix}patch_embed.proj.bias"] = [dims]
+    norms = {"patch_embed.norm": dims} | {f"norm{i}": dims * 2**i for i in (1, 2, 3)}
+    for stage, depth in enumerate((1, 1, 2, 1)):
         width, heads = dims * 2**stage, 2**stage
-        for block in range(depth):
-            name = f"{prefix}layers.{stage}.blocks.{block}"
+        for name in (f"layers.{stage}.blocks.{block}" for block in range(depth)):
             norms |= {f"{name}.norm1": width, f"{name}.norm2": width}
-            actual |= linear(f"{name}.attn.qkv", 3 * width, width)
-            actual |= linear(f"{name}.attn.proj", width, width)
-            actual |= linear(f"{name}.mlp.fc1", 4 * width, width)
-            actual |= linear(f"{name}.mlp.fc2", width, 4 * width)
-            actual[f"{name}.attn.relative_position_bias_table"] = [169, heads]
-            actual[f"{name}.attn.relative_position_index"] = [49, 49]
+            for layer, outputs, inputs in (
+                ("attn.qkv", 3 * width, width),
+                ("attn.proj", width, width),
+                ("mlp.fc1", 4 * width, width),
+                ("mlp.fc2", width, 4 * width),
+            ):
+                actual |= linear(f"{prefix}{name}.{layer}", outputs, inputs)
+            actual[f"{prefix}{name}.attn.relative_position_bias_table"] = [169, heads]
+            actual[f"{prefix}{name}.attn.relative_position_index"] = [49, 49]
         if stage < 3:
             actual[f"{prefix}layers.{stage}.downsample.reduction.weight"] = [2 * width, 4 * width]
-            norms[f"{prefix}layers.{stage}.downsample.norm"] = 4 * width
+            norms[f"layers.{stage}.downsample.norm"] = 4 * width
     for name, width in norms.items():
-        actual |= {f"{name}.weight": [width], f"{name}.bias": [width]}
+        actual |= {f"{prefix}{name}.{part}": [width] for part in ("weight", "bias")}
     return actual
 
 
-def on_swin(released: dict[str, list[int]], prefix: str, dims: int = 32) -> dict[str, list[int]]:
+def on_swin(released: Shapes, prefix: str, dims: int = 32) -> Shapes:
     """A model's shapes on a Swin Transformer instead of its ResNet."""
     rest = without(released, r"^backbone\.")
+    projection = r"(?:input_proj\.(\d)\.0|neck\.(?:convs|extra_convs)\.(\d).*)\.weight"
     for name, shape in rest.items():
-        match = re.fullmatch(
-            r"(?:input_proj\.(\d)\.0|neck\.(?:convs|extra_convs)\.(\d).*)\.weight", name
-        )
+        match = re.fullmatch(projection, name)
         if match and len(shape) == 4:
             level = 2 if "extra" in name else min(int(match[1] or match[2]), 2)
             rest[name] = [shape[0], dims * 2 ** (level + 1), *shape[2:]]
-    return {**swin(prefix, dims), **rest}
+    return swin(prefix, dims) | rest

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,17 +42,15 @@ class ClassRows:
     sources: tuple[str | None, ...] = ()
 
     def __str__(self) -> str:
-        kept = [row for row in self.rows if row is not None]
-        new = len(self.rows) - len(kept)
         if self.names is None:
             return f"{len(self.rows)} classes, all new"
+        new = self.rows.count(None)
         origin = [
             name if source == name else f"{name} ({f'from {source}' if source else 'new'})"
             for name, source in zip(self.names, self.sources, strict=True)
         ]
-        return f"{len(self.rows)} classes, {len(kept)} of the file's and {new} new: " + ", ".join(
-            origin
-        )
+        start = f"{len(self.rows)} classes, {len(self.rows) - new} of the file's and {new} new: "
+        return start + ", ".join(origin)
 
 
 def class_rows(classes: int | Sequence[str], released: int) -> ClassRows:
@@ -88,33 +86,28 @@ def class_rows(classes: int | Sequence[str], released: int) -> ClassRows:
 
 
 def with_classes(
-    state: Mapping[str, Tensor],
-    rows: Iterable[int | None],
-    first_stage: str | None = None,
-    seed: int = 0,
+    state: Mapping[str, Tensor], rows: Sequence[int | None], first_stage: str | None = None
 ) -> dict[str, Tensor]:
     """A converted state dict for other classes: heads, auxiliary heads, label embedding.
 
     New rows are initialised as in a new model of MMDetection: uniform weights, a bias that
-    gives each class a score of 0.01, normal embeddings.
+    gives each class a score of 0.01, normal embeddings; the same in every call.
 
     Args:
         state: tensors by this package's names.
         rows: for each class its row of ``state``; None: a new row.
         first_stage: the head (its name without ``.weight``) whose row 0 means any object and stays
             row 0. None if the first stage predicts classes, or if there is none.
-        seed: of the new rows.
     """
-    wanted = list(rows)
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(0)
     changed = dict(state)
     for name, value in sorted(state.items()):
         match = _BY_CLASS.match(name)
         if not match:
             continue
-        new = _new_rows(name, value, len(wanted), generator)
+        new = _new_rows(name, value, len(rows), generator)
         agnostic = first_stage is not None and match["head"] == first_stage
-        for index, row in enumerate([0, *wanted[1:]] if agnostic else wanted):
+        for index, row in enumerate([0, *rows[1:]] if agnostic else rows):
             if row is not None:
                 new[index] = value[row]
         changed[name] = new
@@ -132,39 +125,14 @@ def _new_rows(name: str, value: Tensor, count: int, generator: torch.Generator) 
     return drawn.to(value.dtype)
 
 
-def coco_classes_only(
-    state: Mapping[str, Tensor], first_stage: str | None = None
-) -> dict[str, Tensor]:
-    """A converted state dict of 91 classes, cut to COCO's 80 categories.
-
-    Deformable DETR and the releases based on it use COCO's category numbers as class indices;
-    MMDetection uses 0 to 79. The rows that are removed belong to no category.
-
-    Args:
-        state: tensors by this package's names.
-        first_stage: see :func:`with_classes`.
-
-    Raises:
-        ValueError: heads of another number of classes.
-    """
-    for name, value in state.items():
-        if _BY_CLASS.match(name) and value.shape[0] != 91:
-            raise ValueError(
-                f"only heads with 91 classes can be cut to COCO's 80 categories, "
-                f"{name} has {value.shape[0]} rows"
-            )
-    return with_classes(state, CATEGORY_NUMBERS, first_stage)
-
-
 def class_agnostic_first_stage(model: Mapping[str, Any]) -> str | None:
     """The head of a first stage that ranks proposals by its row 0 alone, see :func:`with_classes`.
 
     Args:
         model: config of the released model.
     """
-    if not model["as_two_stage"] or model.get("class_specific_first_stage", False):
-        return None
-    if model["type"].rpartition(".")[2] not in ("DeformableDETR", "HDETR"):
+    kind = model["type"].rpartition(".")[2]
+    if kind not in ("DeformableDETR", "HDETR") or model.get("class_specific_first_stage", False):
         return None
     return f"bbox_head.cls_branches.{model['decoder']['num_layers']}"
 

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import re
+from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from mmdet.models.backbones.swin import swin_converter
 from mmdet.registry import MODELS
 from torch import Tensor
 
-from sparse_encoders.checkpoints.families import convention_of
-from sparse_encoders.checkpoints.names import Renaming, rename
-from sparse_encoders.checkpoints.names_backbones import rename_swin, swin_prefix
-from sparse_encoders.checkpoints.names_detectors import released_names, used_name
+from sparse_encoders.checkpoints.backbones import swin_prefix
+from sparse_encoders.checkpoints.names import released_names, rename, used_name
 from sparse_encoders.loading.detectors import COUNTERS, check_fit
 from sparse_encoders.skip_init import SkipInit
 
@@ -59,34 +59,25 @@ def convert(released: Mapping[str, Tensor], family: str, model: Mapping[str, Any
         model: its config, from :func:`sparse_encoders.checkpoints.released.model_config`.
 
     Raises:
-        ValueError: an unknown family, tensors for which there is no rule, or a parameter
-            with two names and different values.
+        ValueError: tensors for which there is no rule, or a parameter with two names and
+            different values.
     """
     done = Conversion()
     stage = model["decoder"]["num_layers"]
-    kept: dict[str, Tensor] = {}
-    for name, value in released.items():
-        reason = next((why for rule, why in _NOT_THE_MODEL if re.match(rule, name)), None)
-        if reason is not None:
-            done.left_out[name] = reason
-        else:
-            _keep(name, value, used_name(name, stage), kept, done.left_out)
-    rules = released_names(
-        family,
-        stage,
-        convention_of(released),
-        len(model["neck"]["in_channels"]),
-        model["num_feature_levels"],
-    )
+    outputs, levels = len(model["neck"]["in_channels"]), model["num_feature_levels"]
+    rules = released_names(family, stage, outputs, levels)
+    kept = _without_second_names(released, stage, done.left_out)
+    swin = swin_prefix(kept)
     unknown = []
-    prefix = swin_prefix({name: value.shape for name, value in kept.items()})
     for name, value in kept.items():
-        new = _rename_one(name, value, rules, prefix)
-        if not new:
+        if swin is not None and name.startswith(swin):
+            renamed = swin_converter(OrderedDict({name.removeprefix(swin): value}))
+        else:
+            renamed = rename({name: value}, rules)
+        done.state.update(renamed)
+        done.sources.update(dict.fromkeys(renamed, name))
+        if not renamed:
             unknown.append(name)
-        for ours, converted in new.items():
-            done.state[ours] = converted
-            done.sources[ours] = name
     if unknown:
         raise ValueError(
             f"{len(unknown)} tensors have names that are not known for a {family} model, such as "
@@ -96,28 +87,26 @@ def convert(released: Mapping[str, Tensor], family: str, model: Mapping[str, Any
     return done
 
 
-def _keep(
-    name: str, value: Tensor, used: str, kept: dict[str, Tensor], left_out: dict[str, str]
-) -> None:
-    """Keep a tensor under the name that is converted; check copies under other names."""
-    if used not in kept:
-        kept[used] = value
-        if used == name:
-            return
-    elif kept[used].shape != value.shape or not torch.equal(kept[used], value):
-        raise ValueError(
-            f"{name} and {used} are one parameter in the released model, but have different "
-            "values in the file: it was changed, or saved by other code"
-        )
-    if used != name:
-        left_out[name] = f"a second name of {used}"
-
-
-def _rename_one(name: str, value: Tensor, rules: Renaming, swin: str | None) -> dict[str, Tensor]:
-    """One tensor with this package's name and layout; empty if there is no rule for it."""
-    if swin is not None and name.startswith(swin):
-        return rename_swin(name, value, swin)
-    return rename({name: value}, rules)[0]
+def _without_second_names(
+    released: Mapping[str, Tensor], stage: int, left_out: dict[str, str]
+) -> dict[str, Tensor]:
+    """The model's tensors by the names that are converted; equal copies are left out."""
+    kept: dict[str, Tensor] = {}
+    for name, value in released.items():
+        reason = next((why for rule, why in _NOT_THE_MODEL if re.match(rule, name)), None)
+        if reason is not None:
+            left_out[name] = reason
+            continue
+        used = used_name(name, stage)
+        if used != name:
+            left_out[name] = f"a second name of {used}"
+        twin = kept.setdefault(used, value)
+        if twin is not value and not (twin.shape == value.shape and torch.equal(twin, value)):
+            raise ValueError(
+                f"{name} and {used} are one parameter in the released model, but have different "
+                "values in the file: it was changed, or saved by other code"
+            )
+    return kept
 
 
 def _fit(done: Conversion, model: Mapping[str, Any]) -> None:
@@ -176,5 +165,4 @@ def load_converted(model_config: Mapping[str, Any], state: Mapping[str, Tensor])
         model: Any = MODELS.build(dict(model_config))
     check_fit(model, state, "what the released file holds")
     model.load_state_dict(state, strict=False)
-    model.eval()
-    return model
+    return model.eval()

@@ -15,11 +15,11 @@ from mmengine.registry import init_default_scope
 
 import sparse_encoders
 from sparse_encoders.checkpoints.classes import (
+    CATEGORY_NUMBERS,
     ClassRows,
     class_agnostic_first_stage,
     class_names,
     class_rows,
-    coco_classes_only,
     with_classes,
 )
 from sparse_encoders.checkpoints.conversion import Conversion, convert, load_converted
@@ -42,7 +42,7 @@ class Converted:
     Attributes:
         source: path of the released file.
         family: its family.
-        convention: naming convention of its tensors, see :data:`CONVENTIONS`.
+        convention: naming convention of its tensors, see :data:`FAMILIES`.
         file: its content.
         settings: the model's settings with their sources.
         model: the model's config.
@@ -89,7 +89,6 @@ class Converted:
         Args:
             all_names: one line for each tensor that was left out, instead of one for each reason.
         """
-        used = len(self.conversion.state)
         yield f"{self.source.name}: {self.family}, {self.convention} names" + (
             f", weights under {self.file.key!r}" if self.file.key else ""
         )
@@ -98,12 +97,11 @@ class Converted:
         for name, setting in self.settings.items():
             yield f"  {name} = {setting.value}  ({setting.source})"
         left = self.conversion.left_out
-        yield f"{used} tensors converted, {len(left)} left out"
-        yield from (
-            (f"  {name}: {reason}" for name, reason in left.items())
-            if all_names
-            else _by_reason(left)
-        )
+        yield f"{len(self.conversion.state)} tensors converted, {len(left)} left out"
+        if all_names:
+            yield from (f"  {name}: {reason}" for name, reason in left.items())
+        else:
+            yield from _by_reason(left)
         for name, reason in self.conversion.shortened.items():
             yield f"  {name}, in part: {reason}"
         if self.classes is not None:
@@ -164,21 +162,24 @@ def convert_file(
         ) from error
     conversion = convert(file.state, family, model)
     mapped = None if classes is None else class_rows(classes, released_classes)
-    first_stage = class_agnostic_first_stage(model)
-    if coco80:
-        conversion.state.update(coco_classes_only(conversion.state, first_stage))
-        model["bbox_head"]["num_classes"] = 80
-        _shorten(conversion, file, "11 rows of 91: not the number of a category of COCO")
-    elif mapped is not None:
-        conversion.state.update(with_classes(conversion.state, mapped.rows, first_stage))
-        model["bbox_head"]["num_classes"] = len(mapped.rows)
-        kept = len({row for row in mapped.rows if row is not None})
-        removed = released_classes - kept
-        _shorten(conversion, file, f"{removed} rows of {released_classes}: of other classes")
+    if coco80 and released_classes != 91:
+        raise ValueError(
+            "only heads with 91 classes can be cut to COCO's 80 categories, the file's have "
+            f"{released_classes}"
+        )
+    if coco80 or mapped is not None:
+        rows = CATEGORY_NUMBERS if mapped is None else mapped.rows
+        removed = released_classes - len(set(rows) - {None})
+        why = "not the number of a category of COCO" if mapped is None else "of other classes"
+        first_stage = class_agnostic_first_stage(model)
+        conversion.state.update(with_classes(conversion.state, rows, first_stage))
+        model["bbox_head"]["num_classes"] = len(rows)
+        for name in file.state:
+            if ("class_embed" in name or "label_enc" in name) and name not in conversion.left_out:
+                conversion.shortened[name] = f"{removed} rows of {released_classes}: {why}"
     built = load_converted(model, conversion.state)
     # releases have no counters of frozen norms: keep those of the built model
-    own = built.state_dict()
-    conversion.state.update({n: v for n, v in own.items() if n.endswith(COUNTERS)})
+    conversion.state.update({n: v for n, v in built.state_dict().items() if n.endswith(COUNTERS)})
     nearest = matching_config(family, model, file.args).path.as_posix()
     with SkipInit():  # only its settings are read, not its weights
         named = MODELS.build(read_config(f"sparse_encoders::{nearest}").model)
@@ -194,13 +195,6 @@ def convert_file(
         differing=differences(facts(built), facts(named)),
         classes=mapped,
     )
-
-
-def _shorten(conversion: Conversion, file: Checkpoint, why: str) -> None:
-    """Record the file's tensors from which rows of classes were removed."""
-    for name in file.state:
-        if ("class_embed" in name or "label_enc" in name) and name not in conversion.left_out:
-            conversion.shortened[name] = why
 
 
 def write_converted(converted: Converted, path: str | Path) -> Path | None:
@@ -237,9 +231,7 @@ def ready_config(converted: Converted) -> Config:
     for key, value in released.items():
         if key in _DECIDED or key not in model or not isinstance(value, Mapping):
             model[key] = value
-    model["bbox_head"].update(
-        type=released["bbox_head"]["type"], num_classes=released["bbox_head"]["num_classes"]
-    )
+    model["bbox_head"].update({key: released["bbox_head"][key] for key in ("type", "num_classes")})
     model["test_cfg"].update(released["test_cfg"])
     config.merge_from_dict({"model": {**model, "_delete_": True}})
     config.custom_imports = dict(imports=["sparse_encoders"])

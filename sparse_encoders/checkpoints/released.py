@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from sparse_encoders.checkpoints.names_backbones import Shapes, backbone_config, neck_channels
+from sparse_encoders.checkpoints.backbones import Shapes, backbone_config, neck_channels
 
 DETECTORS = {
     "dino": "DINO",
@@ -16,16 +16,6 @@ DETECTORS = {
     "h_deformable_detr": "HDETR",
     "sparse_deformable_detr": "DeformableDETR",
 }
-HEADS = {
-    "DINO": "DINOHead",
-    "DNDETR": "DNDETRHead",
-    "HDETR": "HDETRHead",
-    "DeformableDETR": "DeformableDETRHead",
-}
-
-# default offsets of the sine embedding: Deformable DETR's repository uses the centres of cells,
-# DINO's their ends
-POSITION_OFFSETS = {"sparse_deformable_detr": -0.5}
 
 
 def model_config(family: str, config: Mapping[str, Any], shapes: Shapes) -> dict[str, Any]:
@@ -33,23 +23,16 @@ def model_config(family: str, config: Mapping[str, Any], shapes: Shapes) -> dict
 
     Args:
         family: a key of :data:`DETECTORS`.
-        config: ``num_classes``, ``num_queries``, ``position_temperature``,
-            ``position_offset``, ``max_per_img`` and the settings of the family's
-            encoder.
+        config: values of the settings that :func:`.settings.release_settings` lists.
         shapes: shapes by released name; layers and hidden channels follow from them.
 
     Raises:
-        ValueError: an unknown family, another number of classes than the heads have, or a
-            backbone that is neither a ResNet nor a Swin Transformer.
+        ValueError: a backbone that is neither a ResNet nor a Swin Transformer, or no FFN.
+        KeyError, StopIteration: the file lacks another tensor.
     """
-    if family not in DETECTORS:
-        raise ValueError(f"family must be one of {sorted(DETECTORS)}, got {family!r}")
     detector = DETECTORS[family]
-    if (classes := released_classes(shapes)) != config["num_classes"]:
-        raise ValueError(
-            f"num_classes is {config['num_classes']}, but the released heads have {classes} classes"
-        )
     dims, levels = _dims_and_levels(shapes)
+    attention = dict(embed_dims=dims, num_levels=levels, dropout=0.0)
     ffn = dict(embed_dims=dims, ffn_drop=0.0)
     model: dict[str, Any] = dict(
         type=f"sparse_encoders.{detector}",
@@ -71,16 +54,17 @@ def model_config(family: str, config: Mapping[str, Any], shapes: Shapes) -> dict
         encoder=dict(
             num_layers=count_layers(shapes, "encoder"),
             layer_cfg=dict(
-                self_attn_cfg=dict(embed_dims=dims, num_levels=levels, dropout=0.0),
+                self_attn_cfg=dict(attention),
                 ffn_cfg=dict(ffn, feedforward_channels=_hidden(shapes, "encoder")),
             ),
+            **_encoder(family, config, shapes),
         ),
         decoder=dict(
             num_layers=count_layers(shapes, "decoder"),
             return_intermediate=True,
             layer_cfg=dict(
                 self_attn_cfg=dict(embed_dims=dims, num_heads=8, dropout=0.0),
-                cross_attn_cfg=dict(embed_dims=dims, num_levels=levels, dropout=0.0),
+                cross_attn_cfg=dict(attention),
                 ffn_cfg=dict(ffn, feedforward_channels=_hidden(shapes, "decoder")),
             ),
             post_norm_cfg=None,
@@ -88,11 +72,11 @@ def model_config(family: str, config: Mapping[str, Any], shapes: Shapes) -> dict
         positional_encoding=dict(
             num_feats=dims // 2,
             normalize=True,
-            offset=config.get("position_offset", POSITION_OFFSETS.get(family, 0.0)),
+            offset=config["position_offset"],
             temperature=config["position_temperature"],
         ),
         bbox_head=dict(
-            type=HEADS[detector],
+            type=f"{detector}Head",
             num_classes=config["num_classes"],
             sync_cls_avg_factor=True,
             loss_cls=dict(
@@ -103,31 +87,65 @@ def model_config(family: str, config: Mapping[str, Any], shapes: Shapes) -> dict
         ),
         test_cfg=dict(max_per_img=config["max_per_img"]),
     )
-    model["encoder"].update(_encoder(family, config, shapes))
-    model.update(_detector_settings(family, config, shapes))
-    return model
-
-
-def _detector_settings(family: str, config: Mapping[str, Any], shapes: Shapes) -> dict[str, Any]:
-    """Settings of a family's detector."""
-    if DETECTORS[family] == "DINO":
-        settings: dict[str, Any] = dict(
-            dn_cfg=dict(group_cfg=dict(dynamic=True, num_dn_queries=100))
-        )
-        cross_attention = "decoder.layers.0.cross_attn"
-        if _is_key_aware(shapes, cross_attention):
-            settings["decoder_attention"] = "key_aware"
-            settings["decoder_key_aware"] = _key_aware(shapes, cross_attention)
-        return settings
-    if family == "sparse_deformable_detr":
-        efficient = shapes["transformer.pos_trans.weight"][0] == _dims_and_levels(shapes)[0]
-        return dict(
+    if detector == "DINO":
+        model["dn_cfg"] = dict(group_cfg=dict(dynamic=True, num_dn_queries=100))
+        if key_aware := _key_aware(shapes, "decoder.layers.0.cross_attn"):
+            model.update(decoder_attention="key_aware", decoder_key_aware=key_aware)
+    elif detector == "DeformableDETR":
+        efficient = shapes["transformer.pos_trans.weight"][0] == dims
+        model.update(
             efficient_query_init=efficient,
             class_specific_first_stage=config.get("class_specific_first_stage", efficient),
         )
-    if family == "h_deformable_detr":
-        return dict(num_queries_one2many=learned_queries(shapes) - config["num_queries"])
-    return {}
+    elif detector == "HDETR":
+        model["num_queries_one2many"] = learned_queries(shapes) - config["num_queries"]
+    return model
+
+
+def _encoder(family: str, config: Mapping[str, Any], shapes: Shapes) -> dict[str, Any]:
+    """Settings of a family's encoder."""
+    as_in_training = dict(count="batch", test_count="batch")
+    if family == "focus_dino":
+        ratios = [config["keep_ratio"] * factor for factor in config["cascade"]]
+        return dict(
+            type="DualAttentionEncoder",
+            num_object_tokens=config["topk_self_attention"],
+            selector=dict(type="FocusTokenSelector", keep_ratio=ratios, **as_in_training),
+        )
+    if family == "sparse_deformable_detr":
+        ratio = config["keep_ratio"]
+        return dict(
+            type="SparseDETREncoder",
+            auxiliary_heads=any("transformer.encoder.class_embed." in name for name in shapes),
+            selector=dict(type="DecoderAttentionSelector", keep_ratio=ratio, **as_in_training),
+        )
+    if family == "lite_dino":
+        key_aware = _key_aware(shapes, "encoder.layers.0.self_attn")
+        return dict(
+            type="LiteDETREncoder",
+            blocks=config["blocks"],
+            high_levels=config["high_levels"],
+            small_low_level_ffn=any(".linear12." in name for name in shapes),
+            attention="key_aware" if key_aware else "plain",
+            key_aware=key_aware,
+        )
+    return dict(type="DenseEncoder")
+
+
+def _key_aware(
+    shapes: Shapes, attention: str, heads: int = 8, points: int = 4
+) -> dict[str, Any] | None:
+    """Settings of a released key-aware attention; None if the attention is plain."""
+    name = f"transformer.{attention}"
+    # plain attention may keep an unused query projection
+    if f"{name}.query_proj.weight" not in shapes or f"{name}.attention_weights.weight" in shapes:
+        return None
+    offsets = shapes[f"{name}.sampling_offsets.weight"][0]
+    levels = _dims_and_levels(shapes)[1]
+    return dict(
+        same_locations_on_every_level=offsets != heads * levels * points * 2,
+        separate_key_projection=f"{name}.key_proj.weight" in shapes,
+    )
 
 
 def learned_queries(shapes: Shapes) -> int | None:
@@ -149,73 +167,16 @@ def released_classes(shapes: Shapes) -> int:
     return outputs.pop()
 
 
-def _encoder(family: str, config: Mapping[str, Any], shapes: Shapes) -> dict[str, Any]:
-    """Settings of a family's encoder."""
-    if family == "focus_dino":
-        ratio = config["keep_ratio"]
-        return dict(
-            type="DualAttentionEncoder",
-            num_object_tokens=config["topk_self_attention"],
-            selector=dict(
-                type="FocusTokenSelector",
-                keep_ratio=[ratio * f for f in config["cascade"]],
-                count="batch",
-                test_count="batch",
-            ),
-        )
-    if family == "sparse_deformable_detr":
-        return dict(
-            type="SparseDETREncoder",
-            auxiliary_heads=any("transformer.encoder.class_embed." in name for name in shapes),
-            selector=dict(
-                type="DecoderAttentionSelector",
-                keep_ratio=config["keep_ratio"],
-                count="batch",
-                test_count="batch",
-            ),
-        )
-    if family == "lite_dino":
-        attention = "encoder.layers.0.self_attn"
-        key_aware = _is_key_aware(shapes, attention)
-        return dict(
-            type="LiteDETREncoder",
-            blocks=config["blocks"],
-            high_levels=config["high_levels"],
-            small_low_level_ffn=any(".linear12." in name for name in shapes),
-            attention="key_aware" if key_aware else "plain",
-            key_aware=_key_aware(shapes, attention) if key_aware else None,
-        )
-    return dict(type="DenseEncoder")
-
-
-def _is_key_aware(shapes: Shapes, attention: str) -> bool:
-    """Whether an attention module has a query projection instead of attention weights."""
-    name = f"transformer.{attention}"
-    return (
-        f"{name}.query_proj.weight" in shapes and f"{name}.attention_weights.weight" not in shapes
-    )
-
-
-def _key_aware(shapes: Shapes, attention: str, heads: int = 8, points: int = 4) -> dict[str, Any]:
-    """Settings of a released key-aware attention."""
-    offsets = shapes[f"transformer.{attention}.sampling_offsets.weight"][0]
-    levels = _dims_and_levels(shapes)[1]
-    return dict(
-        same_locations_on_every_level=offsets != heads * levels * points * 2,
-        separate_key_projection=f"transformer.{attention}.key_proj.weight" in shapes,
-    )
+def count_layers(shapes: Shapes, part: str) -> int:
+    """Layers of the released 'encoder' or 'decoder'."""
+    numbers = re.findall(rf"transformer\.{part}\.layers\.(\d+)\.", " ".join(shapes))
+    return max(int(n) for n in numbers) + 1
 
 
 def _dims_and_levels(shapes: Shapes) -> tuple[int, int]:
     name = next(name for name in shapes if "level_embed" in name)
     levels, dims = shapes[name]
     return dims, levels
-
-
-def count_layers(shapes: Shapes, part: str) -> int:
-    """Layers of the released 'encoder' or 'decoder'."""
-    numbers = re.findall(rf"transformer\.{part}\.layers\.(\d+)\.", " ".join(shapes))
-    return max(int(n) for n in numbers) + 1
 
 
 def _hidden(shapes: Shapes, part: str) -> int:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sparse_encoders.checkpoints.names_backbones import Shapes
+from sparse_encoders.checkpoints.backbones import Shapes
 from sparse_encoders.checkpoints.released import count_layers, learned_queries, released_classes
 from sparse_encoders.encoders.schedule import InterleavedSchedule
 from sparse_encoders.selectors.keep import KeepSchedule
@@ -78,12 +77,13 @@ def release_settings(
     Raises:
         ValueError: an option that the family does not have, or that contradicts the tensors.
     """
+    args, options = args or {}, options or {}
     settings = {name: Setting(value, RELEASE) for name, value in DEFAULTS[family].items()}
     for theirs, ours in ARGS.get(family, {}).items():
-        if (args or {}).get(theirs) is not None:
-            settings[ours] = Setting((args or {})[theirs], FILE)
+        if args.get(theirs) is not None:
+            settings[ours] = Setting(args[theirs], FILE)
     settings |= _from_tensors(family, shapes, settings)
-    given = {name: value for name, value in (options or {}).items() if value is not None}
+    given = {name: value for name, value in options.items() if value is not None}
     if "schedule" in given and family == "lite_dino":
         levels = next(s[0] for n, s in shapes.items() if "level_embed" in n)
         named = InterleavedSchedule.from_name(given.pop("schedule"), levels)
@@ -95,8 +95,14 @@ def release_settings(
         if old.source == TENSORS and old.value != value:
             raise ValueError(f"{name} is {old.value} by the file's tensors, got {value}")
         settings[name] = Setting(value, ASKED)
-    if family == "focus_dino" and settings["keep_ratio"].source == ASKED:
-        settings |= _per_layer(settings["keep_ratio"], shapes)
+    if family == "focus_dino" and "keep_ratio" in given:
+        # an average, or a ratio for each layer
+        ratios = given["keep_ratio"]
+        if isinstance(ratios, Sequence) and len(ratios) == 1:
+            ratios = ratios[0]
+        schedule = KeepSchedule.from_config(ratios, count_layers(shapes, "encoder"), cascade=True)
+        settings["keep_ratio"] = Setting(schedule.ratio, ASKED)
+        settings["cascade"] = Setting(list(schedule.factors), ASKED)
     return settings
 
 
@@ -113,24 +119,7 @@ def _from_tensors(
             derived["num_queries"] = Setting(one_to_one, RELEASE)
     elif learned is not None:
         derived["num_queries"] = Setting(learned, TENSORS)
-    small = {
-        int(match[1])
-        for name in shapes
-        if (match := re.search(r"encoder\.layers\.(\d+)\.linear12\.", name))
-    }
-    if small:
-        # the last layer of each block has an FFN of its own for the low levels
-        derived["blocks"] = Setting(len(small), TENSORS)
+    # the last layer of each of Lite DETR's blocks has an FFN of its own for the low levels
+    if blocks := sum(name.endswith(".linear12.weight") for name in shapes):
+        derived["blocks"] = Setting(blocks, TENSORS)
     return derived
-
-
-def _per_layer(ratios: Setting, shapes: Shapes) -> dict[str, Setting]:
-    """Focus-DETR's foreground share and cascade from an average or a ratio for each layer."""
-    given = ratios.value if isinstance(ratios.value, Sequence) else [ratios.value]
-    schedule = KeepSchedule.from_config(
-        given[0] if len(given) == 1 else given, count_layers(shapes, "encoder"), cascade=True
-    )
-    return {
-        "keep_ratio": Setting(schedule.ratio, ratios.source),
-        "cascade": Setting(list(schedule.factors), ratios.source),
-    }

@@ -16,7 +16,8 @@ from reference.parts import (
     same_memory,
     same_selection,
 )
-from sparse_encoders.checkpoints.names import FOCUS_ENCODER, rename, under
+from reference.seeded import under
+from sparse_encoders.checkpoints.names import released_names, rename
 from sparse_encoders.contracts import DetectorParts
 from sparse_encoders.encoders import DualAttentionEncoder
 from sparse_encoders.selectors.keep import KeepSchedule
@@ -28,7 +29,7 @@ def build_focus_encoder(
 ) -> tuple[DualAttentionEncoder, DetectorParts, Tensor]:
     """The encoder of a fixture with its seeded weights, what a detector lends it, and (L, C)."""
     released = released_state(fixture, config)
-    state, _ = rename(released, FOCUS_ENCODER)
+    state = rename(released, released_names("focus_dino", 6))
     encoder = DualAttentionEncoder(
         **encoder_settings(config),
         num_object_tokens=config["topk_self_attention"],

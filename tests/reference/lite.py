@@ -10,9 +10,9 @@ from torch import Tensor
 
 from reference.checks import Check, Fixture, checks, close
 from reference.parts import encoder_settings, fixture_tokens
-from reference.seeded import seeded_state
+from reference.seeded import seeded_state, under
 from sparse_encoders.checkpoints.conversion import one_set_per_level
-from sparse_encoders.checkpoints.names import LITE_ENCODER, rename, under
+from sparse_encoders.checkpoints.names import released_names, rename
 from sparse_encoders.contracts import DetectorParts
 from sparse_encoders.encoders import LiteDETREncoder
 
@@ -35,7 +35,7 @@ def build_encoder(config: dict[str, Any]) -> LiteDETREncoder:
 
 def lite_state(released: dict[str, Tensor], config: dict[str, Any]) -> dict[str, Tensor]:
     """The encoder's state dict; a plain attention gets a set of offsets for each level."""
-    state, _ = rename(released, LITE_ENCODER)
+    state = rename(released, released_names("lite_dino", 6))
     encoder = under(state, "encoder.")
     if config["key_aware"]:
         return encoder

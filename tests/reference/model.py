@@ -19,6 +19,7 @@ from reference.seeded import seeded_input, uniform
 from reference.ties import FirstStageScores
 from sparse_encoders.checkpoints.conversion import convert, load_converted
 from sparse_encoders.checkpoints.released import model_config
+from sparse_encoders.checkpoints.settings import DEFAULTS
 from sparse_encoders.detectors.dino import DINO
 from sparse_encoders.selectors.keep import KeepSchedule
 
@@ -115,7 +116,7 @@ def released_model(
     released: Mapping[str, Tensor],
 ) -> Any:
     """A detector with released weights, in eval mode; ValueError if they do not fit."""
-    settings = model_config(family, config, shapes)
+    settings = model_config(family, {**DEFAULTS[family], **config}, shapes)
     model = load_converted(settings, convert(released, family, settings).state)
     if family == "focus_dino":
         # exactly as released, also where the first layer's factor is not 1

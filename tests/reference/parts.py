@@ -12,8 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from reference.checks import Check, Fixture, close, equal, same_sets
-from reference.seeded import seeded_input, seeded_state, uniform
-from sparse_encoders.checkpoints.names import under
+from reference.seeded import seeded_input, seeded_state, under, uniform
 from sparse_encoders.contracts import DetectorParts
 from sparse_encoders.encoders import EncoderOutput
 from sparse_encoders.selectors.projection import TokenProjection

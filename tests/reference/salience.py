@@ -18,7 +18,8 @@ from reference.parts import (
     same_memory,
     same_selection,
 )
-from sparse_encoders.checkpoints.names import Renaming, rename, under
+from reference.seeded import under
+from sparse_encoders.checkpoints.names import Renaming, rename
 from sparse_encoders.encoders import DualAttentionEncoder, EncoderOutput
 from sparse_encoders.supervision.salience import SalienceLabels, salience_loss
 
@@ -50,7 +51,7 @@ _NAMES: Renaming = (
 @checks("salience_encoder")
 def check_salience_encoder(fixture: Fixture, config: dict[str, Any]) -> list[Check]:
     """Scores, kept tokens and memory of the released encoder."""
-    state, _ = rename(released_state(fixture, config), _NAMES)
+    state = rename(released_state(fixture, config), _NAMES)
     encoder = DualAttentionEncoder(
         **encoder_settings(config),
         num_object_tokens=config["topk_self_attention"],

@@ -81,3 +81,8 @@ def seeded_input(
     """Float32 input in [low, high)."""
     values = low + (high - low) * uniform(name, shape, seed)
     return torch.from_numpy(values.astype(np.float32))
+
+
+def under(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The entries whose names begin with ``prefix``, without it."""
+    return {k[len(prefix) :]: v for k, v in state.items() if k.startswith(prefix)}

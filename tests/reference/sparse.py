@@ -18,7 +18,8 @@ from reference.parts import (
     released_state,
     same_memory,
 )
-from sparse_encoders.checkpoints.names import SPARSE_ENCODER, rename, under
+from reference.seeded import under
+from sparse_encoders.checkpoints.names import released_names, rename
 from sparse_encoders.encoders import EncoderOutput, SparseDETREncoder
 from sparse_encoders.supervision.decoder_attention import (
     attention_labels,
@@ -32,7 +33,7 @@ from sparse_encoders.supervision.decoder_attention import (
 def check_sparse_encoder(fixture: Fixture, config: dict[str, Any]) -> list[Check]:
     """Token scores, kept tokens, memory and auxiliary predictions of the released encoder."""
     released = released_state({**_aliases(fixture, config), **fixture}, config)
-    state, _ = rename(released, SPARSE_ENCODER)
+    state = rename(released, released_names("sparse_deformable_detr", 6))
     encoder = SparseDETREncoder(
         **encoder_settings(config),
         num_classes=config["num_classes"],

@@ -1,16 +1,10 @@
-"""Released backbones: their configs, from the shapes of their tensors, and their names here."""
+"""MMDetection's configs of released backbones, from the shapes of their tensors."""
 
 from __future__ import annotations
 
 import re
-from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from typing import Any
-
-from mmdet.models.backbones.swin import swin_converter
-from torch import Tensor
-
-from sparse_encoders.checkpoints.names import Renaming
 
 Shapes = Mapping[str, Sequence[int]]
 
@@ -18,42 +12,6 @@ Shapes = Mapping[str, Sequence[int]]
 RESNET_DEPTHS = {6: 50, 23: 101, 36: 152}
 RESNET_CHANNELS = (256, 512, 1024, 2048)
 SWIN_SIGN = "patch_embed.proj.weight"
-
-# detectron2's stages are called res2 to res5, MMDetection's layer1 to layer4
-DETECTRON_RESNET: Renaming = (
-    (r"backbone\.stem\.conv1\.norm\.", r"backbone.bn1."),
-    (r"backbone\.stem\.conv1\.", r"backbone.conv1."),
-    *(
-        (rf"backbone\.res{stage}\.(\d+)\.{old}\.", rf"backbone.layer{stage - 1}.\1.{new}.")
-        for stage in range(2, 6)
-        for old, new in (
-            ("shortcut.norm", "downsample.1"),
-            ("shortcut", "downsample.0"),
-            (r"conv(\d)\.norm", r"bn\2"),
-            (r"conv(\d)", r"conv\2"),
-        )
-    ),
-)
-TORCHVISION_RESNET: Renaming = ((r"backbone\.0\.body\.", r"backbone."),)
-DETREX_NECK: Renaming = (
-    (r"neck\.(convs|extra_convs)\.(\d+)\.norm\.", r"neck.\1.\2.gn."),
-    (r"neck\.", r"neck."),
-)
-
-
-def official_neck(outputs: int, levels: int) -> Renaming:
-    """Deformable DETR's ``input_proj``: one for each backbone output, then strided ones.
-
-    Args:
-        outputs: feature maps of the backbone.
-        levels: feature levels.
-    """
-    rules = []
-    for index in range(levels):
-        module = f"convs.{index}" if index < outputs else f"extra_convs.{index - outputs}"
-        for part, name in (("0", "conv"), ("1", "gn")):
-            rules.append((rf"input_proj\.{index}\.{part}\.", rf"neck.{module}.{name}."))
-    return tuple(rules)
 
 
 def neck_channels(shapes: Shapes) -> list[int]:
@@ -72,14 +30,9 @@ def neck_channels(shapes: Shapes) -> list[int]:
     return [channels[index] for index in sorted(channels)]
 
 
-def swin_prefix(shapes: Shapes) -> str | None:
+def swin_prefix(names: Mapping[str, Any]) -> str | None:
     """Prefix of the names of a Swin Transformer; None if there is none."""
-    return next((n.removesuffix(SWIN_SIGN) for n in shapes if n.endswith(SWIN_SIGN)), None)
-
-
-def rename_swin(name: str, value: Tensor, prefix: str) -> dict[str, Tensor]:
-    """MMDetection's name and layout of one tensor of Microsoft's Swin Transformer."""
-    return dict(swin_converter(OrderedDict({name.removeprefix(prefix): value})))
+    return next((n.removesuffix(SWIN_SIGN) for n in names if n.endswith(SWIN_SIGN)), None)
 
 
 def backbone_config(shapes: Shapes) -> dict[str, Any]:
@@ -92,11 +45,8 @@ def backbone_config(shapes: Shapes) -> dict[str, Any]:
     prefix = swin_prefix(shapes)
     if prefix is not None:
         return _swin_config({k.removeprefix(prefix): v for k, v in shapes.items()}, channels)
-    blocks = {
-        int(match[1])
-        for name in shapes
-        if (match := re.match(r"backbone\.(?:0\.body\.layer3|res4)\.(\d+)\.", name))
-    }
+    third_stage = r"^backbone\.(?:0\.body\.layer3|res4)\.(\d+)\."
+    blocks = set(re.findall(third_stage, "\n".join(shapes), re.MULTILINE))
     depth = RESNET_DEPTHS.get(len(blocks))
     if depth is None or any(c not in RESNET_CHANNELS for c in channels):
         raise ValueError(
@@ -116,12 +66,14 @@ def backbone_config(shapes: Shapes) -> dict[str, Any]:
 
 
 def _swin_config(shapes: Shapes, channels: Sequence[int]) -> dict[str, Any]:
-    """MMDetection's config of a Swin Transformer, from shapes by its own names."""
+    """The config of a Swin Transformer, from shapes by its own names."""
     dims = shapes[SWIN_SIGN][0]
-    table = "attn.relative_position_bias_table"
     blocks = re.findall(r"layers\.(\d+)\.blocks\.(\d+)\.norm1\.weight", " ".join(shapes))
     stages = sorted({int(stage) for stage, _ in blocks})
-    side = round(shapes[f"layers.0.blocks.0.{table}"][0] ** 0.5)
+    # (2 * window size - 1)^2 rows and a column for each head
+    tables = [
+        shapes[f"layers.{stage}.blocks.0.attn.relative_position_bias_table"] for stage in stages
+    ]
     widths = [dims * 2**stage for stage in stages]
     if any(c not in widths for c in channels):
         raise ValueError(
@@ -131,8 +83,8 @@ def _swin_config(shapes: Shapes, channels: Sequence[int]) -> dict[str, Any]:
         type="SwinTransformer",
         embed_dims=dims,
         depths=[len({b for s, b in blocks if int(s) == stage}) for stage in stages],
-        num_heads=[shapes[f"layers.{stage}.blocks.0.{table}"][1] for stage in stages],
-        window_size=(side + 1) // 2,
+        num_heads=[table[1] for table in tables],
+        window_size=(round(tables[0][0] ** 0.5) + 1) // 2,
         patch_norm="patch_embed.norm.weight" in shapes,
         out_indices=tuple(widths.index(c) for c in channels),
         drop_path_rate=0.2,
