@@ -176,11 +176,7 @@ class TimmBackbone(BaseModule):
             return
         named = dict(self.body.named_modules())
         targets = _module_names(modules[stage], stage, len(modules), named)
-        own = [
-            index
-            for index, name in enumerate(named)
-            if name in targets or name.startswith(tuple(f"{t}." for t in targets))
-        ]
+        own = [index for index, name in enumerate(named) if _is_in(name, targets)]
         if not own:
             raise ValueError(
                 f"frozen_stages={stage}: {self.model_name!r} has no module "
@@ -199,14 +195,19 @@ def _module_names(
     reported: str, stage: int, stages: int, modules: dict[str, nn.Module]
 ) -> set[str]:
     """Names that a feature's module may have: timm flattens some and reports others wrongly."""
-    outers = ("", "model.")
-    names = {
-        f"{outer}{form}" for outer in outers for form in (reported, reported.replace(".", "_"))
-    }
-    if any(name in names or name.startswith(tuple(f"{n}." for n in names)) for name in modules):
+    forms = (reported, reported.replace(".", "_"))
+    names = {f"{outer}{form}" for outer in ("", "model.") for form in forms}
+    if any(_is_in(name, names) for name in modules):
         return names
-    lists = {f"{outer}{kind}" for outer in outers for kind in ("stages", "blocks", "layers")}
+    lists = [
+        f"{outer}{kind}" for outer in ("", "model.") for kind in ("stages", "blocks", "layers")
+    ]
     return {f"{name}.{stage}" for name in lists if stage < _length(modules.get(name)) <= stages}
+
+
+def _is_in(name: str, outer: set[str]) -> bool:
+    """Whether a module is one of ``outer`` or inside of one."""
+    return name in outer or name.startswith(tuple(f"{n}." for n in outer))
 
 
 def _stage_of(name: str, stages: int, modules: dict[str, nn.Module]) -> int:

@@ -65,46 +65,37 @@ def read_checkpoint(path: str | Path, averaged: bool = False) -> Checkpoint:
     if not isinstance(content, Mapping):
         raise ValueError(f"{path} holds a {type(content).__name__}, no dictionary of weights")
     keys = [key for key in (*WEIGHTS, *AVERAGED) if isinstance(content.get(key), Mapping)]
-    wanted = AVERAGED if averaged else WEIGHTS
-    key = next((key for key in keys if key in wanted), None)
-    if averaged and key is None:
+    wanted = [key for key in keys if key in (AVERAGED if averaged else WEIGHTS)]
+    if averaged and not wanted:
         raise ValueError(f"{path} has no averaged weights; keys: {_listed(content)}")
-    if key is None and keys:
-        key = keys[0]
-    state = content if key is None else content[key]
+    key = next(iter([*wanted, *keys]), "")
+    state = content[key] if key else content
     if key in AVERAGED and isinstance(state.get("module"), Mapping):
         state = state["module"]
     tensors = {str(k): _tensor(v) for k, v in state.items() if isinstance(v, Tensor | np.ndarray)}
     if not tensors:
         raise ValueError(f"{path} holds no weights; keys: {_listed(content)}")
-    args = content.get("args") if key is not None else None
-    meta = content.get("meta") if key is not None else None
+    beside = content if key else {}  # a bare state has parameters only
+    args = beside.get("args")
+    meta = _mapping(beside.get("meta"))
+    classes = _mapping(meta.get("dataset_meta")).get("classes")
     return Checkpoint(
         state=_unwrapped(tensors),
-        key=key or "",
-        args=dict(vars(args) if isinstance(args, Namespace) else args or {})
-        if isinstance(args, Namespace | Mapping)
-        else {},
+        key=key,
+        args=dict(_mapping(vars(args) if isinstance(args, Namespace) else args)),
         others=tuple(other for other in keys if other != key),
         not_tensors=tuple(str(k) for k in state if str(k) not in tensors),
-        classes=_classes(meta),
-        meta=meta if isinstance(meta, Mapping) else {},
+        classes=None if classes is None else tuple(classes),
+        meta=meta,
     )
 
 
-def _classes(meta: Any) -> tuple[str, ...] | None:
-    """Class names in the ``meta`` of MMEngine's runner."""
-    data = meta.get("dataset_meta") if isinstance(meta, Mapping) else None
-    names = data.get("classes") if isinstance(data, Mapping) else None
-    return None if names is None else tuple(names)
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
 
 
 def _load(path: Path) -> Any:
-    """The file's content.
-
-    Raises:
-        ValueError: see :func:`read_checkpoint`.
-    """
+    """The file's content."""
     if not path.is_file():
         raise ValueError(f"there is no checkpoint file {path}")
     try:
