@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from export_onnx import read_image
 from measuring import say, write_report
 from sparse_encoders.analysis.benchmark import benchmark, records, table
 from sparse_encoders.analysis.machine import describe_machine
@@ -25,7 +26,6 @@ from sparse_encoders.deployment import (
     export_onnx,
     open_onnx,
 )
-from sparse_encoders.deployment.command import read_image
 from sparse_encoders.loading import load_detector, read_config
 
 

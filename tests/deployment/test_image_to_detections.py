@@ -20,14 +20,12 @@ from tiny_detectors import DETECTORS
 def test_it_gives_what_predict_gives(kind: str) -> None:
     model = detector(kind)
     image = picture()
+    given = {"inputs": [image[0]], "data_samples": samples([SIZE], SIZE, [0])}
     with torch.no_grad():
         actual = ImageToDetections(model, SIZE)(image)
-        fed = model.data_preprocessor(
-            {"inputs": [image[0]], "data_samples": samples([SIZE], SIZE, [0])}
-        )
-        expected = model.predict(fed["inputs"], fed["data_samples"], rescale=False)[
-            0
-        ].pred_instances
+        fed = model.data_preprocessor(given)
+        (sample,) = model.predict(fed["inputs"], fed["data_samples"], rescale=False)
+    expected = sample.pred_instances
     assert actual[0].shape == (1, 50, 4) and actual[2].dtype == torch.int64
     torch.testing.assert_close(actual[0][0], expected.bboxes)
     torch.testing.assert_close(actual[1][0], expected.scores)
@@ -43,17 +41,12 @@ def test_an_image_of_few_tokens() -> None:
 
 
 def test_a_normalised_image() -> None:
-    model = detector(
-        data_preprocessor=dict(
-            type="DetDataPreprocessor", mean=[1.0, 2.0, 3.0], std=[4.0, 5.0, 6.0], bgr_to_rgb=True
-        )
-    )
-    image = picture()
-    given = (image.flip(1) - torch.tensor([1.0, 2.0, 3.0]).view(3, 1, 1)) / torch.tensor(
-        [4.0, 5.0, 6.0]
-    ).view(3, 1, 1)
+    mean, std = torch.tensor([1.0, 2.0, 3.0]), torch.tensor([4.0, 5.0, 6.0])
+    numbers = dict(mean=mean.tolist(), std=std.tolist(), bgr_to_rgb=True)
+    model = detector(data_preprocessor=dict(type="DetDataPreprocessor", **numbers))
+    given = (picture().flip(1) - mean.view(3, 1, 1)) / std.view(3, 1, 1)
     with torch.no_grad():
-        raw = ImageToDetections(model, SIZE)(image)
+        raw = ImageToDetections(model, SIZE)(picture())
         normalised = ImageToDetections(model, SIZE, normalize=False)(given)
     torch.testing.assert_close(raw[1], normalised[1])
 
@@ -131,17 +124,21 @@ def test_half_precision_on_a_gpu(dtype: torch.dtype) -> None:
     assert loss.isfinite()
 
 
-def test_what_cannot_be_deployed() -> None:
-    model = detector()
-    with pytest.raises(TypeError, match="must be a detector of sparse_encoders, got Linear"):
-        ImageToDetections(torch.nn.Linear(1, 1), SIZE)
-    with pytest.raises(ValueError, match=r"image_hw must be at least \(1, 1\), got \(0, 5\)"):
-        ImageToDetections(model, (0, 5))
-    with pytest.raises(ValueError, match=r"in training mode; call model\.eval"):
-        ImageToDetections(model.train(), SIZE)
-    oracle: dict[str, Any] = dict(type="DualAttentionEncoder", selector=dict(type="OracleSelector"))
-    with pytest.raises(ValueError, match="OracleSelector reads the boxes of the images"):
-        ImageToDetections(detector(encoder=oracle), SIZE)
+ORACLE = dict(type="DualAttentionEncoder", selector=dict(type="OracleSelector"))
+
+
+@pytest.mark.parametrize(
+    ("model", "size", "error", "message"),
+    [
+        (lambda: torch.nn.Linear(1, 1), SIZE, TypeError, "detector of sparse_encoders, got Linear"),
+        (detector, (0, 5), ValueError, r"image_hw must be at least \(1, 1\), got \(0, 5\)"),
+        (lambda: detector().train(), SIZE, ValueError, r"in training mode; call model\.eval"),
+        (lambda: detector(encoder=ORACLE), SIZE, ValueError, "OracleSelector reads the boxes"),
+    ],
+)
+def test_what_cannot_be_deployed(model: Any, size: Any, error: Any, message: str) -> None:
+    with pytest.raises(error, match=message):
+        ImageToDetections(model(), size)
 
 
 def test_backends_come_back() -> None:
