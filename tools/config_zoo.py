@@ -13,13 +13,12 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from sparse_encoders.configs import CocoConfig, coco_configs
+from sparse_encoders.configs import coco_configs
 
 CONFIGS = Path(__file__).resolve().parents[1] / "mmdet_configs"
 #: first part of a config's name to the detector's title, in the order of docs/config_zoo.md
@@ -44,51 +43,22 @@ PRINTED_KEYS = {*AP_KEYS, "parameters", "gflops", "fps"}
 SMALL = "sparse_encoders small DINO"  # collection of what was trained here
 
 
-@dataclass(frozen=True)
-class Figures:
-    """Results that a paper prints for a config.
-
-    Attributes:
-        values: the printed ones of AP to AP_L (percent), parameters (millions), gflops and fps.
-        paper: title of the paper.
-        url: address of the paper.
-        source: table of the paper, or its poster or README, such as "supplement, Table 5".
-    """
-
-    values: Mapping[str, float]
-    paper: str
-    url: str
-    source: str
+Row = dict[str, Any]
 
 
-@dataclass(frozen=True)
-class Trained:
-    """Results of a config trained with this code.
+def read_printed(file: Path) -> dict[str, list[Row]]:
+    """Read the results printed in the papers.
 
-    Attributes:
-        path: the config, relative to ``mmdet_configs``.
-        dataset: what it was trained and tested on.
-        epochs: length of the training.
-        log: file of this repository that documents the training or the comparison.
-        metrics: AP to AP_L, percent.
-    """
-
-    path: str
-    dataset: str
-    epochs: int
-    log: str
-    metrics: Mapping[str, float]
-
-
-def read_printed(file: Path) -> dict[str, list[Figures]]:
-    """Read the results printed in the papers, by config name.
+    Returns:
+        By config name, the entries of its metafile: Paper, URL, Source (table, poster or README)
+        and the printed ones of AP to AP_L (percent), parameters (millions), gflops and fps.
 
     Raises:
         ValueError: a row names an unknown config or result, or has no AP.
     """
     content = yaml.safe_load(file.read_text())
     known = {config.path.stem for config in coco_configs()}
-    printed: dict[str, list[Figures]] = {}
+    printed: dict[str, list[Row]] = {}
     for key, sources in content["figures"].items():
         paper = content["papers"][key]
         for source, rows in sources.items():
@@ -99,25 +69,26 @@ def read_printed(file: Path) -> dict[str, list[Figures]]:
                         f"{file}: each row of {source} must name an existing config and give AP "
                         f"and any of {sorted(PRINTED_KEYS)}, got {row}"
                     )
-                figures = Figures(values, paper["title"], paper["url"], source)
-                printed.setdefault(name, []).append(figures)
+                entry = {"Paper": paper["title"], "URL": paper["url"], "Source": source, **values}
+                printed.setdefault(name, []).append(entry)
     return printed
 
 
-def read_trained(file: Path) -> list[Trained]:
+def read_trained(file: Path) -> list[Row]:
     """Read the results of the configs trained with this code.
+
+    Returns:
+        Rows of config (below ``mmdet_configs``), dataset, epochs, log (the file of this repository
+        that documents the training) and AP to AP_L, percent.
 
     Raises:
         ValueError: the file of a config or of a log does not exist.
     """
-    trained = []
-    for row in yaml.safe_load(file.read_text())["trained"]:
-        metrics = {key: row[key] for key in AP_KEYS}
-        run = Trained(row["config"], row["dataset"], row["epochs"], row["log"], metrics)
-        for path in (CONFIGS / run.path, CONFIGS.parent / run.log):
+    trained: list[Row] = yaml.safe_load(file.read_text())["trained"]
+    for row in trained:
+        for path in (CONFIGS / row["config"], CONFIGS.parent / row["log"]):
             if not path.is_file():
                 raise ValueError(f"{file}: 'trained' names {path}, which does not exist")
-        trained.append(run)
     return trained
 
 
@@ -155,17 +126,29 @@ def write(configs: Path = CONFIGS) -> list[Path]:
     return changed
 
 
-def _metafile(folder: str, printed: Mapping[str, list[Figures]], trained: list[Trained]) -> str:
+def _metafile(folder: str, printed: Mapping[str, list[Row]], trained: list[Row]) -> str:
     """Content of a folder's metafile.yml, in OpenMMLab's format."""
     configs = [config for config in coco_configs() if config.path.parent.name == folder]
-    small = [run for run in trained if Path(run.path).parent.name == folder]
+    small = [run for run in trained if Path(run["config"]).parent.name == folder]
     names = {c.detector: f"sparse_encoders {DETECTORS[c.detector]}" for c in configs}
-    collections = [_collection(name, "COCO") for name in names.values()]
-    models = [_model(c, names[c.detector], printed.get(c.path.stem, [])) for c in configs]
-    for path in dict.fromkeys(run.path for run in small):
-        models.append(_trained_model(path, [run for run in small if run.path == path]))
+    data = dict.fromkeys(names.values(), "COCO")
     if small:
-        collections.append(_collection(SMALL, small[0].dataset))
+        data[SMALL] = small[0]["dataset"]
+    collections = [
+        {"Name": name, "Metadata": {"Training Data": kind}, "README": "docs/config_zoo.md"}
+        for name, kind in data.items()
+    ]
+    models = []
+    for config in configs:
+        entry = _entry(config.path, names[config.detector])
+        entry["Metadata"] = {"Epochs": config.epochs}
+        if config.path.stem in printed:
+            entry["Printed in the paper"] = printed[config.path.stem]
+        models.append(entry)
+    for path in dict.fromkeys(run["config"] for run in small):
+        entry = _entry(Path(path), SMALL)
+        entry["Results"] = [_result(run) for run in small if run["config"] == path]
+        models.append(entry)
     content = {"Collections": collections, "Models": models}
     text = yaml.safe_dump(content, sort_keys=False, width=100)
     return (
@@ -173,54 +156,34 @@ def _metafile(folder: str, printed: Mapping[str, list[Figures]], trained: list[T
     )
 
 
-def _collection(name: str, data: str) -> dict[str, Any]:
-    return {"Name": name, "Metadata": {"Training Data": data}, "README": "docs/config_zoo.md"}
+def _entry(path: Path, collection: str) -> Row:
+    """Metafile entry of a config."""
+    config = f"configs/{path.as_posix()}"
+    return {"Name": path.stem, "In Collection": collection, "Config": config}
 
 
-def _model(config: CocoConfig, collection: str, printed: list[Figures]) -> dict[str, Any]:
-    """Metafile entry of a config for COCO, without results: none was trained with this code."""
-    entry = {
-        "Name": config.path.stem,
-        "In Collection": collection,
-        "Config": f"configs/{config.path.as_posix()}",
-        "Metadata": {"Epochs": config.epochs},
-    }
-    if printed:
-        entry["Printed in the paper"] = [
-            {"Paper": f.paper, "URL": f.url, "Source": f.source, **f.values} for f in printed
-        ]
-    return entry
-
-
-def _trained_model(path: str, runs: list[Trained]) -> dict[str, Any]:
-    """Metafile entry of a config that was trained with this code."""
-    results = [
-        {
-            "Task": "Object Detection",
-            "Dataset": run.dataset,
-            "Epochs": run.epochs,
-            "Metrics": {f"box {key}": value for key, value in run.metrics.items()},
-            "Training Log": run.log,
-        }
-        for run in runs
-    ]
+def _result(run: Row) -> Row:
+    """Metafile entry of a training with this code."""
     return {
-        "Name": Path(path).stem,
-        "In Collection": SMALL,
-        "Config": f"configs/{path}",
-        "Results": results,
+        "Task": "Object Detection",
+        "Dataset": run["dataset"],
+        "Epochs": run["epochs"],
+        "Metrics": {f"box {key}": run[key] for key in AP_KEYS},
+        "Training Log": run["log"],
     }
 
 
-def _page(configs: Path, printed: Mapping[str, list[Figures]], trained: list[Trained]) -> str:
+def _page(configs: Path, printed: Mapping[str, list[Row]], trained: list[Row]) -> str:
     """Content of docs/config_zoo.md."""
     notes = yaml.safe_load((configs / "published.yml").read_text())["notes"]
     parts = [(configs / "page_header.md").read_text().rstrip(), "", "## Trained here", ""]
     parts += ["| config | data | epochs | AP | AP50 | AP75 | numbers |", "|" + " --- |" * 7]
     for run in trained:
-        cells = " | ".join(str(run.metrics[key]) for key in AP_KEYS[:3])
-        name, log = Path(run.path).stem, run.log.removeprefix("docs/")
-        start = f"| [{name}](../mmdet_configs/{run.path}) | {run.dataset} | {run.epochs} |"
+        cells = " | ".join(str(run[key]) for key in AP_KEYS[:3])
+        name, log = Path(run["config"]).stem, run["log"].removeprefix("docs/")
+        start = (
+            f"| [{name}](../mmdet_configs/{run['config']}) | {run['dataset']} | {run['epochs']} |"
+        )
         parts.append(f"{start} {cells} | [{log}]({log}) |")
     parts += ["", "## Notes on the printed figures", ""]
     parts += [f"- {source}: {text.strip()}" for source, text in notes.items()]
@@ -229,7 +192,7 @@ def _page(configs: Path, printed: Mapping[str, list[Figures]], trained: list[Tra
     return "\n".join(parts) + "\n"
 
 
-def _table(detector: str, printed: Mapping[str, list[Figures]]) -> Iterator[str]:
+def _table(detector: str, printed: Mapping[str, list[Row]]) -> Iterator[str]:
     """Lines of the Markdown table of one detector's configs."""
     yield "| config | backbone | epochs | AP | GFLOPs | M parameters | printed in |"
     yield "|" + " --- |" * 7
@@ -240,9 +203,9 @@ def _table(detector: str, printed: Mapping[str, list[Figures]]) -> Iterator[str]
         start = f"| {link} | {BACKBONES[config.backbone]} | {config.epochs} |"
         rows = printed.get(config.path.stem, [])
         for figures in rows:
-            cells = [f"{figures.values.get(k, '')}" for k in ("AP", "gflops", "parameters")]
-            paper = figures.paper.split(":")[0].replace("Less is More", "Focus-DETR")
-            yield f"{start} {' | '.join(cells)} | {paper}, {figures.source} |"
+            cells = [f"{figures.get(k, '')}" for k in ("AP", "gflops", "parameters")]
+            paper = figures["Paper"].split(":")[0].replace("Less is More", "Focus-DETR")
+            yield f"{start} {' | '.join(cells)} | {paper}, {figures['Source']} |"
         if not rows:
             yield f"{start} | | | |"
 
