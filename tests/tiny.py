@@ -18,8 +18,6 @@ from torch import Tensor, nn
 import sparse_encoders  # noqa: F401  (registers the package)
 
 NUM_CLASSES = 5
-
-
 DEFORMABLE = {
     "one-stage": "deformable-detr_r50_16xb2-50e_coco.py",
     "refine": "deformable-detr-refine_r50_16xb2-50e_coco.py",
@@ -106,11 +104,31 @@ def samples(
     return out
 
 
+def batch(
+    boxes: Sequence[int] = (3, 2),
+    shapes: Sequence[tuple[int, int]] = ((64, 96), (50, 80)),
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Random images and their data samples, as a detector takes them; the first image fills all."""
+    shapes = shapes[: len(boxes)]
+    generator = torch.Generator().manual_seed(seed)
+    images = torch.randn(len(boxes), 3, *shapes[0], generator=generator)
+    return dict(inputs=images, data_samples=samples(shapes, shapes[0], boxes, seed))
+
+
+def flat(losses: dict[str, Any]) -> dict[str, Tensor]:
+    """A loss dict with sums in place of lists."""
+    return {name: sum(loss) if isinstance(loss, list) else loss for name, loss in losses.items()}
+
+
 def total(losses: dict[str, Any]) -> Tensor:
     """Sum of a loss dict, as the optimiser sees it."""
-    return sum(
-        (sum(v) if isinstance(v, list) else v).sum() for k, v in losses.items() if "loss" in k
-    )
+    return sum(loss.sum() for name, loss in flat(losses).items() if "loss" in name)
+
+
+def without_gradient(model: nn.Module) -> list[str]:
+    """Parameters that should learn and got no gradient: distributed training waits for them."""
+    return [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None]
 
 
 @functools.cache

@@ -14,6 +14,31 @@ from tiny import build, dino_config
 DETECTORS = ("DeformableDETR", "two-stage DeformableDETR", "DNDETR", "DINO", "HDETR", "DDQDETR")
 QUERIES = 40
 
+ENCODERS: dict[str, dict[str, Any]] = {
+    "dense": dict(type="DenseEncoder"),
+    "sparse": dict(type="SparseDETREncoder"),
+    "focus": dict(type="DualAttentionEncoder"),
+    "salience": dict(
+        type="DualAttentionEncoder",
+        background_embedding="released",
+        selector=dict(type="SalienceTokenSelector", modulation_place="after_norm"),
+    ),
+    "hybrid": dict(type="HybridEncoder", feedforward_channels=64),
+    "none": dict(type="NoEncoder"),
+    "lite": dict(type="LiteDETREncoder", blocks=1),
+    "lite key-aware": dict(
+        type="LiteDETREncoder", blocks=1, attention="key_aware", small_low_level_ffn=True
+    ),
+    "lite + focus": dict(
+        type="LiteDETREncoder",
+        blocks=1,
+        small_low_level_ffn=True,
+        selector=dict(type="FocusTokenSelector", keep_ratio=0.3),
+    ),
+}
+# Sparse DETR's detector has both
+SPARSE_DETR = dict(efficient_query_init=True, class_specific_first_stage=True)
+
 # EncoderDetector refuses more detections than queries times classes
 TEST_CFG = dict(max_per_img=50)
 
@@ -30,7 +55,7 @@ def detector_config(detector: str, encoder: dict[str, Any] | None = None, **chan
         model.bbox_head.type = "DNDETRHead"
     elif detector == "HDETR":
         model.update(type="sparse_encoders.HDETR", num_queries_one2many=60)
-        model.bbox_head.update(type="HDETRHead", k_one2many=3)
+        model.bbox_head.type = "HDETRHead"
     elif detector in ("DINO", "DDQDETR"):
         model.type = f"sparse_encoders.{detector}"
         model.bbox_head.type = f"{detector}Head"

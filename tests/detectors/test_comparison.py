@@ -6,38 +6,37 @@ import math
 
 import pytest
 import torch
-from mmengine.config import Config, ConfigDict
+from mmengine.config import Config
 from mmengine.runner import Runner
 
+import tiny_detectors
 from quick import exhaustive_but
-from sparse_encoders.datasets import CLASSES, ShapesSettings, make_shapes_dataset
+from sparse_encoders.datasets import ShapesSettings, make_shapes_dataset, use_coco_folder
 from tiny_detectors import detector_config
 
 INTERVALS = ((-1, 16), (16, 32), (32, 64), (64, 1e4))
+
+
+def pruned(encoder, selector, **settings):
+    return dict(type=encoder, selector=dict(type=selector, keep_ratio=0.3, **settings))
+
+
 ENCODERS = {
-    "dense": dict(type="DenseEncoder"),
-    "sparse": dict(type="SparseDETREncoder", selector=dict(keep_ratio=0.3)),
-    "sparse + dual": dict(
+    **{name: tiny_detectors.ENCODERS[name] for name in ("dense", "none")},
+    "hybrid": dict(type="HybridEncoder", norm_cfg=dict(type="GN", num_groups=32)),
+    "sparse": pruned("SparseDETREncoder", "DecoderAttentionSelector"),
+    "sparse + dual": pruned("DualAttentionEncoder", "DecoderAttentionSelector"),
+    "focus": pruned("DualAttentionEncoder", "FocusTokenSelector", intervals=INTERVALS),
+    "random": pruned("SparseDETREncoder", "RandomSelector"),
+    "oracle": pruned("SparseDETREncoder", "OracleSelector", intervals=INTERVALS),
+    "salience": dict(
         type="DualAttentionEncoder",
-        selector=dict(type="DecoderAttentionSelector", keep_ratio=0.3),
-    ),
-    "focus": dict(
-        type="DualAttentionEncoder",
-        selector=dict(type="FocusTokenSelector", keep_ratio=0.3, intervals=INTERVALS),
-    ),
-    "random": dict(type="SparseDETREncoder", selector=dict(type="RandomSelector", keep_ratio=0.3)),
-    "oracle": dict(
-        type="SparseDETREncoder",
-        selector=dict(type="OracleSelector", keep_ratio=0.3, intervals=INTERVALS),
+        background_embedding="released",
+        selector=dict(
+            type="SalienceTokenSelector", intervals=INTERVALS, train_keep_ratio=(0.2, 0.6)
+        ),
     ),
 }
-ENCODERS["salience"] = dict(
-    type="DualAttentionEncoder",
-    background_embedding="released",
-    selector=dict(type="SalienceTokenSelector", intervals=INTERVALS, train_keep_ratio=(0.2, 0.6)),
-)
-ENCODERS["hybrid"] = dict(type="HybridEncoder", norm_cfg=dict(type="GN", num_groups=32))
-ENCODERS["none"] = dict(type="NoEncoder")
 DETECTORS = ("DeformableDETR", "two-stage DeformableDETR", "DINO")
 STEPS = 6
 
@@ -49,63 +48,34 @@ def shapes(tmp_path_factory):
     return folder
 
 
-def loader(folder, split, pipeline):
-    return dict(
-        batch_size=4,
-        num_workers=0,
-        sampler=dict(type="DefaultSampler", shuffle=False),
-        dataset=dict(
-            type="CocoDataset",
-            data_root=str(folder),
-            ann_file=f"{split}.json",
-            data_prefix=dict(img="images/"),
-            metainfo=dict(classes=CLASSES),
-            test_mode=split == "val",
-            pipeline=pipeline,
-        ),
+def make_runner(request, shapes, work_dir, model):
+    config = Config.fromfile(
+        request.config.rootpath / "mmdet_configs/_base_/datasets/coco_folder.py"
     )
-
-
-def runner(folder, work_dir, model):
-    load = [dict(type="LoadImageFromFile"), dict(type="LoadAnnotations", with_bbox=True)]
-    # as in MMDetection: annotations after resizing, in pixels of the original image
-    test = [load[0], dict(type="Resize", scale=(128, 128), keep_ratio=True), load[1]]
-    keys = ("img_id", "img_path", "ori_shape", "img_shape", "scale_factor")
-    val = loader(folder, "val", [*test, dict(type="PackDetInputs", meta_keys=keys)])
-    metrics = [
-        dict(type="CocoMetric", ann_file=f"{folder}/val.json", metric="bbox"),
-        dict(type="DecoderCorrelation"),
-        dict(type="ForegroundRecall", intervals=INTERVALS),
-    ]
-    train = loader(folder, "train", [*load, dict(type="PackDetInputs")])
-    # one epoch: MMEngine's iteration loop sleeps two seconds between epochs
-    train["dataset"] = dict(type="RepeatDataset", times=STEPS, dataset=train["dataset"])
-    config = dict(
+    for stage in ("train", "val", "test"):
+        loader = config[f"{stage}_dataloader"]
+        loader.update(batch_size=4, num_workers=0, persistent_workers=False)
+    settings = dict(
         default_scope="mmdet",
-        model=model,
+        model=model.to_dict(),
         work_dir=str(work_dir),
         experiment_name=f"run in {work_dir}",  # MMEngine tells runs of one second apart by it
-        train_dataloader=train,
-        train_cfg=dict(type="IterBasedTrainLoop", max_iters=STEPS, val_interval=10**6),
+        # an epoch of one step: MMEngine's iteration loop sleeps two seconds between epochs
+        train_cfg=dict(type="EpochBasedTrainLoop", max_epochs=STEPS, val_begin=STEPS + 1),
+        val_cfg=dict(type="ValLoop"),
+        test_cfg=dict(type="TestLoop"),
         optim_wrapper=dict(
             optimizer=dict(type="AdamW", lr=5e-4), clip_grad=dict(max_norm=1.0, norm_type=2)
         ),
-        test_dataloader=val,
-        test_cfg=dict(type="TestLoop"),
-        test_evaluator=metrics,
         default_hooks=dict(logger=dict(type="LoggerHook", interval=1), checkpoint=None),
         randomness=dict(seed=0),
         log_level="ERROR",
     )
-    return Runner.from_cfg(Config(config))
-
-
-def describe(detector, encoder):
-    changes = {} if detector != "DeformableDETR" else dict(with_box_refine=False)
-    model = detector_config(detector, ENCODERS[encoder], **changes)
-    model.bbox_head.num_classes = len(CLASSES)
-    model.test_cfg = ConfigDict(max_per_img=50, report_tokens=True)
-    return model
+    config.merge_from_dict(settings)
+    use_coco_folder(config, shapes, scale=128)
+    tokens = [dict(type="DecoderCorrelation"), dict(type="ForegroundRecall", intervals=INTERVALS)]
+    config.test_evaluator = [config.test_evaluator, *tokens]
+    return Runner.from_cfg(config)
 
 
 @pytest.mark.parametrize(
@@ -116,8 +86,11 @@ def describe(detector, encoder):
         quick=[("DINO", "dense"), ("DINO", "focus")],
     ),
 )
-def test_learns_and_is_measured(detector, encoder, shapes, tmp_path):
-    run = runner(shapes, tmp_path, describe(detector, encoder))
+def test_learns_and_is_measured(detector, encoder, request, shapes, tmp_path):
+    changes = {} if detector != "DeformableDETR" else dict(with_box_refine=False)
+    model = detector_config(detector, ENCODERS[encoder], **changes)
+    model.test_cfg = dict(max_per_img=50, report_tokens=True)
+    run = make_runner(request, shapes, tmp_path, model)
     run.train()
     losses = torch.tensor([float(x) for x in run.message_hub.get_scalar("train/loss").data[0]])
     assert len(losses) == STEPS and losses.isfinite().all()

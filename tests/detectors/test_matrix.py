@@ -9,34 +9,12 @@ import torch
 from mmdet.registry import MODELS
 
 from quick import pairs, slow_but
-from tiny import NUM_CLASSES, build, samples, total
-from tiny_detectors import DETECTORS, detector_config
+from tiny import NUM_CLASSES, batch, build, total, without_gradient
+from tiny_detectors import DETECTORS, ENCODERS, SPARSE_DETR, detector_config
 
-ENCODERS = {
-    "dense": dict(type="DenseEncoder"),
-    "sparse": dict(type="SparseDETREncoder"),
-    "focus": dict(type="DualAttentionEncoder"),
-    "salience": dict(
-        type="DualAttentionEncoder",
-        background_embedding="released",
-        selector=dict(type="SalienceTokenSelector", modulation_place="after_norm"),
-    ),
-    "hybrid": dict(type="HybridEncoder", feedforward_channels=64),
-    "none": dict(type="NoEncoder"),
-    "lite": dict(type="LiteDETREncoder", blocks=1),
-    "lite key-aware": dict(
-        type="LiteDETREncoder", blocks=1, attention="key_aware", small_low_level_ffn=True
-    ),
-    "lite + focus": dict(
-        type="LiteDETREncoder",
-        blocks=1,
-        small_low_level_ffn=True,
-        selector=dict(type="FocusTokenSelector", keep_ratio=0.3),
-    ),
-}
 # boxes on the two images of each batch: none at all must train as well
 EPOCH = ((3, 2), (2, 0), (0, 0))
-INPUT = (64, 96)
+SMALL = ((32, 32),)
 
 
 @pytest.fixture
@@ -50,12 +28,15 @@ def uninitialised_memory_is_nan() -> Iterator[None]:
     ("detector", "encoder"),
     [*(("DINO", encoder) for encoder in ENCODERS), *((kind, "focus") for kind in DETECTORS)],
 )
-def test_what_is_built_holds_numbers(
+def test_what_is_built_holds_numbers_once(
     detector: str, encoder: str, uninitialised_memory_is_nan: None
 ) -> None:
     """Before ``init_weights``, too: a detector that is to be loaded may be run as it is built."""
     model = MODELS.build(detector_config(detector, ENCODERS[encoder]))
     assert [n for n, tensor in model.state_dict().items() if not tensor.isfinite().all()] == []
+    state = model.state_dict(keep_vars=True)
+    encoder = {id(v) for k, v in state.items() if k.startswith("encoder.")}
+    assert not encoder & {id(v) for k, v in state.items() if not k.startswith("encoder.")}
 
 
 @pytest.mark.parametrize(
@@ -67,21 +48,15 @@ def test_trains_and_predicts(detector: str, encoder: str) -> None:
     optimiser = torch.optim.SGD((p for p in model.parameters() if p.requires_grad), lr=1e-3)
     model.train()
     for step, boxes in enumerate(EPOCH):
-        batch = samples([INPUT, (50, 80)], INPUT, boxes=boxes, seed=step)
-        losses = model(torch.randn(2, 3, *INPUT), batch, mode="loss")
-        loss = total(losses)
+        loss = total(model(**batch(boxes, seed=step), mode="loss"))
         assert loss.isfinite()
         optimiser.zero_grad()
         loss.backward()
-        unused = [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None]
-        assert unused == []
+        assert without_gradient(model) == []
         assert all(p.grad.isfinite().all() for p in model.parameters() if p.requires_grad)
         optimiser.step()
-    model.eval()
     with torch.no_grad():
-        actual = model(
-            torch.randn(2, 3, *INPUT), samples([INPUT] * 2, INPUT, (0, 0)), mode="predict"
-        )
+        actual = model.eval()(**batch((0, 0)), mode="predict")
     for sample in actual:
         detected = sample.pred_instances
         assert detected.bboxes.shape == (50, 4)
@@ -90,51 +65,45 @@ def test_trains_and_predicts(detector: str, encoder: str) -> None:
         assert (detected.labels < NUM_CLASSES).all()
 
 
+def test_the_swap_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Changing ``encoder.type`` alone works both ways, whatever else the encoder dict says."""
+    said: list[str] = []
+    monkeypatch.setattr("sparse_encoders.registry.print_log", lambda m, *_, **__: said.append(m))
+    rest = dict(values="updated", selector=dict(type="FocusTokenSelector", keep_ratio=0.2))
+    for name in ("DualAttentionEncoder", "DenseEncoder"):
+        model = build(detector_config("DINO", dict(type=name, **rest)))
+        assert type(model.encoder).__name__ == name
+        assert len(said) == (0 if name == "DualAttentionEncoder" else 2)
+    assert "model.encoder.values belongs to DualAttentionEncoder: DenseEncoder ignores it" in said
+
+
 @pytest.mark.parametrize("detector", slow_but(["DeformableDETR", "DINO"], DETECTORS))
-def test_key_aware_decoder(detector: str) -> None:
-    model = build(
-        detector_config(
-            detector,
-            decoder_attention="key_aware",
-            decoder_key_aware=dict(separate_key_projection=True),
-        )
-    ).train()
+def test_key_aware_decoder_in_bfloat16(detector: str) -> None:
+    config = detector_config(
+        detector,
+        ENCODERS["lite key-aware"],
+        decoder_attention="key_aware",
+        decoder_key_aware=dict(separate_key_projection=True),
+    )
+    model = build(config).train()
     names = [n for n, _ in model.decoder.named_parameters()]
     assert any("cross_attn.key_proj" in n for n in names)
     assert not any("cross_attn.attention_weights" in n for n in names)
     offsets = model.decoder.layers[0].cross_attn.sampling_offsets.weight
     assert offsets.abs().sum() == 0  # MMDetection's initialisation of all matrices did not stay
-    losses = model(torch.randn(2, 3, *INPUT), samples([INPUT] * 2, INPUT, (2, 1)), mode="loss")
+    with torch.autocast("cpu", torch.bfloat16):
+        losses = model(**batch((2, 1)), mode="loss")
     total(losses).backward()
-    assert [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None] == []
+    assert without_gradient(model) == []
+    assert all(p.grad.isfinite().all() for p in model.parameters() if p.requires_grad)
 
 
 @pytest.mark.parametrize("detector", slow_but(["DeformableDETR", "DINO"], DETECTORS))
 def test_tiny_image(detector: str) -> None:
     """A 32 x 32 image has fewer tokens than a two-stage detector has queries."""
-    model = build(detector_config(detector, ENCODERS["lite + focus"])).train()
-    losses = model(torch.randn(1, 3, 32, 32), samples([(32, 32)], (32, 32), (1,)), mode="loss")
-    assert total(losses).isfinite()
-    model.eval()
+    changes = SPARSE_DETR if detector == "two-stage DeformableDETR" else {}
+    model = build(detector_config(detector, ENCODERS["lite + focus"], **changes)).train()
+    assert total(model(**batch((1,), SMALL), mode="loss")).isfinite()
     with torch.no_grad():
-        unseen = samples([(32, 32)], (32, 32), (0,))
-        actual = model(torch.randn(1, 3, 32, 32), unseen, mode="predict")
-    assert actual[0].pred_instances.scores.isfinite().all()
-
-
-@pytest.mark.parametrize("detector", slow_but(["DeformableDETR", "DINO"], DETECTORS))
-def test_bfloat16(detector: str) -> None:
-    config = detector_config(detector, ENCODERS["lite key-aware"], decoder_attention="key_aware")
-    model = build(config).train()
-    batch = samples([INPUT, (50, 80)], INPUT, boxes=(2, 1))
-    with torch.autocast("cpu", torch.bfloat16):
-        losses = model(torch.randn(2, 3, *INPUT), batch, mode="loss")
-    total(losses).backward()
-    assert all(p.grad.isfinite().all() for p in model.parameters() if p.requires_grad)
-
-
-def test_refused_decoder_settings() -> None:
-    with pytest.raises(ValueError, match=r"decoder_attention must be one of .*got 'linear'"):
-        build(detector_config("DINO", decoder_attention="linear"))
-    with pytest.raises(ValueError, match="decoder_key_aware is set"):
-        build(detector_config("DINO", decoder_key_aware=dict(separate_key_projection=True)))
+        (actual,) = model.eval()(**batch((0,), SMALL), mode="predict")
+    assert actual.pred_instances.scores.isfinite().all()

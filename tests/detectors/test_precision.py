@@ -15,25 +15,12 @@ from quick import pairs
 from skips import needs_float16_autocast
 from sparse_encoders.compat import is_autocast_enabled
 from sparse_encoders.selectors import decoder_attention, focus
-from tiny import build, our_deformable, samples
-from tiny_detectors import DETECTORS, detector_config
+from tiny import batch, build, flat
+from tiny_detectors import DETECTORS, ENCODERS, SPARSE_DETR, detector_config
 
-INPUT = (64, 96)
-BATCH = dict(image_shapes=[INPUT, (50, 80)], input_shape=INPUT, boxes=(3, 2))
 LOSSES = {"FocalLoss", "L1Loss", "GIoULoss"}
 HALVES = [torch.bfloat16, pytest.param(torch.float16, marks=needs_float16_autocast)]
-
-
-def specific(encoder: dict[str, Any]) -> Any:
-    """Sparse DETR's detector, whose first stage learns the classes."""
-    return our_deformable(
-        "two-stage",
-        num_queries=40,
-        test_cfg=dict(max_per_img=50),
-        class_specific_first_stage=True,
-        efficient_query_init=True,
-        encoder=encoder,
-    )
+CLASS_SPECIFIC = "two-stage DeformableDETR, class-specific"
 
 
 @contextmanager
@@ -62,11 +49,9 @@ def spied(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, set[Any]]]:
 
 
 def losses_in(model: nn.Module, dtype: torch.dtype) -> dict[str, Tensor]:
-    torch.manual_seed(1)
-    images = torch.randn(2, 3, *INPUT)
     try:
         with torch.autocast("cpu", dtype):
-            actual: dict[str, Tensor] = model(images, samples(**BATCH), mode="loss")
+            actual: dict[str, Tensor] = model(**batch(), mode="loss")
     except RuntimeError as error:  # older torch has bfloat16 only, or lacks an operator
         lacking = ("not implemented for 'Half'", "only support Bfloat16")
         if dtype == torch.float16 and any(text in str(error) for text in lacking):
@@ -78,24 +63,18 @@ def losses_in(model: nn.Module, dtype: torch.dtype) -> dict[str, Tensor]:
 @pytest.mark.parametrize("dtype", HALVES, ids=str)
 @pytest.mark.parametrize(
     ("detector", "encoder"),
-    pairs(
-        [*DETECTORS, "class-specific first stage"],
-        ["SparseDETREncoder", "DualAttentionEncoder"],
-        quick=("DINO",),
-        each="DualAttentionEncoder",
-    ),
+    pairs([*DETECTORS, CLASS_SPECIFIC], ["sparse", "focus"], quick=("DINO",), each="focus"),
 )
 def test_what_reaches_a_loss_is_float32(
     detector: str, encoder: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings = dict(type=encoder)
-    config = detector_config(detector, settings) if detector in DETECTORS else specific(settings)
-    model = build(config).train()
+    kind, _, specific = detector.partition(", ")
+    changes = SPARSE_DETR if specific else {}
+    model = build(detector_config(kind, ENCODERS[encoder], **changes)).train()
     with spied(monkeypatch) as seen:
         losses = losses_in(model, dtype)
-    own = "decoder attention" if encoder == "SparseDETREncoder" else "foreground"
+    own = "decoder attention" if encoder == "sparse" else "foreground"
     assert set(seen) == LOSSES | {own}
     assert {label: kinds for label, kinds in seen.items() if kinds != {torch.float32}} == {}
-    each = [x for loss in losses.values() for x in (loss if isinstance(loss, list) else [loss])]
-    assert {loss.dtype for loss in each} == {torch.float32}
-    assert all(loss.isfinite().all() for loss in each)
+    assert {loss.dtype for loss in flat(losses).values()} == {torch.float32}
+    assert all(loss.isfinite().all() for loss in flat(losses).values())

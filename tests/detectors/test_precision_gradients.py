@@ -10,18 +10,17 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules.module import register_module_forward_pre_hook
 
-from detectors import test_matrix
+import tiny_detectors
 from quick import pairs
 from replay import choices
 from sparse_encoders.autocast import without_gradient
-from tiny import build, samples, total
+from tiny import batch, build, total
 from tiny_detectors import DETECTORS, detector_config
 
-INPUT = (64, 96)
 ENCODERS = {
-    **test_matrix.ENCODERS,
+    **tiny_detectors.ENCODERS,
     # thirty batch norms over the four cells of the coarsest level make chaos of any rounding
-    "hybrid": dict(test_matrix.ENCODERS["hybrid"], norm_cfg=dict(type="GN", num_groups=32)),
+    "hybrid": dict(tiny_detectors.ENCODERS["hybrid"], norm_cfg=dict(type="GN", num_groups=32)),
 }
 #: scales a token that a LayerNorm normalises at once: its gradient is rounding, in any precision
 NO_DIRECTION = "encoder.selector.alpha"
@@ -54,9 +53,8 @@ def gradients(model: nn.Module, half: bool, taken: list[Any] | None = None) -> A
     """Gradient of each parameter that learns, and the choices of the pass."""
     model.zero_grad()
     torch.manual_seed(1)
-    images, batch = torch.randn(2, 3, *INPUT), samples([INPUT, (50, 80)], INPUT, boxes=(20, 16))
     with choices(taken) as made, torch.autocast("cpu", torch.bfloat16, enabled=half):
-        losses = model(images, batch, mode="loss")
+        losses = model(**batch((20, 16)), mode="loss")
     total(losses).backward()
     return {n: p.grad for n, p in model.named_parameters() if p.requires_grad}, made
 
@@ -106,7 +104,7 @@ def seen_by_no_gradient(model: nn.Module) -> dict[str, bool]:
     handle = register_module_forward_pre_hook(look)
     try:
         with torch.autocast("cpu", torch.bfloat16):
-            model(torch.randn(2, 3, *INPUT), samples([INPUT] * 2, INPUT, boxes=(2, 1)), mode="loss")
+            model(**batch((2, 1)), mode="loss")
             assert torch.is_autocast_cache_enabled()
     finally:
         handle.remove()
@@ -149,8 +147,6 @@ def test_the_store_is_neither_read_nor_written_nor_emptied() -> None:
     actual.sum().backward()
     assert layer.weight.grad is not None
 
-
-def test_errors_leave_the_store_on() -> None:
     @without_gradient
     def fail() -> None:
         raise RuntimeError("stop")

@@ -4,30 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from mmdet.registry import HOOKS
-from mmengine.config import Config
-from mmengine.runner import Runner
 from torch import Tensor, nn
-from torch.utils.data import Dataset
 
 from skips import needs_scaler
 from sparse_encoders.hooks.non_finite_loss import non_finite_losses
-from tiny import build, samples
-from tiny_detectors import detector_config
+from tiny import batch, build, total
+from tiny_detectors import ENCODERS, detector_config
+from tiny_runs import Pictures, make_runner
 
-INPUT = (64, 96)
-SPARSE = dict(type="SparseDETREncoder")
-FOCUS = dict(type="DualAttentionEncoder")
-FINITE = "every tensor of encoder and selector was finite"
+FOCUS = ENCODERS["focus"]
 
 
 @contextmanager
-def watched(model: nn.Module) -> Iterator[nn.Module]:
+def watched(model: nn.Module) -> Iterator[Any]:
     hook = HOOKS.build(dict(type="NonFiniteLossHook"))
     runner: Any = SimpleNamespace(model=model.train(), iter=6)
     hook.before_train(runner)
@@ -37,73 +33,55 @@ def watched(model: nn.Module) -> Iterator[nn.Module]:
         hook.after_train(runner)
 
 
-def losses(model: nn.Module, nan_at: Any = None, **settings: Any) -> dict[str, Tensor]:
-    torch.manual_seed(0)
-    images = torch.randn(2, 3, *INPUT)
-    if nan_at is not None:
-        images[nan_at] = torch.nan
-    actual: dict[str, Tensor] = model(
-        images, samples([INPUT] * 2, INPUT, boxes=(2, 1)), mode="loss", **settings
-    )
-    return actual
+def tiny(encoder: str, **settings: Any) -> Any:
+    return build(detector_config("DINO", {**ENCODERS[encoder], **settings}))
 
 
-def sentence(model: nn.Module, **settings: Any) -> str:
-    with pytest.raises(FloatingPointError) as stopped:
-        losses(model, **settings)
-    return str(stopped.value)
-
-
-def set_nan(parameter: nn.Parameter) -> None:
-    with torch.no_grad():
-        parameter.view(-1)[0] = torch.nan
-
-
-@pytest.mark.parametrize("encoder", [dict(type="DenseEncoder"), SPARSE, FOCUS], ids=str)
-def test_nan_in_the_features(encoder: dict[str, Any]) -> None:
-    with watched(build(detector_config("DINO", encoder))) as model:
-        message = sentence(model, nan_at=(1, 0, 30, 40))
-    assert "training stopped in iteration 7: " in message
-    assert "not finite is the features that the encoder takes from the neck" in message
-    assert "among the weights" not in message
+def with_nan() -> dict[str, Any]:
+    given = batch((2, 1))
+    given["inputs"][1, 0, 30, 40] = torch.nan
+    return given
 
 
 @pytest.mark.parametrize(
-    ("encoder", "weight", "module", "loss"),
+    ("encoder", "weight", "loss", "origin"),
     [
-        (FOCUS, "selector.score_mlp.embed.1.weight", "selector.score_mlp.embed.1", "foreground"),
-        (FOCUS, "selector.score_mlp.head.2.bias", "selector.score_mlp.head.2", "foreground"),
-        (SPARSE, "selector.score_mlp.head.0.weight", "selector.score_mlp.head.1", "attention"),
+        *(
+            (encoder, None, "", "the features that the encoder takes from the neck")
+            for encoder in ("dense", "sparse", "focus")
+        ),
+        ("focus", "selector.score_mlp.embed.1.weight", "foreground", "selector.score_mlp.embed.1;"),
+        ("focus", "selector.score_mlp.head.2.bias", "foreground", "selector.score_mlp.head.2;"),
+        ("sparse", "selector.score_mlp.head.0.weight", "attention", "selector.score_mlp.head.1;"),
+        ("focus", "layers.1.ffn.layers.1.bias", "", "layers.1.ffn;"),
     ],
 )
-def test_nan_in_a_weight_of_the_selector(
-    encoder: dict[str, Any], weight: str, module: str, loss: str
-) -> None:
-    with watched(build(detector_config("DINO", encoder))) as model:
-        set_nan(model.encoder.get_parameter(weight))
-        message = sentence(model)
-    assert f"not finite is the output of encoder.{module};" in message
-    assert message.endswith(f"; not finite among the weights: encoder.{weight}")
+def test_nan(encoder: str, weight: str | None, loss: str, origin: str) -> None:
+    """In the features or in a weight."""
+    with watched(tiny(encoder)) as model:
+        if weight is not None:
+            model.encoder.get_parameter(weight).data.view(-1)[0] = torch.nan
+            origin = f"the output of encoder.{origin}"
+        with pytest.raises(FloatingPointError) as stopped:
+            model(**(batch() if weight else with_nan()), mode="loss")
+    message = str(stopped.value)
+    assert message.startswith("training stopped in iteration 7: ")
     assert loss in message.partition(" is nan")[0]
-
-
-def test_nan_in_a_layer() -> None:
-    with watched(build(detector_config("DINO", FOCUS))) as model:
-        set_nan(model.encoder.layers[1].ffn.layers[1].bias)
-        message = sentence(model)
-    assert "is the output of encoder.layers.1.ffn;" in message
+    assert f"not finite is {origin}" in message
+    assert ("; not finite among the weights: " in message) == (weight is not None)
+    assert message.endswith(f": encoder.{weight}") == (weight is not None)
 
 
 @pytest.mark.parametrize("name", ["loss_cls", "loss_bbox", "loss_iou"])
 def test_infinity_in_one_loss_only(name: str) -> None:
     """Of one decoder layer: what is computed first is not what stands first in the dict."""
-    with watched(build(detector_config("DINO", FOCUS))) as model:
-        module = getattr(model.bbox_head, name)
-        module.loss_weight = torch.inf
-        message = sentence(model)
+    with watched(tiny("focus")) as model:
+        getattr(model.bbox_head, name).loss_weight = torch.inf
+        with pytest.raises(FloatingPointError) as stopped:
+            model(**batch(), mode="loss")
     # DINO's matching losses: layer 0, layer 1 (without prefix), first stage, denoising
-    assert f"d0.{name} is inf, the first of 5 losses" in message
-    assert FINITE in message
+    assert f"d0.{name} is inf, the first of 5 losses" in str(stopped.value)
+    assert "every tensor of encoder and selector was finite" in str(stopped.value)
 
 
 def test_the_order_is_that_of_computation() -> None:
@@ -118,26 +96,23 @@ def test_the_order_is_that_of_computation() -> None:
 
 @pytest.mark.parametrize("num_cp", [0, 2])
 def test_it_changes_nothing_else(num_cp: int) -> None:
-    plain = build(detector_config("DINO", {**FOCUS, "num_cp": num_cp})).train()
-    expected = losses(plain)
-    sum(x.sum() for x in expected.values()).backward()
-    with watched(build(detector_config("DINO", {**FOCUS, "num_cp": num_cp}))) as model:
-        actual = losses(model)
-        sum(x.sum() for x in actual.values()).backward()
-    for name in expected:
-        assert torch.equal(actual[name], expected[name])
+    def step(model: nn.Module) -> dict[str, Tensor]:
+        torch.manual_seed(0)
+        losses: dict[str, Tensor] = model(**batch(), mode="loss")
+        total(losses).backward()
+        return losses
+
+    plain = tiny("focus", num_cp=num_cp).train()
+    expected = step(plain)
+    with watched(tiny("focus", num_cp=num_cp)) as model:
+        torch.testing.assert_close(step(model), expected, rtol=0, atol=0)
+        with torch.no_grad():  # only training is watched
+            assert model.eval()(**with_nan(), mode="predict")
     for mine, theirs in zip(model.parameters(), plain.parameters(), strict=True):
         assert mine.grad is None or torch.equal(mine.grad, theirs.grad)
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
     with pytest.raises(ValueError, match="invalid numeric entries"):  # nobody watches any more
-        losses(model, nan_at=(0, 0, 0, 0))
-
-
-def test_only_training_is_watched() -> None:
-    with watched(build(detector_config("DINO", FOCUS))) as model, torch.no_grad():
-        model.eval()
-        image = torch.full((1, 3, *INPUT), torch.nan)
-        assert model(image, samples([INPUT], INPUT, (1,)), mode="predict")
+        model.train()(**with_nan(), mode="loss")
 
 
 class Overflowing(nn.Module):
@@ -153,72 +128,34 @@ class Overflowing(nn.Module):
 
 @needs_scaler
 def test_a_scaler_s_overflow_stops_nothing() -> None:
-    model = Overflowing()
     scaler = torch.amp.GradScaler("cpu", init_scale=2.0**40)
-    optimiser = torch.optim.SGD(model.parameters(), lr=1.0)
-    with watched(model):
-        for _ in range(2):
-            scaler.scale(model()["loss"]).backward()
-            assert not model.weight.grad.isfinite().all()
-            scaler.step(optimiser)
-            scaler.update()
-            optimiser.zero_grad()
+    with watched(Overflowing()) as model:
+        optimiser = torch.optim.SGD(model.parameters(), lr=1.0)
+        scaler.scale(model()["loss"]).backward()
+        assert not model.weight.grad.isfinite().all()
+        scaler.step(optimiser)
         assert model.weight.tolist() == [1.0]
-        with torch.no_grad():
-            model.weight.fill_(torch.inf)
-        assert "the model has no encoder" in _stopped(model)
+        model.weight.data.fill_(torch.inf)
+        with pytest.raises(FloatingPointError, match="the model has no encoder"):
+            model()
 
 
-def _stopped(model: nn.Module) -> str:
-    with pytest.raises(FloatingPointError) as stopped:
-        model()
-    return str(stopped.value)
-
-
-class Pictures(Dataset[Any]):
-    """Six random images; those from ``bad`` on are NaN."""
-
-    def __init__(self, bad: int) -> None:
-        self.bad = bad
-
-    def __len__(self) -> int:
-        return 6
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        image = torch.randn(3, *INPUT, generator=torch.Generator().manual_seed(index))
-        if index >= self.bad:
-            image = image * torch.nan
-        return dict(inputs=image, data_samples=samples([INPUT], INPUT, (2,), seed=index)[0])
-
-
-@pytest.mark.parametrize(
-    "wrapper",
-    [
-        dict(type="OptimWrapper", accumulative_counts=2),
-        dict(type="BFloat16OptimWrapper", accumulative_counts=2),
-    ],
-    ids=lambda w: w["type"],
-)
-def test_a_config_switches_it_on(wrapper: dict[str, Any], tmp_path: Any) -> None:
+@pytest.mark.parametrize("wrapper", ["OptimWrapper", "BFloat16OptimWrapper"])
+def test_a_config_switches_it_on(wrapper: str, tmp_path: Path) -> None:
     """Image 3 is broken: weights are those after the step of images 0 and 1."""
-    text = 'custom_hooks = [dict(type="NonFiniteLossHook")]\n'
-    config = Config.fromstring(text, ".py")
-    model = detector_config("DINO", FOCUS)
-    model.data_preprocessor = dict(type="DetDataPreprocessor")
-    made: dict[str, Any] = dict(
-        work_dir=str(tmp_path),
-        experiment_name=f"nan {wrapper['type']}",
-        default_scope="mmdet",
-        train_dataloader=dict(
+    runner = make_runner(
+        tmp_path,
+        FOCUS,
+        [dict(type="NonFiniteLossHook")],
+        loader=dict(
             batch_size=1,
             dataset=Pictures(bad=3),
             sampler=dict(type="DefaultSampler", shuffle=False),
-            collate_fn=dict(type="pseudo_collate"),
         ),
-        train_cfg=dict(by_epoch=True, max_epochs=1),
-        optim_wrapper={"optimizer": dict(type="SGD", lr=1e-3), **wrapper},
+        optim_wrapper=dict(
+            type=wrapper, optimizer=dict(type="SGD", lr=1e-3), accumulative_counts=2
+        ),
     )
-    runner = Runner(model=build(model), **made, **config)
     before = runner.model.level_embed.clone()
     with pytest.raises(FloatingPointError, match=r"training stopped in iteration 4: .* is nan"):
         runner.train()
