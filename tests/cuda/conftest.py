@@ -6,7 +6,6 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -26,8 +25,3 @@ def kernels(build_folder: Path) -> host_kernels.HostKernels:
         "host_driver.cpp", build_folder / "libhost.so", "-O1", "-shared", "-fPIC"
     )
     return host_kernels.HostKernels(library)
-
-
-@pytest.fixture(autouse=True)
-def _seed() -> None:
-    torch.manual_seed(0)

@@ -56,14 +56,6 @@ class HostKernels:
         self.library.compare_locations.restype = ctypes.c_int64
         self.library.compare_locations.argtypes = [ctypes.c_int64]
 
-    def set_descending_lanes(self, descending: bool) -> None:
-        """Choose the order in which a warp's lanes run."""
-        self.library.set_descending_lanes(int(descending))
-
-    def count_launches(self) -> int:
-        """Kernels launched since the library was loaded."""
-        return self.library.count_launches()
-
     def find_fault(self, counts: Sequence[int], shapes: Shapes) -> str | None:
         """What of the sizes the kernels refuse."""
         fault = self.library.find_fault(_numbers(counts), _flat(shapes))

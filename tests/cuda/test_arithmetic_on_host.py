@@ -91,12 +91,12 @@ def test_order_of_lanes_changes_nothing(kernels):
     grad = torch.randn(2, 37, 96)
     results = []
     for descending in (False, True):
-        kernels.set_descending_lanes(descending)
+        kernels.library.set_descending_lanes(int(descending))
         results.append(
             kernels.deformable_attention(deformable, grad)
             + kernels.key_aware_attention(key_aware, grad)
         )
-    kernels.set_descending_lanes(False)
+    kernels.library.set_descending_lanes(0)
     added = (1, 2, 7, 8)  # by atomics, in another order
     for number, (a, b) in enumerate(zip(*results, strict=True)):
         torch.testing.assert_close(a, b, rtol=0, atol=1e-5 if number in added else 0)

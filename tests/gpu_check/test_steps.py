@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import warnings
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -298,11 +299,8 @@ def test_the_sanitizer(
     with pytest.raises(ValueError, match="compute-sanitizer was not found on PATH"):
         case()
     monkeypatch.setattr(sanitizer.shutil, "which", lambda name: name)
-    if wrong is None:
+    with pytest.raises(ValueError, match=wrong) if wrong else nullcontext():
         assert sanitizer.line(case()) == "ERROR SUMMARY: 0 errors"
-    else:
-        with pytest.raises(ValueError, match=wrong):
-            case()
     (command,) = commands
     assert command[:3] == ["compute-sanitizer", "--tool", "racecheck"]
     assert "kns=sparse_encoders" in command and command[-1] == "cuda:0"
@@ -328,12 +326,9 @@ def test_the_tests_step(settings: Settings) -> None:
     ],
 )
 def test_what_pytest_said(status: int, output: str, wrong: str | None) -> None:
-    if wrong is None:
+    with pytest.raises(ValueError, match=wrong) if wrong else nullcontext():
         found = suite.read_result(status, output, on_gpu=True)
         assert found == {"passed": 39, "skipped": 2} and "39 passed" in suite.line(found)
-        return
-    with pytest.raises(ValueError, match=wrong):
-        suite.read_result(status, output, on_gpu=True)
 
 
 @pytest.mark.slow

@@ -68,12 +68,7 @@ def python_of(work: Path) -> Path | None:
 def plan(work: Path, wheels: Path, arch: str, torch: str, sites: Sequence[str]) -> list[Task]:
     """Parts of the build: the environment, this package, MMCV (built at the same time), a check.
 
-    Args:
-        work: folder of all files that are written.
-        wheels: folder that ``collect`` filled.
-        arch: compute capability of the GPU, such as '9.0'.
-        torch: version of torch.
-        sites: site-packages folders of this Python, which the environment sees, too.
+    ``sites`` are the site-packages folders of this Python, which the environment sees, too.
     """
     venv, built = work / "venv", work / "built"
     python = str(venv / "bin" / "python")

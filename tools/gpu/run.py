@@ -33,14 +33,7 @@ class Stopped(Exception):
 
 
 def run(steps: Sequence[str], settings: Settings) -> int:
-    """Run the cases of some steps that are not done yet and print a line for each.
-
-    Args:
-        steps: names of modules of this folder.
-        settings: sizes, device, folder.
-
-    Returns:
-        An exit status: 0, or one of :mod:`gpu`.
+    """Run the cases of some steps that are not done yet; returns 0 or an exit status of ``gpu``.
 
     Raises:
         ValueError: a GPU that torch does not see, or an invalid results.json.
@@ -84,14 +77,7 @@ def _commit() -> str:
 
 
 def run_step(step: str, plan: Cases, line: Line, record: Record, settings: Settings) -> None:
-    """Run the cases of a step that are not done yet and record each result.
-
-    Args:
-        step: name of the step.
-        plan: its cases.
-        line: one line that sums up a result.
-        record: where results are stored.
-        settings: hold the time limit.
+    """Run the cases of a step that are not done yet; record each result and print it in a line.
 
     Raises:
         Stopped: the time limit is reached and cases are left, or the GPU is in an error state
