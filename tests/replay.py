@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from importlib import import_module
 from typing import Any
 
+import pytest
 from mmdet.models.task_modules.assigners import hungarian_assigner, topk_hungarian_assigner
 from torch.overrides import TorchFunctionMode
 
@@ -58,18 +59,12 @@ class Choices(TorchFunctionMode):
 def choices(taken: list[Any] | None = None) -> Iterator[list[Any]]:
     """Note a pass's choices in the list that is given, or take over ``taken``."""
     mode = Choices(taken)
-    outside = [
-        (hungarian_assigner, "linear_sum_assignment"),
-        (topk_hungarian_assigner, "linear_sum_assignment"),
-        (import_module("mmcv.ops.nms").ext_module, "nms"),
-    ]
-    before = [getattr(owner, name) for owner, name in outside]
-    for (owner, name), function in zip(outside, before, strict=True):
-        setattr(owner, name, mode.settled(function))
-    try:
-        with mode:
-            yield mode.taken
-    finally:
-        for (owner, name), function in zip(outside, before, strict=True):
-            setattr(owner, name, function)
+    with pytest.MonkeyPatch.context() as patch, mode:
+        for owner, name in (
+            (hungarian_assigner, "linear_sum_assignment"),
+            (topk_hungarian_assigner, "linear_sum_assignment"),
+            (import_module("mmcv.ops.nms").ext_module, "nms"),
+        ):
+            patch.setattr(owner, name, mode.settled(getattr(owner, name)))
+        yield mode.taken
     assert mode.notes or not mode.taken

@@ -12,9 +12,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-import data_parallel_detectors
-import data_parallel_steps
-from data_parallel_steps import runs_here, step
+from launched import ALIKE, TOGETHER, runs_here, step
 
 from skips import version_lacks
 
@@ -43,16 +41,11 @@ def folder(tmp_path_factory):
     return out
 
 
-@pytest.fixture(scope="module")
-def both(folder):
-    return torch.load(folder / "data_parallel_steps.pt", weights_only=True)
-
-
-@pytest.mark.parametrize("case", data_parallel_steps.CASES)
-def test_two_processes_train_as_one(case, both):
+@pytest.mark.parametrize("case", ALIKE)
+def test_two_processes_train_as_one(case, folder):
     if not runs_here(case):
         pytest.skip(version_lacks("FSDP on the CPU"))
-    actual = both[case]
+    actual = torch.load(folder / "alike.pt", weights_only=True)[case]
     losses, model = step(case, rank=0, world=1)
     assert losses.keys() == actual["losses"].keys()
     if case.startswith("sparse"):  # an auxiliary head, and a selector that learns from the decoder
@@ -69,8 +62,8 @@ def test_two_processes_train_as_one(case, both):
 
 def test_two_processes_keep_the_same_weights(folder):
     """Every detector, and encoders with other parameters; one process has no boxes."""
-    results = torch.load(folder / "data_parallel_detectors.pt", weights_only=True)
-    assert results.keys() == data_parallel_detectors.CASES.keys()
+    results = torch.load(folder / "together.pt", weights_only=True)
+    assert results.keys() == TOGETHER.keys()
     for case, (apart, moved) in results.items():
         assert apart == 0, case
         assert moved > 0, case
