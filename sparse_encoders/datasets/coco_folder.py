@@ -20,6 +20,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -124,12 +125,10 @@ def read_categories(path: Path) -> list[str]:
     try:
         content = json.loads(path.read_text())
         images, names = content["images"], [str(c["name"]) for c in content["categories"]]
-        first = images[0] if images else None
-        for key in ("file_name", "id", "width", "height"):
-            if first is not None:
-                first[key]
-        for box in content["annotations"][:1]:
-            box["bbox"], box["category_id"], box["image_id"]
+        for first in images[:1]:
+            itemgetter("file_name", "id", "width", "height")(first)
+        for first in content["annotations"][:1]:
+            itemgetter("bbox", "category_id", "image_id")(first)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} is not a COCO annotation file: {error!r}") from error
     if not images or not names:

@@ -21,23 +21,19 @@ SUBPIXELS = 3
 
 @dataclass(frozen=True)
 class Shape:
-    """One shape to draw.
+    """Outline of one shape.
 
     Attributes:
         kind: one of ``CLASSES``.
         centre: (x, y) in pixels.
         half_size: (half width, half height) in pixels, before rotation.
         angle: rotation in radians.
-        colour: (3,) RGB in [0, 255].
-        shade: brightness gradient across the shape, in colour steps.
     """
 
     kind: str
     centre: tuple[float, float]
     half_size: tuple[float, float]
     angle: float
-    colour: NDArray[np.float64]
-    shade: float
 
 
 def inside(kind: str, u: Picture, v: Picture) -> Mask:
@@ -64,18 +60,17 @@ def inside(kind: str, u: Picture, v: Picture) -> Mask:
 def coverage(shape: Shape, height: int, width: int) -> tuple[Picture, slice, slice]:
     """Share of every pixel that a shape covers, on the part of the picture it touches.
 
+    Args:
+        shape: its centre lies in the picture.
+        height, width: of the picture, in pixels.
+
     Returns:
-        ((h, w) values in [0, 1], rows, columns) of that part; empty if the
-        shape is outside of the picture.
+        ((h, w) values in [0, 1], rows, columns) of that part.
     """
     reach = 1.5 * max(shape.half_size)
     x, y = shape.centre
     x0, x1 = max(0, int(x - reach)), min(width, int(x + reach) + 2)
     y0, y1 = max(0, int(y - reach)), min(height, int(y + reach) + 2)
-    rows, cols = slice(y0, max(y0, y1)), slice(x0, max(x0, x1))
-    h, w = rows.stop - rows.start, cols.stop - cols.start
-    if h == 0 or w == 0:
-        return np.zeros((h, w)), rows, cols
     step = (np.arange(SUBPIXELS) + 0.5) / SUBPIXELS
     px = (np.arange(x0, x1)[:, None] + step).reshape(-1) - x
     py = (np.arange(y0, y1)[:, None] + step).reshape(-1) - y
@@ -83,13 +78,18 @@ def coverage(shape: Shape, height: int, width: int) -> tuple[Picture, slice, sli
     u = (cos * px[None] + sin * py[:, None]) / shape.half_size[0]
     v = (cos * py[:, None] - sin * px[None]) / shape.half_size[1]
     fine = inside(shape.kind, u, v)
-    return fine.reshape(h, SUBPIXELS, w, SUBPIXELS).mean((1, 3)), rows, cols
+    cover = fine.reshape(y1 - y0, SUBPIXELS, x1 - x0, SUBPIXELS).mean((1, 3))
+    return cover, slice(y0, y1), slice(x0, x1)
 
 
-def paint(picture: Picture, shape: Shape, cover: Picture, rows: slice, cols: slice) -> None:
-    """Blend a shape into an (H, W, 3) picture, in place."""
-    ramp = np.linspace(-shape.shade, shape.shade, cover.shape[1])[None, :, None]
-    picture[rows, cols] += cover[..., None] * (shape.colour + ramp - picture[rows, cols])
+def paint(part: Picture, cover: Picture, colour: NDArray[np.float64], shade: float) -> None:
+    """Blend a shape into the (h, w, 3) part of the picture that it touches, in place.
+
+    ``cover`` is (h, w), see :func:`coverage`; ``colour`` (3,) RGB in [0, 255]; ``shade`` the
+    brightness gradient across the shape, in colour steps.
+    """
+    ramp = np.linspace(-shade, shade, cover.shape[1])[None, :, None]
+    part += cover[..., None] * (colour + ramp - part)
 
 
 def smooth_noise(rng: np.random.Generator, height: int, width: int, cell: int) -> Picture:
@@ -134,11 +134,11 @@ def clutter(rng: np.random.Generator, picture: Picture, strokes: int) -> None:
 
 
 def contrasting_colour(
-    rng: np.random.Generator, against: NDArray[np.float64], distance: float = 75.0
+    rng: np.random.Generator, against: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """(3,) random RGB colour at least ``distance`` (Euclidean) away from ``against``."""
+    """(3,) random RGB colour at least 75 (Euclidean) away from ``against``."""
     for _ in range(50):
         colour = rng.uniform(10, 245, 3)
-        if np.linalg.norm(colour - against) >= distance:
+        if np.linalg.norm(colour - against) >= 75:
             return colour
     return np.where(against > 127.5, 20.0, 235.0)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -134,21 +134,16 @@ def _place(
         stretch = np.exp(rng.uniform(-0.35, 0.35))
         half = (side * stretch**0.5 / 2, side * stretch**-0.5 / 2)
         margin = 0.4 * side
-        centre = (
-            float(rng.uniform(margin, width - margin)),
-            float(rng.uniform(margin, height - margin)),
-        )
-        angle = float(rng.uniform(-0.3, 0.3))
-        shape = Shape(kind, centre, half, angle, np.zeros(3), float(rng.uniform(-15, 15)))
+        x, y = (float(rng.uniform(margin, length - margin)) for length in (width, height))
+        shape = Shape(kind, (x, y), half, float(rng.uniform(-0.3, 0.3)))
+        shade = float(rng.uniform(-15, 15))
         cover, rows, cols = coverage(shape, height, width)
         mask = np.zeros((height, width), dtype=bool)
         mask[rows, cols] = cover >= 0.5
         if mask.sum() < 6 or any(_hidden(mask, other) for other in masks):
             continue
-        behind = picture[mask].mean(0)
-        colour = contrasting_colour(rng, behind)
-        shape = Shape(kind, centre, half, angle, colour, shape.shade)
-        paint(picture, shape, cover, rows, cols)
+        colour = contrasting_colour(rng, picture[mask].mean(0))
+        paint(picture[rows, cols], cover, colour, shade)
         return mask
     return None
 
@@ -195,8 +190,14 @@ def make_shapes_dataset(
             old.unlink()
     total, done = settings.train + settings.val, 0
     for split in SPLITS:
-        coco = _empty_coco(wanted)
-        for name, drawn in _pictures(settings, split):
+        coco: dict[str, Any] = {
+            "info": {"description": "shapes, drawn by sparse_encoders", "settings": wanted},
+            "images": [],
+            "annotations": [],
+            "categories": [{"id": i + 1, "name": name} for i, name in enumerate(CLASSES)],
+        }
+        for index in range(getattr(settings, split)):
+            drawn, name = draw_picture(settings, split, index), f"{split}_{index:06d}.png"
             # noise does not compress, so the fastest level gives no larger files
             Image.fromarray(drawn.pixels).save(images / name, compress_level=1)
             _add(coco, name, drawn)
@@ -226,20 +227,6 @@ def _claim(folder: Path) -> dict[str, Any] | None:
             "tool and is left as it is: name a new or an empty folder"
         )
     return settings
-
-
-def _pictures(settings: ShapesSettings, split: str) -> Iterator[tuple[str, DrawnPicture]]:
-    for index in range(getattr(settings, split)):
-        yield f"{split}_{index:06d}.png", draw_picture(settings, split, index)
-
-
-def _empty_coco(wanted: dict[str, Any]) -> dict[str, Any]:
-    return {
-        "info": {"description": "shapes, drawn by sparse_encoders", "settings": wanted},
-        "images": [],
-        "annotations": [],
-        "categories": [{"id": i + 1, "name": name} for i, name in enumerate(CLASSES)],
-    }
 
 
 def _add(coco: dict[str, Any], name: str, drawn: DrawnPicture) -> None:

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -114,10 +113,8 @@ def test_a_shape_is_mirrored_left_to_right(kind):
 
 
 def test_coverage_and_kinds():
-    shape = Shape("circle", (20.0, 15.0), (10.0, 10.0), 0.0, np.zeros(3), 0.0)
-    assert coverage(shape, 30, 40)[0].sum() == pytest.approx(np.pi * 100, rel=0.01)
-    outside = replace(shape, centre=(-50.0, 5.0))
-    assert coverage(outside, 30, 40)[0].size == 0
+    circle = Shape("circle", (20.0, 15.0), (10.0, 10.0), 0.0)
+    assert coverage(circle, 30, 40)[0].sum() == pytest.approx(np.pi * 100, rel=0.01)
     with pytest.raises(ValueError, match="kind must be one of"):
         inside("heptagon", np.zeros(1), np.zeros(1))
 
