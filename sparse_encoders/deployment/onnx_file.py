@@ -23,8 +23,8 @@ from sparse_encoders.deployment.traced_features import check_backbone
 from sparse_encoders.detectors import DDQDETR
 from sparse_encoders.selectors import RandomSelector
 
-EXPORTERS = ("torchscript", "dynamo")
 _NEEDS = {"torchscript": ("onnx",), "dynamo": ("onnx", "onnxscript")}
+EXPORTERS = tuple(_NEEDS)
 
 
 def export_onnx(
@@ -66,11 +66,16 @@ def export_onnx(
             are dynamic, an image of no more pixels than one token of the coarsest level has,
             a dynamic size whose example has fewer tokens than the detector queries.
     """
-    _check_exporter(exporter, dynamic_batch, dynamic_size)
-    exporter_arguments = _exporter_arguments(exporter)
+    exporter_arguments = _exporter_arguments(exporter, dynamic_batch, dynamic_size)
     detector = ImageToDetections(model, image_hw, normalize).eval()
     detector.image_hw = None if dynamic_size else detector.image_hw
-    _check_exportable(model)
+    if isinstance(model.encoder.selector, RandomSelector):
+        raise ValueError("RandomSelector draws its tokens: a file of it would keep one draw")
+    if isinstance(model, DDQDETR):
+        raise ValueError(
+            "DDQDETR chooses queries by non-maximum suppression, image by image, which torch's "
+            "exporters do not write: run it in torch (ImageToDetections), or export a DINO"
+        )
     # a dynamic batch is traced with two images: with one, broadcasting would be written that is
     # right for one image only
     batch = 2 if dynamic_batch else 1
@@ -115,12 +120,11 @@ def _autocast_cache_as_it_was() -> Iterator[None]:
         torch.set_autocast_cache_enabled(before)
 
 
-def _check_exporter(exporter: str, dynamic_batch: bool, dynamic_size: bool) -> None:
-    """Check that the exporter is known, installed and can write the dynamic axes.
+def _exporter_arguments(exporter: str, dynamic_batch: bool, dynamic_size: bool) -> dict[str, Any]:
+    """The arguments of ``torch.onnx.export`` that choose the exporter and the opset.
 
-    Raises:
-        ImportError: what the exporter needs is not installed.
-        ValueError: an unknown exporter, or dynamic axes with 'dynamo'.
+    A torch before 2.5, whose ``torch.onnx.export`` has the TorchScript exporter only, gets opset
+    17: for opset 18 it writes maxima in the form of opset 17.
     """
     if exporter not in EXPORTERS:
         raise ValueError(f"exporter must be one of {EXPORTERS}, got {exporter!r}")
@@ -133,32 +137,6 @@ def _check_exporter(exporter: str, dynamic_batch: bool, dynamic_size: bool) -> N
     missing = [name for name in _NEEDS[exporter] if importlib.util.find_spec(name) is None]
     if missing:
         raise ImportError(f"the {exporter} exporter needs {', '.join(missing)}: pip install it")
-
-
-def _check_exportable(model: Any) -> None:
-    """Check that an ONNX file can hold the detector and its selector.
-
-    Raises:
-        ValueError: a RandomSelector or a DDQDETR, which cannot be exported.
-    """
-    if isinstance(model.encoder.selector, RandomSelector):
-        raise ValueError("RandomSelector draws its tokens: a file of it would keep one draw")
-    if isinstance(model, DDQDETR):
-        raise ValueError(
-            "DDQDETR chooses queries by non-maximum suppression, image by image, which torch's "
-            "exporters do not write: run it in torch (ImageToDetections), or export a DINO"
-        )
-
-
-def _exporter_arguments(exporter: str) -> dict[str, Any]:
-    """The arguments of ``torch.onnx.export`` that choose the exporter and the opset.
-
-    A torch before 2.5, whose ``torch.onnx.export`` has the TorchScript exporter only, gets opset
-    17: for opset 18 it writes maxima in the form of opset 17.
-
-    Raises:
-        ImportError: this torch does not have the exporter.
-    """
     if {"dynamo", "external_data"} <= signature(torch.onnx.export).parameters.keys():
         newer = exporter == "dynamo"
         return {"dynamo": newer, "external_data": False, "opset_version": 18}
@@ -209,11 +187,7 @@ def run_onnx(
     Args:
         path: of the file, or the function that :func:`open_onnx` gave for it.
         image: (B, 3, height, width).
-        runtime: see :func:`open_onnx`.
-
-    Raises:
-        ImportError: the runtime is not installed.
-        ValueError: an unknown one.
+        runtime: see :func:`open_onnx`, also for errors.
     """
     return _timed(path if callable(path) else open_onnx(path, runtime), image)
 
@@ -243,11 +217,7 @@ def compare_with_onnx(
             it (about a second) for each of many images.
         image: (B, 3, height, width), as the file takes them.
         normalize: as it was exported.
-        runtime: see :func:`open_onnx`.
-
-    Raises:
-        ImportError: the runtime is not installed.
-        ValueError: an unknown one.
+        runtime: see :func:`open_onnx`, also for errors.
     """
     detector = ImageToDetections(model, (image.shape[2], image.shape[3]), normalize).eval()
     with torch.no_grad():
