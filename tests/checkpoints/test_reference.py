@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +12,6 @@ import torch
 
 from reference import all_checks
 from reference.checks import close, equal, same_sets, verify
-from reference.focus import build_focus_encoder
-from reference.parts import fixture_tokens
-from reference.seeded import uniform
 from sparse_encoders.supervision.decoder_attention import decoder_attention_map
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
@@ -110,74 +106,6 @@ def test_tokens_that_nobody_looked_at_tie(tmp_path):
         target[image, order[:count]] = True
     np.savez(tmp_path / "few.npz", **{**data, "dam": attention, "target": target})
     assert set(failing(tmp_path / "few.npz")) <= {"loss", "corr"}
-
-
-def released_numbers_of_a_small_batch(tmp_path):
-    """A fixture whose batch has no image that fills the grid.
-
-    The numbers are those of our encoder on a grid that does not say how many tokens the
-    largest image has; the index arrays are as wide as the released code makes them, which
-    counts from that image.
-    """
-    data = load("focus_detr_encoder.npz")
-    levels = ((12, 16), (6, 8), (3, 4), (2, 2))
-    config = json.loads(str(data["config"]))
-    config.update(spatial_shapes=levels, valid_fraction_hw=((0.8, 0.6), (0.5, 0.9)))
-    config.update(keep_ratio=0.5, topk_self_attention=20)
-    total = sum(h * w for h, w in levels)
-    data["config"] = np.array(json.dumps(config))
-    data["memory_token_index"] = np.arange(0, total, 3)
-    encoder, detector, level_embed = build_focus_encoder(data, config)
-    grid = replace(fixture_tokens(config, level_embed), max_valid=None)
-    with torch.no_grad():
-        output = encoder(grid, detector)
-    valid = grid.num_valid()
-    counts = (valid * config["keep_ratio"]).int() + 1
-    assert valid.max() < total
-    data["foreground_score"] = output.selection.scores.numpy()
-    data["num_foreground"] = counts.numpy()
-    data["memory"] = output.memory[:, data["memory_token_index"]].numpy()
-    ranked = output.selection.scores.masked_fill(grid.padding_mask, -torch.inf)
-    for index, share in enumerate(config["cascade"]):
-        width = int(torch.tensor(share) * counts.max())
-        data[f"foreground_index_layer{index}"] = ranked.topk(width).indices.numpy()
-    path = tmp_path / "small_batch.npz"
-    np.savez(path, **data)
-    return path
-
-
-def test_a_batch_in_which_no_image_fills_the_grid(tmp_path):
-    """Index arrays are as wide as the batch's largest image makes them, as in a detector."""
-    path = released_numbers_of_a_small_batch(tmp_path)
-    names = {check.name for check in verify(path)}
-    assert {"foreground_score", "num_foreground", "memory"} < names
-    assert sum(name.startswith("foreground_index_layer") for name in names) > 1
-    assert failing(path) == []
-    name = "foreground_index_layer0"
-    assert failing(altered(path, tmp_path, **{name: lambda index: index[:, :-1]})) == [name]
-
-
-def test_denoising_losses_of_other_batches(tmp_path):
-    """Two layers, three groups: loss by hand of one image, and of one without boxes beside it."""
-    u = uniform("boxes", (1, 1, 1, 4), 3)[0, 0, 0]
-    box = np.array([0.2 + 0.6 * u[0], 0.2 + 0.6 * u[1], 0.05 + 0.35 * u[2], 0.05 + 0.35 * u[3]])
-    p = 1 / (1 + np.exp(4 - 8 * uniform("logits", (1, 1, 1, 2), 3)[0, 0, 0]))
-    focal = -0.25 * (1 - p[1]) ** 2 * np.log(p[1]) - 0.75 * p[0] ** 2 * np.log(1 - p[0])
-    config = dict(seed=3, groups=1, boxes_per_image=[1], num_classes=2, layers=1)
-    losses = dict(labels_image0=np.array([1]), boxes_image0=(box + np.eye(4)[0] * 0.1)[None])
-    losses |= dict(loss_cls=np.array([focal]), loss_bbox=np.array([0.1]))
-    inside = max(0.0, box[2] - 0.1) / (box[2] + 0.1)  # both have the same height
-    hull = 0.0 if box[2] > 0.1 else (0.1 - box[2]) / (0.1 + box[2])
-    losses |= dict(loss_iou=np.array([1 - inside + hull]))
-    for extra in (0, 1):
-        if extra:  # its padding query must not count
-            config["boxes_per_image"] = [1, 0]
-            losses |= dict(labels_image1=np.zeros(0, int), boxes_image1=np.zeros((0, 4)))
-            logits = uniform("logits", (1, 2, 1, 2), 3)[0, 0, 0]
-            assert (logits == uniform("logits", (1, 1, 1, 2), 3)[0, 0, 0]).all()
-        path = tmp_path / f"{extra}.npz"
-        np.savez(path, kind="dn_loss", config=json.dumps(config), **losses)
-        assert failing(path) == []
 
 
 def test_comparisons():

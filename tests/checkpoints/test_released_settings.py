@@ -1,4 +1,4 @@
-"""Released models of other settings than the fixtures': they build, fill up and run."""
+"""Released models, of the fixtures' and of other settings: what is read off their shapes."""
 
 from __future__ import annotations
 
@@ -10,12 +10,9 @@ import torch
 from mmdet.registry import MODELS
 
 import fake_releases as releases
-from reference.model import fixture_images, released_model
-from reference.seeded import seeded_state
 from sparse_encoders.checkpoints.conversion import convert
-from sparse_encoders.checkpoints.families import check_family
-from sparse_encoders.checkpoints.names import used_name
-from sparse_encoders.checkpoints.released import count_layers, model_config
+from sparse_encoders.checkpoints.families import FAMILIES, check_family
+from sparse_encoders.checkpoints.released import model_config
 from sparse_encoders.checkpoints.settings import release_settings
 from sparse_encoders.loading import check_fit
 
@@ -68,6 +65,7 @@ HEADS = r"class_embed|enhance_MCSP|label_enc"
 NO_ENCODER_HEADS = r"encoder\.(class|bbox)_embed|_embed\.([789]|1\d)\."
 TWO_RATIOS = dict(keep_ratio=[0.5, 0.2])
 VARIANTS: dict[str, tuple[str, releases.Shapes, dict[str, Any]]] = {
+    **{family: (family, releases.shapes(family), {}) for family in FAMILIES},
     "20 classes": ("focus_dino", releases.with_rows(FOCUS, HEADS, 20), {}),
     "100 queries": ("focus_dino", releases.with_rows(FOCUS, "tgt_embed", 100), {}),
     "2 and 3 layers": ("focus_dino", releases.with_layers(FOCUS, 2, 3), TWO_RATIOS),
@@ -105,12 +103,17 @@ def model_of(variant: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_every_released_tensor_is_converted(variant: str) -> None:
+def test_every_tensor_is_converted_or_left_out_with_a_reason(variant: str) -> None:
     family, shapes, _ = VARIANTS[variant]
     state, model = releases.hollow(shapes), model_of(variant)
     check_family(state, family)
+    for other in FAMILIES.keys() - {family}:
+        with pytest.raises(ValueError, match=f"not a {other} model: it looks like {family}"):
+            check_family(state, other)
     done = convert(state, family, model)
-    assert set(done.sources.values()) | done.left_out.keys() == shapes.keys()
+    used = set(done.sources.values())
+    assert used.isdisjoint(done.left_out)
+    assert used | done.left_out.keys() == shapes.keys()
     # shapes alone: nothing is drawn or copied; Swin's constructor computes with numbers
     with torch.device("meta" if model["backbone"]["type"] == "ResNet" else "cpu"):
         check_fit(MODELS.build(model), done.state, "the file")
@@ -124,34 +127,3 @@ def test_counts_follow_the_shapes() -> None:
     backbone = model_of("sparse swin")["backbone"]
     assert (backbone["embed_dims"], backbone["depths"]) == (32, [1, 1, 2, 1])
     assert (backbone["num_heads"], backbone["window_size"]) == ([1, 2, 4, 8], 7)
-
-
-@pytest.mark.parametrize(
-    ("family", "shapes", "changes"),
-    [
-        ("lite_dino", releases.with_layers(plain_lite(64), 2, 1), dict(blocks=1, high_levels=2)),
-        (
-            "focus_dino",
-            releases.with_layers(FOCUS, 2, 1),
-            dict(keep_ratio=0.9, cascade=[0.8, 0.7], topk_self_attention=20),
-        ),
-        ("sparse_deformable_detr", releases.with_layers(SPARSE, 2, 1), dict(keep_ratio=1.0)),
-    ],
-    ids=["lite", "focus", "sparse"],
-)
-def test_other_settings_run(family: str, shapes: Any, changes: dict[str, Any]) -> None:
-    """Odd sizes, padding, other ratios and schedules: finite detections of each image."""
-    if family == "lite_dino":
-        shapes = releases.without(shapes, r"layers\.0\.(linear[12]2|norm22)")
-    # parameters that two owners share hold one value
-    twins = {n: used_name(n, count_layers(shapes, "decoder")) for n in shapes}
-    state = seeded_state(shapes, 3, twins)
-    config = {**releases.config(family), **changes, "height": 161, "width": 203}
-    config["image_shapes"] = [[161, 203], [97, 120]] if family != "focus_dino" else [[161, 203]]
-    with torch.no_grad():
-        model = released_model(family, config, shapes, state)
-        batch, samples = fixture_images(config, seed=3)
-        actual = model.predict(batch, samples)
-    for sample in actual:
-        assert len(sample.pred_instances) == config["max_per_img"]
-        assert sample.pred_instances.bboxes.isfinite().all()
