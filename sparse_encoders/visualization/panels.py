@@ -111,8 +111,8 @@ def show_levels(axes: Sequence[Axes], record: TokenRecord, values: FloatArray) -
 
     The note of a level is the mean of ``values`` over its valid tokens.
     """
-    maps = [record.level(values, level).astype(np.float64) for level in range(record.num_levels)]
-    axes[0].imshow(darken(record.image, np.mean(maps, 0)))
+    maps = record.maps(values)
+    axes[0].imshow(darken(record.image, maps.mean(0)))
     for level, axis in enumerate(axes[1:]):
         part = record.part(level)
         share = values[part].sum() / max(1, record.valid[part].sum())
@@ -124,8 +124,7 @@ def show_objects(axis: Axes, record: TokenRecord, layer: int) -> None:
     from matplotlib.patches import Rectangle
 
     boxes, levels = record.boxes(record.objects[layer])
-    mask = record.object_mask(layer)
-    covered = np.max([record.level(mask, level) for level in range(record.num_levels)], 0)
+    covered = record.maps(record.object_mask(layer)).max(0)
     axis.imshow(darken(record.image, 0.35 + 0.65 * covered))
     # coarse tokens first, so that no outline hides a finer token's
     for index in np.argsort(-levels, kind="stable"):

@@ -36,7 +36,6 @@ from sparse_encoders.visualization.records import (
 )
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 __all__ = [
@@ -109,8 +108,8 @@ def draw_score_map(record: TokenRecord, panel: float = 3.0) -> Figure:
     figure, axes = panel_grid(rows, columns, record.image, panel, title)
     flat = [axis for row in axes for axis in row]
     draw_detections(flat[0], record)
-    maps = [record.level(record.foreground, level) for level in range(record.num_levels)]
-    best = np.max(maps, 0)
+    maps = record.maps(record.foreground)
+    best = maps.max(0)
     top = max(0.5, float(np.nanmax(best)))
     colours = ScalarMappable(Normalize(0.0, top), "inferno")
     for axis, scores in zip(flat[1:], [best, *maps], strict=False):
@@ -150,10 +149,9 @@ def draw_object_tokens(record: TokenRecord, panel: float = 2.0) -> Figure:
         mask = record.object_mask(layer)
         set_row_label(row[0], f"layer {layer + 1}: {mask.sum()} objects of {kept.sum()} kept")
         show_objects(row[0], record, layer)
-        brightness = np.where(mask, 1.0, 0.35 * kept)
-        for level, axis in enumerate(row[1:]):
-            share = record.level(brightness, level).astype(np.float64)
-            show_share(axis, record.image, share, f"{mask[record.part(level)].sum()} objects")
+        for level, share in enumerate(record.maps(np.where(mask, 1.0, 0.35 * kept))):
+            note = f"{mask[record.part(level)].sum()} objects"
+            show_share(row[level + 1], record.image, share, note)
     level_legend(figure, record)
     return figure
 
@@ -217,7 +215,12 @@ def draw_side_by_side(
         if by == "levels":
             show_levels(inner, record, record.kept.mean(0))
         else:
-            _show_layers(inner, record)
+            for layer, axis in enumerate(inner):
+                if layer < record.num_layers:
+                    maps = record.maps(record.kept[layer])
+                    show_share(axis, record.image, maps.mean(0), f"{record.share(layer):.0%}")
+                else:
+                    axis.set_visible(False)
         if record.objects:
             show_objects(row[-1], record, record.num_layers - 1)
         elif with_objects:
@@ -242,16 +245,6 @@ def _same_image(records: Mapping[str, TokenRecord]) -> TokenRecord:
                 f"and levels {got[1]}, the first {wanted[0]} and {wanted[1]}"
             )
     return first
-
-
-def _show_layers(row: Sequence[Axes], record: TokenRecord) -> None:
-    """All levels of each layer."""
-    for layer, axis in enumerate(row):
-        if layer >= record.num_layers:
-            axis.set_visible(False)
-            continue
-        maps = [record.level(record.kept[layer], level) for level in range(record.num_levels)]
-        show_share(axis, record.image, np.mean(maps, 0), f"{record.share(layer):.0%}")
 
 
 #: name to drawing, of the pictures of one record
@@ -294,7 +287,5 @@ def write_pictures(
 def write_side_by_side(records: Mapping[str, TokenRecord], out: str | Path) -> list[Path]:
     """Both pictures of :func:`draw_side_by_side`, in files ``*_levels`` and ``*_layers``."""
     out = Path(out)
-    return [
-        save_picture(draw_side_by_side(records, by), out.with_name(f"{out.stem}_{by}{out.suffix}"))
-        for by in SIDES
-    ]
+    names = {by: out.with_name(f"{out.stem}_{by}{out.suffix}") for by in SIDES}
+    return [save_picture(draw_side_by_side(records, by), path) for by, path in names.items()]

@@ -110,6 +110,10 @@ class TokenRecord:
         cols = np.arange(self.image.shape[1]) * w // self.batch_hw[1]
         return grid[rows][:, cols]
 
+    def maps(self, values: NDArray[Any]) -> NDArray[Any]:
+        """(levels, H, W): :meth:`level` of each level."""
+        return np.stack([self.level(values, level) for level in range(self.num_levels)])
+
     def boxes(self, indices: IntArray) -> tuple[FloatArray, IntArray]:
         """(k, 4) (x, y, width, height) in pixels that k tokens cover, and their (k,) levels."""
         starts = np.array([self.part(level).start for level in range(self.num_levels)])
@@ -135,16 +139,14 @@ def record_tokens(model: nn.Module, image: str | Path, min_score: float = 0.3) -
     import mmcv
     from mmdet.apis import inference_detector
 
-    _check_score(min_score)
-    with _observed(model) as outputs:
+    with _observed(model, min_score) as outputs:
         pixels = mmcv.imread(str(image), channel_order="rgb") if Path(image).is_file() else None
         if pixels is None:
             raise ValueError(f"{image} is not an image file that can be read")
         result = inference_detector(model, str(image))
-    height, width = (int(s) for s in result.img_shape[:2])
-    resized = mmcv.imresize(pixels, (width, height))
+    resized = mmcv.imresize(pixels, tuple(map(int, result.img_shape[1::-1])))
     classes: Any = model.dataset_meta
-    return _make_record(model, outputs[-1], resized, result, tuple(classes["classes"]), min_score)
+    return _make_record(model, outputs[-1], resized, result, classes["classes"], min_score)
 
 
 def record_sample(
@@ -170,10 +172,9 @@ def record_sample(
     """
     from mmengine.dataset import pseudo_collate
 
-    _check_score(min_score)
     detector: Any = model
     training = detector.training
-    with _observed(model) as outputs, torch.no_grad():
+    with _observed(model, min_score) as outputs, torch.no_grad():
         detector.eval()
         try:
             result = detector.test_step(pseudo_collate([sample]))[0]
@@ -182,17 +183,14 @@ def record_sample(
     height, width = (int(s) for s in result.img_shape[:2])
     pixels = sample["inputs"].cpu().numpy()[::-1, :height, :width].transpose(1, 2, 0)
     image = np.ascontiguousarray(pixels).astype(np.uint8)
-    return _make_record(model, outputs[-1], image, result, tuple(classes), min_score)
-
-
-def _check_score(min_score: float) -> None:
-    if not 0 <= min_score <= 1:
-        raise ValueError(f"min_score must lie in [0, 1], got {min_score}")
+    return _make_record(model, outputs[-1], image, result, classes, min_score)
 
 
 @contextmanager
-def _observed(model: nn.Module) -> Iterator[list[EncoderOutput]]:
-    """The outputs of the model's encoder within a ``with`` block."""
+def _observed(model: nn.Module, min_score: float) -> Iterator[list[EncoderOutput]]:
+    """The outputs of the model's encoder within a ``with`` block; checks both arguments."""
+    if not 0 <= min_score <= 1:
+        raise ValueError(f"min_score must lie in [0, 1], got {min_score}")
     encoder = getattr(model, "encoder", None)
     if not isinstance(encoder, Encoder):
         raise ValueError(
@@ -200,11 +198,8 @@ def _observed(model: nn.Module) -> Iterator[list[EncoderOutput]]:
             "its type must be one of the sparse_encoders detectors"
         )
     outputs: list[EncoderOutput] = []
-    handle = encoder.register_forward_hook(lambda module, args, output: outputs.append(output))
-    try:
+    with encoder.register_forward_hook(lambda module, args, output: outputs.append(output)):
         yield outputs
-    finally:
-        handle.remove()
 
 
 def _make_record(
@@ -212,11 +207,12 @@ def _make_record(
     output: EncoderOutput,
     image: ImageArray,
     result: Any,
-    classes: tuple[str, ...],
+    classes: Sequence[str],
     min_score: float,
 ) -> TokenRecord:
     """The record of the first image of a batch."""
     tokens, selection, encoder = output.tokens, output.selection, model.encoder
+    hw = (image.shape[0], image.shape[1])
     valid = np.ones(tokens.num_tokens, dtype=np.bool_)
     if tokens.padding_mask is not None:
         valid = ~tokens.padding_mask[0].cpu().numpy()
@@ -232,14 +228,14 @@ def _make_record(
             objects.append(layer.indices[0].gather(0, rows[0])[usable].cpu().numpy())
     return TokenRecord(
         image=image,
-        batch_hw=tokens.image_hw or (image.shape[0], image.shape[1]),
+        batch_hw=tokens.image_hw or hw,
         shapes=tokens.shapes,
         kept=kept & valid,
         valid=valid,
         foreground=foreground,
         objects=tuple(objects),
-        detections=_detections(result, (image.shape[0], image.shape[1]), min_score),
-        classes=classes,
+        detections=_detections(result, hw, min_score),
+        classes=tuple(classes),
         encoder=type(encoder).__name__,
         selector="" if encoder.selector is None else type(encoder.selector).__name__,
     )

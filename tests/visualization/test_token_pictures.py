@@ -5,11 +5,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from mmdet.structures import DetDataSample
 from mmengine.config import Config
 from PIL import Image
 
 import visualize_tokens as tool
 from quick import pairs
+from sparse_encoders.analysis.variants import encoder_config
 from sparse_encoders.loading import load_detector
 from sparse_encoders.visualization import panels as token_panels
 from sparse_encoders.visualization.pictures import (
@@ -62,6 +64,9 @@ def test_a_token_covers_its_own_pixels(record):
     covered = record.level(values, 1)
     assert covered.shape == (30, 44)
     assert covered[16:30, 16:32].all() and covered.sum() == 14 * 16
+    boxes, levels = record.boxes(np.array([0, 7, 24 + 4, 24 + 6 + 1]))
+    assert boxes.tolist() == [[0, 0, 8, 8], [8, 8, 8, 8], [16, 16, 16, 16], [24, 0, 24, 32]]
+    assert levels.tolist() == [0, 0, 1, 2]
 
 
 def test_dropped_pixels_are_dark_and_grey_and_kept_ones_as_they_were(record):
@@ -73,28 +78,33 @@ def test_dropped_pixels_are_dark_and_grey_and_kept_ones_as_they_were(record):
     assert drawn[:, 10:].max() < 64
 
 
-def test_pictures_have_a_panel_for_each_layer_and_level(record, tmp_path):
-    figure = draw_tokens(record)
-    assert len(figure.axes) == (3 + 1) * (2 + 1)
-    path = save_picture(figure, tmp_path / "deep" / "tokens.png")
-    with Image.open(path) as picture:
-        assert picture.width > 200 and np.asarray(picture).std() > 10
+def test_pictures_have_a_panel_for_each_layer_and_level(record):
+    assert len(draw_tokens(record).axes) == (3 + 1) * (2 + 1)
+    scores, objects = draw_score_map(record), draw_object_tokens(record)
+    titles = [axis.get_title() for axis in scores.axes]
+    levels = [f"level {i + 1} ({h} x {w})" for i, (h, w) in enumerate(record.shapes)]
+    assert titles[:5] == ["detections", "best of all levels", *levels]
+    array = picture_array(scores, dpi=40)
+    assert array.dtype == np.uint8 and array.shape[2] == 3 and array.std() > 10
+    assert objects.axes[0].get_ylabel().startswith("layer 1: 2 objects of")
+    assert len(objects.axes[0].patches) == 2 and len(objects.axes[4].patches) == 1
+
+
+@pytest.mark.parametrize(("by", "columns"), [("levels", 1 + 1 + 3 + 1), ("layers", 1 + 3 + 1)])
+def test_side_by_side(record, by, columns):
+    plain = replace(record, objects=(), foreground=None, kept=np.ones((3, 32), dtype=bool))
+    figure = draw_side_by_side({"one": record, "two": plain}, by=by)
+    assert len(figure.axes) == 2 * columns
+    assert figure.axes[columns].get_ylabel() == "two\n100% of the work"
+    assert picture_array(figure, 40).std() > 10
 
 
 def test_files_are_what_their_names_say(record, tmp_path):
-    figure = draw_tokens(record, panel=1.0)
-    assert save_picture(figure, tmp_path / "a.png", 30).read_bytes()[:4] == b"\x89PNG"
-    assert save_picture(figure, tmp_path / "a.JPG", 30).read_bytes()[:2] == b"\xff\xd8"
-    with Image.open(tmp_path / "a.JPG") as picture:
-        assert picture.mode == "RGB"
-    with pytest.raises(ValueError, match="kind must be 'png' or 'jpeg', got 'gif'"):
-        picture_bytes(figure, 30, "gif")
-
-
-def test_detection_sheet(record, tmp_path):
-    assert save_picture(draw_detection_sheet([record] * 5), tmp_path / "a.png").is_file()
-    with pytest.raises(ValueError, match="at least one image"):
-        draw_detection_sheet([])
+    figure = draw_detection_sheet([record] * 5)
+    for name, kind in {"deep/a.png": "PNG", "a.JPG": "JPEG"}.items():
+        with Image.open(save_picture(figure, tmp_path / name, 30)) as picture:
+            assert picture.format == kind and picture.width > 200
+            assert np.asarray(picture.convert("RGB")).std() > 10
 
 
 @pytest.fixture(scope="module")
@@ -177,46 +187,24 @@ def test_files_that_do_not_fit(trained, config, checkpoint, message):
 
 
 def sample(size=(64, 90)):
-    from mmdet.structures import DetDataSample
-
-    rng = np.random.default_rng(0)
     packed = DetDataSample(metainfo=dict(img_shape=size, ori_shape=size, scale_factor=(1.0, 1.0)))
-    return dict(
-        inputs=torch.from_numpy(rng.integers(0, 255, (3, *size), dtype=np.uint8)),
-        data_samples=packed,
-    )
+    pixels = np.random.default_rng(0).integers(0, 255, (3, *size), dtype=np.uint8)
+    return dict(inputs=torch.from_numpy(pixels), data_samples=packed)
 
 
+NO_DUAL = "focus, no dual attention"
 # an encoder, and the pictures that there are of it
 ENCODERS = {
-    "dense": (dict(type="DenseEncoder"), ("kept",)),
-    "lite, two high levels": (dict(type="LiteDETREncoder", blocks=1, high_levels=2), ("kept",)),
-    "lite + focus": (
-        dict(type="LiteDETREncoder", blocks=1, selector=dict(type="FocusTokenSelector")),
-        ("kept", "scores"),
-    ),
-    "random": (
-        dict(type="SparseDETREncoder", selector=dict(type="RandomSelector")),
-        ("kept", "scores"),
-    ),
-    "focus": (
-        dict(type="DualAttentionEncoder", num_object_tokens=7),
-        ("kept", "scores", "objects"),
-    ),
-    "focus, no dual attention": (
-        dict(type="DualAttentionEncoder", dual_attention=False),
-        ("kept", "scores"),
-    ),
-    "salience": (
-        dict(
-            type="DualAttentionEncoder",
-            background_embedding="released",
-            selector=dict(type="SalienceTokenSelector"),
-        ),
-        ("kept", "scores", "objects"),
-    ),
-    "hybrid": (dict(type="HybridEncoder"), ("kept",)),
-    "none": (dict(type="NoEncoder"), ("kept",)),
+    **dict.fromkeys(("dense", "lite-h2l2", "hybrid", "none"), ("kept",)),
+    **dict.fromkeys(("lite-focus", "random", NO_DUAL), ("kept", "scores")),
+    **dict.fromkeys(("focus", "salience"), ("kept", "scores", "objects")),
+}
+# shares that each layer refines of each level, where no scores decide
+SHARES = {
+    "dense": [[1, 1, 1, 1]] * 2,
+    "lite-h2l2": [[0, 0, 1, 1], [1, 1, 1, 1]],
+    "hybrid": [[0, 0, 0, 1], [1, 1, 1, 1], [0, 1, 1, 1]],
+    "none": [[0, 0, 0, 0]],
 }
 
 
@@ -224,24 +212,22 @@ ENCODERS = {
     ("detector", "name"), pairs(("DINO", "DeformableDETR"), ENCODERS, quick=("DINO",), each="focus")
 )
 def test_every_encoder_one_stage_and_two_stage(detector, name):
-    encoder, pictures = ENCODERS[name]
-    model = build(detector_config(detector, encoder)).train()
-    actual = record_sample(model, sample(), CLASSES)
+    encoder, pictures = encoder_config(name.split(",")[0], dict(num_layers=2)), ENCODERS[name]
+    if name == NO_DUAL:
+        encoder["dual_attention"] = False
+    model, packed = build(detector_config(detector, encoder)).train(), sample()
+    actual = record_sample(model, packed, CLASSES)
     assert model.training
+    assert (actual.image[..., 0] == packed["inputs"][2].numpy()).all()  # RGB of BGR
     assert pictures_of(actual) == pictures
     assert all(picture_array(PICTURES[name](actual), dpi=15).std() > 5 for name in pictures)
-    if encoder["type"] == "DenseEncoder":
-        assert actual.kept.all() and actual.share() == 1
-    elif encoder["type"] == "HybridEncoder":
-        steps = [[actual.share(step, level) for level in range(4)] for step in range(3)]
-        assert steps == [[0, 0, 0, 1], [1, 1, 1, 1], [0, 1, 1, 1]]
-    elif encoder["type"] == "NoEncoder":
-        assert actual.share() == 0
-    elif encoder.get("high_levels"):
-        assert actual.share(0, 0) == 0 == actual.share(0, 1) and actual.share(0, 2) == 1
-        assert actual.share(1) == 1
-    elif encoder["type"] == "LiteDETREncoder":
-        assert actual.share(0, 0) == 0 and actual.share(0, 3) == 1 and 0 < actual.share(1, 0) < 1
+    layers = range(actual.num_layers)
+    shares = [[actual.share(layer, level) for level in range(4)] for layer in layers]
+    if name in SHARES:
+        assert shares == SHARES[name]
+        assert actual.share() == pytest.approx(actual.kept.mean())
+    if name == "lite-focus":
+        assert shares[0][0] == 0 and shares[0][3] == 1 and 0 < shares[1][0] < 1
     if "scores" not in pictures:
         with pytest.raises(ValueError, match="has no selector, so its tokens have no scores"):
             draw_score_map(actual)
@@ -258,61 +244,25 @@ def test_padding_is_no_kept_token():
     assert not actual.valid.all() and (actual.kept == actual.valid).all() and actual.share() == 1
 
 
-def test_image_of_a_sample_is_rgb():
-    packed = sample()
-    actual = record_sample(build(detector_config("DINO")), packed, CLASSES)
-    assert (actual.image[..., 0] == packed["inputs"][2].numpy()).all()
-
-
-def test_boxes_of_tokens(record):
-    boxes, levels = record.boxes(np.array([0, 7, 24 + 4, 24 + 6 + 1]))
-    assert boxes.tolist() == [[0, 0, 8, 8], [8, 8, 8, 8], [16, 16, 16, 16], [24, 0, 24, 32]]
-    assert levels.tolist() == [0, 0, 1, 2]
-
-
-def test_score_map_shows_each_level_and_the_best(record):
-    figure = draw_score_map(record)
-    titles = [axis.get_title() for axis in figure.axes]
-    assert titles[:5] == [
-        "detections",
-        "best of all levels",
-        *[f"level {i + 1} ({h} x {w})" for i, (h, w) in enumerate(record.shapes)],
-    ]
-    array = picture_array(figure, dpi=40)
-    assert array.dtype == np.uint8 and array.shape[2] == 3 and array.std() > 10
-
-
-def test_object_tokens_are_counted_and_outlined(record):
-    figure = draw_object_tokens(record)
-    assert figure.axes[0].get_ylabel().startswith("layer 1: 2 objects of")
-    assert len(figure.axes[0].patches) == 2 and len(figure.axes[4].patches) == 1
-
-
-@pytest.mark.parametrize(("by", "columns"), [("levels", 1 + 1 + 3 + 1), ("layers", 1 + 3 + 1)])
-def test_side_by_side(record, by, columns):
-    plain = replace(record, objects=(), foreground=None, kept=np.ones((3, 32), dtype=bool))
-    figure = draw_side_by_side({"one": record, "two": plain}, by=by)
-    assert len(figure.axes) == 2 * columns
-    assert figure.axes[columns].get_ylabel() == "two\n100% of the work"
-    assert picture_array(figure, 40).std() > 10
-
-
-def test_side_by_side_refuses(record):
-    with pytest.raises(ValueError, match="at least one strategy"):
-        draw_side_by_side({})
-    with pytest.raises(ValueError, match="by must be one of"):
-        draw_side_by_side({"a": record}, by="level")
-    other = replace(record, image=record.image[:20])
-    with pytest.raises(ValueError, match="same image and levels: 'b' has"):
-        draw_side_by_side({"a": record, "b": other})
-
-
-def test_bad_input(record, tmp_path):
-    with pytest.raises(ValueError, match="pictures must be among"):
-        write_pictures(record, tmp_path / "a.png", ["foreground"])
-    with pytest.raises(ValueError, match="panel must be positive"):
-        draw_tokens(record, panel=0)
-    with pytest.raises(ValueError, match=r"min_score must lie in \[0, 1\], got 3"):
-        record_sample(build(detector_config("DINO")), sample(), CLASSES, min_score=3)
-    with pytest.raises(ValueError, match="no encoder of sparse_encoders"):
-        record_sample(torch.nn.Linear(2, 2), sample(), CLASSES)
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda record: draw_detection_sheet([]), "at least one image"),
+        (lambda record: draw_side_by_side({}), "at least one strategy"),
+        (lambda record: draw_side_by_side({"a": record}, by="level"), "by must be one of"),
+        (
+            lambda record: draw_side_by_side(
+                {"a": record, "b": replace(record, image=record.image[:20])}
+            ),
+            "same image and levels: 'b' has",
+        ),
+        (lambda record: picture_bytes(None, 30, "gif"), "'png' or 'jpeg', got 'gif'"),
+        (lambda record: write_pictures(record, "a.png", ["foreground"]), "must be among"),
+        (lambda record: draw_tokens(record, panel=0), "panel must be positive"),
+        (lambda record: record_sample(torch.nn.Linear(2, 2), {}, (), 3), r"lie in \[0, 1\], got 3"),
+        (lambda record: record_sample(torch.nn.Linear(2, 2), {}, ()), "no encoder of sparse_enc"),
+    ],
+)
+def test_bad_input(record, call, message):
+    with pytest.raises(ValueError, match=message):
+        call(record)
