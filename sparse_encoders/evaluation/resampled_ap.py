@@ -48,7 +48,7 @@ class ResampledCocoMetric(CocoMetric):
     def compute_metrics(self, results: list[Any]) -> dict[str, float]:
         """COCO's metrics and the interval of ``bbox_mAP``, all in [0, 1]."""
         metrics: dict[str, float] = super().compute_metrics(results)
-        if self.count and self.ann_file is not None:
+        if self.count:
             with TemporaryDirectory() as folder:
                 predictions = [prediction for _, prediction in results]
                 files = self.results2json(predictions, str(Path(folder) / "detections"))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from mmdet.registry import METRICS
+from mmdet.structures.bbox import get_box_tensor
 from mmengine.evaluator import BaseMetric
 from torch import Tensor
 
@@ -14,7 +16,7 @@ from sparse_encoders.supervision.decoder_attention import attention_share, best_
 from sparse_encoders.supervision.foreground import ForegroundLabels, Intervals
 from sparse_encoders.tokens import TokenGrid
 
-# Object sizes as COCO counts them: area in pixels of the original image.
+# Object sizes as COCO counts them: area in pixels of the original image, largest excluded.
 SIZES: dict[str, tuple[float, float]] = {
     "small": (0, 32**2),
     "medium": (32**2, 96**2),
@@ -40,13 +42,11 @@ class TokenMetric(BaseMetric):
                     f"{type(self).__name__} needs the encoder's kept tokens: set "
                     "model.test_cfg.report_tokens=True on a detector of sparse_encoders"
                 )
-            if not isinstance(report, dict):
-                report = dict(report.all_items())
             self.results.append(self.measure(sample, report))
 
+    @abstractmethod
     def measure(self, sample: dict[str, Any], report: dict[str, Any]) -> dict[str, Any]:
-        """The metric's values for one image; subclasses implement it."""
-        raise NotImplementedError
+        """The metric's values for one image."""
 
 
 @METRICS.register_module()
@@ -101,19 +101,16 @@ class ForegroundRecall(TokenMetric):
 
     Args:
         intervals, strides: see :class:`ForegroundLabels`.
-        sizes: name to (smallest, largest) area, largest excluded.
     """
 
     def __init__(
         self,
         intervals: str | Intervals = "non_overlapping",
         strides: Sequence[int] | None = None,
-        sizes: dict[str, tuple[float, float]] | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.intervals, self.strides = intervals, strides
-        self.sizes = SIZES if sizes is None else dict(sizes)
 
     def measure(self, sample: dict[str, Any], report: dict[str, Any]) -> dict[str, Any]:
         """(layers, 1 + sizes) foreground tokens kept, and (1 + sizes,) foreground tokens."""
@@ -125,9 +122,7 @@ class ForegroundRecall(TokenMetric):
         x, y = sample.get("scale_factor", (1.0, 1.0))[:2]
         scale = boxes.new_tensor([x, y, x, y])
         area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
-        groups = [boxes] + [
-            boxes[(area >= low) & (area < high)] for low, high in self.sizes.values()
-        ]
+        groups = [boxes, *(boxes[(area >= low) & (area < high)] for low, high in SIZES.values())]
         foreground = torch.cat([labels(tokens, [group * scale]) for group in groups]) & valid
         held = (kept[:, None] & foreground).sum(-1)
         return {"kept": held.tolist(), "foreground": foreground.sum(-1).tolist()}
@@ -140,7 +135,7 @@ class ForegroundRecall(TokenMetric):
         metrics = {"recall": float(share[:, 0].mean())}
         for layer, values in enumerate(share.tolist()):
             metrics[f"recall_layer{layer}"] = values[0]
-            for size, value in zip(self.sizes, values[1:], strict=True):
+            for size, value in zip(SIZES, values[1:], strict=True):
                 metrics[f"recall_layer{layer}_{size}"] = value
         return metrics
 
@@ -153,6 +148,5 @@ def _original_boxes(sample: dict[str, Any]) -> Tensor:
             "ForegroundRecall needs annotations in the data samples: keep LoadAnnotations in "
             "the test pipeline"
         )
-    boxes = annotated["bboxes"] if isinstance(annotated, dict) else annotated.bboxes
-    plain: Tensor = boxes if isinstance(boxes, Tensor) else boxes.tensor
-    return plain.reshape(-1, 4).float().cpu()
+    boxes: Tensor = get_box_tensor(annotated["bboxes"])
+    return boxes.reshape(-1, 4).float().cpu()

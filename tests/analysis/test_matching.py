@@ -44,20 +44,13 @@ def test_no_other_number_of_layers_comes_closer(ratio, layers):
     assert costs[layers] == match.madds
     far = {count: abs(madds - match.wanted) for count, madds in costs.items()}
     assert min(far, key=far.get) == layers
-    assert f"{layers} of 4 dense layers" in str(match) and f"matched to sparse {ratio:g}" in str(
-        match
-    )
+    assert f"{layers} of 4 dense layers" in (text := str(match)) and f"to sparse {ratio:g}" in text
 
 
-def test_quotas_have_no_one_ratio():
+def test_quotas_have_no_one_ratio_and_there_is_at_least_one_layer():
     model = detector_config("DINO", dict(num_layers=4))
-    own = encoder_config("salience", model.encoder)
-    match = match_dense(model, "salience", own, SIZE)
+    match = match_dense(model, "salience", encoder_config("salience", model.encoder), SIZE)
     assert match.keep_ratio is None and "matched to salience, " in str(match)
-
-
-def test_at_least_one_layer():
-    model = detector_config("DINO")
     match = match_dense(model, "none", encoder_config("none", model.encoder), SIZE)
     assert (match.layers, match.wanted, match.variant) == (1, 0, "dense-1")
 
@@ -65,7 +58,5 @@ def test_at_least_one_layer():
 def test_who_is_matched():
     assert to_be_matched(["dense", "dense-1", "hybrid", "focus", "sparse"]) == "focus"
     assert to_be_matched(["none", "hybrid", "lite", "dense-matched"]) == "hybrid"
-    with pytest.raises(
-        ValueError, match="name one that it is matched to, such as focus; got dense"
-    ):
+    with pytest.raises(ValueError, match="is matched to, such as focus; got dense"):
         to_be_matched(["dense", "dense-matched", "none"])

@@ -16,7 +16,7 @@ from pycocotools.cocoeval import COCOeval
 import sparse_encoders.evaluation  # noqa: F401  (registers the metric)
 from sparse_encoders.evaluation.resampled_ap import resampled_ap
 
-CLASSES = ("a", "b", "c")
+CLASSES, IMAGES = ("a", "b", "c"), (3, 5, 7, 11, 12, 20)
 
 
 @pytest.fixture
@@ -24,7 +24,7 @@ def files(tmp_path):
     """Annotations with a crowd and a class without objects; boxes found near and far of them."""
     rng = np.random.default_rng(1)
     truth = {
-        "images": [dict(id=i, width=100, height=100) for i in (3, 5, 7, 11, 12, 20)],
+        "images": [dict(id=i, width=100, height=100) for i in IMAGES],
         "categories": [dict(id=i + 1, name=n) for i, n in enumerate((*CLASSES, "other"))],
         "annotations": [],
     }
@@ -41,15 +41,15 @@ def files(tmp_path):
             named = kind if rng.random() < 0.8 else 3
             one = dict(image_id=image["id"], category_id=named, bbox=near)
             actual.append(one | dict(score=float(rng.random())))
-    for name, content in (("truth", truth), ("found", actual)):
-        (tmp_path / f"{name}.json").write_text(json.dumps(content))
-    return tmp_path
+    files = [tmp_path / "truth.json", tmp_path / "found.json"]
+    for file, content in zip(files, (truth, actual), strict=True):
+        file.write_text(json.dumps(content))
+    return files
 
 
-def ap_of_images(folder, images):
+def ap_of_images(files, images):
     """pycocotools' AP of a set that has these images, those drawn twice under two numbers."""
-    truth = json.loads((folder / "truth.json").read_text())
-    actual = json.loads((folder / "found.json").read_text())
+    truth, actual = (json.loads(file.read_text()) for file in files)
     own = {"images": [], "categories": truth["categories"], "annotations": []}
     results = []
     for new, image in enumerate(images, 1):
@@ -58,8 +58,9 @@ def ap_of_images(folder, images):
             if one["image_id"] == image:
                 own["annotations"].append(one | dict(id=len(own["annotations"]) + 1, image_id=new))
         results += [one | dict(image_id=new) for one in actual if one["image_id"] == image]
-    (folder / "own.json").write_text(json.dumps(own))
-    loaded = COCO(str(folder / "own.json"))
+    loaded = COCO()
+    loaded.dataset = own
+    loaded.createIndex()
     judge = COCOeval(loaded, loaded.loadRes(results), "bbox")
     judge.params.catIds = [1, 2, 3]
     judge.evaluate()
@@ -69,28 +70,27 @@ def ap_of_images(folder, images):
 
 
 def test_every_set_has_pycocotools_ap(files):
-    samples = resampled_ap(files / "truth.json", files / "found.json", CLASSES, 8)
-    images = [image["id"] for image in json.loads((files / "truth.json").read_text())["images"]]
-    drawn = np.random.default_rng(0).integers(0, len(images), (8, len(images)))
-    expected = [ap_of_images(files, [images[place] for place in places]) for places in drawn]
+    samples = resampled_ap(*files, CLASSES, 8)
+    drawn = np.random.default_rng(0).integers(0, len(IMAGES), (8, len(IMAGES)))
+    expected = [ap_of_images(files, [IMAGES[index] for index in indices]) for indices in drawn]
     assert samples == pytest.approx(expected, abs=1e-5) and len(set(samples)) > 5
     assert min(samples) > 0.05 and max(samples) < 0.95
 
 
 def test_in_blocks_and_without_detections(files, monkeypatch):
-    whole = resampled_ap(files / "truth.json", files / "found.json", CLASSES, 9)
+    whole = resampled_ap(*files, CLASSES, 9)
     monkeypatch.setattr("sparse_encoders.evaluation.resampled_ap.BLOCK", 100)
-    assert resampled_ap(files / "truth.json", files / "found.json", CLASSES, 9) == whole
-    (files / "found.json").write_text("[]")
-    assert resampled_ap(files / "truth.json", files / "found.json", CLASSES, 2) == [0.0, 0.0]
+    assert resampled_ap(*files, CLASSES, 9) == whole
+    files[1].write_text("[]")
+    assert resampled_ap(*files, CLASSES, 2) == [0.0, 0.0]
 
 
 def test_as_a_metric_of_an_evaluator(files):
-    config = dict(type="ResampledCocoMetric", ann_file=str(files / "truth.json"), resamples=20)
+    config = dict(type="ResampledCocoMetric", ann_file=str(files[0]), resamples=20)
     evaluator = Evaluator([METRICS.build(config)])
     evaluator.dataset_meta = dict(classes=CLASSES)
-    actual = json.loads((files / "found.json").read_text())
-    for image in (3, 5, 7, 11, 12, 20):
+    actual = json.loads(files[1].read_text())
+    for image in IMAGES:
         own = [one for one in actual if one["image_id"] == image]
         boxes = torch.tensor([one["bbox"] for one in own])
         boxes[:, 2:] += boxes[:, :2]
@@ -101,12 +101,9 @@ def test_as_a_metric_of_an_evaluator(files):
         )
         evaluator.process([dict(img_id=image, ori_shape=(100, 100), pred_instances=predicted)])
     metrics, resamples = evaluator.evaluate(6), evaluator.metrics[0].resamples
-    assert metrics["coco/bbox_mAP"] == pytest.approx(
-        ap_of_images(files, (3, 5, 7, 11, 12, 20)), abs=1e-3
-    )
+    assert metrics["coco/bbox_mAP"] == pytest.approx(ap_of_images(files, IMAGES), abs=1e-3)
     assert metrics["coco/bbox_mAP_interval"] == pytest.approx(1.96 * np.std(resamples, ddof=1))
-    expected = resampled_ap(files / "truth.json", files / "found.json", CLASSES, 20)
-    assert resamples == pytest.approx(expected, abs=2e-3)
+    assert resamples == pytest.approx(resampled_ap(*files, CLASSES, 20), abs=2e-3)
 
 
 @pytest.mark.parametrize(

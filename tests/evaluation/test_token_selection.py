@@ -71,24 +71,16 @@ def test_recall_of_each_layer_and_object_size(scale):
 
 
 def test_recall_without_boxes_is_not_a_number():
-    actual = measure(
-        ForegroundRecall(intervals=EVERYWHERE, strides=(8, 16)), sample([[0]], boxes=())
-    )
-    assert math.isnan(actual["tokens/recall"])
+    metric = ForegroundRecall(intervals=EVERYWHERE, strides=(8, 16))
+    assert math.isnan(measure(metric, sample([[0]], boxes=()))["tokens/recall"])
 
 
-def test_a_model_that_reports_nothing():
+def test_bad_settings_and_samples_that_lack_something():
+    with pytest.raises(ValueError, match=r"top must lie in \(0, 1\], got 0"):
+        DecoderCorrelation(top=0)
     with pytest.raises(ValueError, match=r"model\.test_cfg\.report_tokens=True"):
         DecoderCorrelation().process(None, [{}])
-
-
-def test_annotations_that_are_missing():
     bare = sample([[0]])
     del bare["gt_instances"]
     with pytest.raises(ValueError, match="keep LoadAnnotations in the test pipeline"):
         ForegroundRecall().process(None, [bare])
-
-
-def test_settings():
-    with pytest.raises(ValueError, match=r"top must lie in \(0, 1\], got 0"):
-        DecoderCorrelation(top=0)
