@@ -60,9 +60,7 @@ def inside(kind: str, u: Picture, v: Picture) -> Mask:
 def coverage(shape: Shape, height: int, width: int) -> tuple[Picture, slice, slice]:
     """Share of every pixel that a shape covers, on the part of the picture it touches.
 
-    Args:
-        shape: its centre lies in the picture.
-        height, width: of the picture, in pixels.
+    The picture has ``height`` x ``width`` pixels, and the shape's centre lies in it.
 
     Returns:
         ((h, w) values in [0, 1], rows, columns) of that part.
