@@ -42,7 +42,8 @@ class ResampledCocoMetric(CocoMetric):
             raise ValueError(f"resamples must be at least 0, got {resamples}")
         if resamples and settings.get("ann_file") is None:
             raise ValueError("ResampledCocoMetric needs ann_file, COCO annotations, got None")
-        self.count, self.ann_file = resamples, settings.get("ann_file")
+        self.count = resamples
+        self.ann_file: Any = settings.get("ann_file")
         self.resamples: list[float] = []
 
     def compute_metrics(self, results: list[Any]) -> dict[str, float]:
