@@ -14,7 +14,6 @@ Environment:
 
 from __future__ import annotations
 
-import importlib
 import os
 import re
 import shutil
@@ -40,7 +39,7 @@ def reason_not_to_build() -> str | None:
     if is_set("SPARSE_ENCODERS_NO_EXTENSION"):
         return "SPARSE_ENCODERS_NO_EXTENSION is set"
     try:
-        importlib.import_module("torch")
+        import torch  # noqa: F401
     except ImportError as error:
         return f"torch cannot be imported ({error}); use pip's --no-build-isolation"
     if sys.platform == "win32":
@@ -67,24 +66,24 @@ def cuda_sources() -> list[str]:
 
     if torch.version.cuda is None or is_set("SPARSE_ENCODERS_NO_CUDA"):
         return []
+    release = CUDA_HOME and nvcc_release(Path(CUDA_HOME, "bin", "nvcc"))
     if CUDA_HOME is None:
-        print("sparse_encoders: nvcc was not found and CUDA_HOME is not set: CPU operators only")
-        return []
-    release = nvcc_release(Path(CUDA_HOME, "bin", "nvcc"))
-    if release is not None and release.split(".")[0] != torch.version.cuda.split(".")[0]:
-        print(
-            f"sparse_encoders: {CUDA_HOME} is CUDA {release}, this torch is built for CUDA "
-            f"{torch.version.cuda}: CPU operators only; set CUDA_HOME to a CUDA of that release"
+        problem = "nvcc was not found and CUDA_HOME is not set: CPU operators only"
+    elif release and release.split(".")[0] != torch.version.cuda.split(".")[0]:
+        problem = (
+            f"{CUDA_HOME} is CUDA {release}, this torch is built for CUDA {torch.version.cuda}: "
+            "CPU operators only; set CUDA_HOME to a CUDA of that release"
         )
-        return []
-    if not os.environ.get("TORCH_CUDA_ARCH_LIST") and not torch.cuda.is_available():
-        print(
-            "sparse_encoders: this machine has no GPU: CPU operators only; to build for other GPUs "
+    elif not os.environ.get("TORCH_CUDA_ARCH_LIST") and not torch.cuda.is_available():
+        problem = (
+            "this machine has no GPU: CPU operators only; to build for other GPUs "
             "set TORCH_CUDA_ARCH_LIST, as in TORCH_CUDA_ARCH_LIST=9.0"
         )
-        return []
-    folder = SOURCES / "cuda"
-    return sorted(str(p) for pattern in ("*.cu", "*.cpp") for p in folder.glob(pattern))
+    else:
+        folder = SOURCES / "cuda"
+        return sorted(str(p) for pattern in ("*.cu", "*.cpp") for p in folder.glob(pattern))
+    print(f"sparse_encoders: {problem}")
+    return []
 
 
 def extension() -> Any:
@@ -135,38 +134,23 @@ class BuildWithConfigs(build_py):
         super().run()
         if self.editable_mode:
             return  # an editable installation uses the links
-        package = Path(self.build_lib, "sparse_encoders")
-        for file, target in mim_files():
-            self.mkpath(str((package / target).parent))
-            self.copy_file(str(file), str(package / target))
-
-    def get_outputs(self, include_bytecode: bool = True) -> list[str]:
-        package = Path(self.build_lib, "sparse_encoders")
-        copied = [str(package / target) for _, target in mim_files()]
-        return super().get_outputs(include_bytecode) + copied
-
-
-def mim_files() -> list[tuple[Path, Path]]:
-    """Files of the ``.mim`` folder: their paths, and their targets relative to the package."""
-    folder = ROOT / "mmdet_configs"
-    files = [(p, Path(".mim/configs") / p.relative_to(folder)) for p in folder.rglob("*")]
-    scripts = (ROOT / "sparse_encoders" / ".mim" / "tools").glob("*.py")
-    files += [(p, Path(".mim/tools") / p.name) for p in scripts]
-    files.append((ROOT / "model-index.yml", Path(".mim/model-index.yml")))
-    return [(p, target) for p, target in files if p.suffix in (".py", ".yml", ".md")]
+        for source, part in (("mmdet_configs", "configs"), ("sparse_encoders/.mim/tools", "tools")):
+            target = Path(self.build_lib, "sparse_encoders", ".mim", part)
+            ignored = shutil.ignore_patterns("__pycache__")
+            shutil.copytree(ROOT / source, target, ignore=ignored, dirs_exist_ok=True)
+        shutil.copy(ROOT / "model-index.yml", target.parent)
 
 
 def main() -> None:
     """Build and install the package, with the extension if it can be built."""
-    reason = reason_not_to_build()
-    if reason is not None:
-        if is_set("SPARSE_ENCODERS_REQUIRE_EXTENSION"):
-            raise SystemExit(f"sparse_encoders: the extension cannot be built: {reason}")
+    commands = {"build_py": BuildWithConfigs}
+    if (reason := reason_not_to_build()) is None:
+        setup(ext_modules=[extension()], cmdclass=commands | {"build_ext": build_command()})
+    elif is_set("SPARSE_ENCODERS_REQUIRE_EXTENSION"):
+        raise SystemExit(f"sparse_encoders: the extension cannot be built: {reason}")
+    else:
         print(f"sparse_encoders: installing without compiled operators: {reason}")
-        setup(cmdclass={"build_py": BuildWithConfigs})
-        return
-    commands = {"build_py": BuildWithConfigs, "build_ext": build_command()}
-    setup(ext_modules=[extension()], cmdclass=commands)
+        setup(cmdclass=commands)
 
 
 if __name__ == "__main__":

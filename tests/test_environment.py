@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from mmcv.ops import RoIAlign, batched_nms, nms
+from mmcv.ops import RoIAlign, nms
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
@@ -102,14 +102,15 @@ def test_which_torch_is_used(
     outer: str,
     requested: str | None,
 ) -> None:
-    pip: list[str] = []
+    ran: list[tuple[str, ...]] = []
     link, answer = tmp_path / "link.pth", SimpleNamespace(stdout=outer, returncode=0)
     monkeypatch.setattr(setup_environment, "LINK", link)
     monkeypatch.setattr(setup_environment, "installed", lambda name: own)
-    monkeypatch.setattr(setup_environment, "pip", lambda *arguments: pip.extend(arguments))
+    monkeypatch.setattr(setup_environment, "run", lambda *arguments: ran.append(arguments))
     monkeypatch.setattr(setup_environment.subprocess, "run", lambda *a, **k: answer)
     setup_environment.provide_torch(requirement, "python3")
-    assert pip[:1] == ([requested] if requested else [])
+    installed = [arguments[4] for arguments in ran if "install" in arguments]
+    assert installed == ([requested] if requested else [])
     links = not requested and "/out" in outer and (requirement == "system" or not own)
     assert link.exists() is links
     with pytest.raises(SystemExit, match="imports no torch from 2"):
@@ -186,11 +187,6 @@ def test_operators_of_mmcv_that_detectors_use() -> None:
         shared = (high - low).clamp(min=0).prod(1)
         left = [i for i, area in zip(left, shared, strict=True) if area / (200 - area) <= 0.3]
     assert nms(boxes, scores, 0.3)[1].tolist() == kept and 5 < len(kept) < 35
-    classes = torch.arange(40) % 2
-    each = [torch.nonzero(classes == c)[:, 0] for c in (0, 1)]
-    alone = torch.cat([rows[nms(boxes[rows], scores[rows], 0.3)[1]] for rows in each])
-    both = batched_nms(boxes, scores, classes, {"type": "nms", "iou_threshold": 0.3})[1]
-    assert sorted(both.tolist()) == sorted(alone.tolist())
     ramp = (torch.arange(16.0)[:, None] + 100 * torch.arange(16.0))[None, None]
     bins = RoIAlign(2, sampling_ratio=2)(ramp, torch.tensor([[0.0, 2, 4, 6, 12]]))[0, 0]
     centres = torch.tensor([5.5, 9.5])[:, None] + 100 * torch.tensor([2.5, 4.5])

@@ -47,16 +47,15 @@ def run_logged(command: list[str], label: str, log: Path, cwd: Path, **variables
     env = {"MAX_JOBS": jobs, **os.environ, "PATH": path, **variables}
     with log.open("w") as output:
         process = subprocess.Popen(command, cwd=cwd, env=env, stdout=output, stderr=output)
-        while True:
-            try:
-                status = process.wait(timeout=20)
-                break
-            except subprocess.TimeoutExpired:
-                done = re.findall(r"^\[\d+/\d+\]", log.read_text(errors="replace"), re.M)[-1:]
-                print("   ", label, *done, f"{time.monotonic() - started:.0f} s", flush=True)
-    if status:
+    while process.returncode is None:
+        try:
+            process.wait(timeout=20)
+        except subprocess.TimeoutExpired:
+            done = re.findall(r"^\[\d+/\d+\]", log.read_text(errors="replace"), re.M)[-1:]
+            print("   ", label, *done, f"{time.monotonic() - started:.0f} s", flush=True)
+    if process.returncode:
         print(*log.read_text(errors="replace").splitlines()[-40:], sep="\n", flush=True)
-        raise SystemExit(f"{label}: failed with status {status}; full output: {log}")
+        raise SystemExit(f"{label}: failed with status {process.returncode}; full output: {log}")
 
 
 def group_sources(source: Path) -> None:
@@ -79,20 +78,14 @@ def group_sources(source: Path) -> None:
 
 
 def operators_load(*folder: str) -> bool:
-    """Whether the library of the MMCV in ``folder``, or of the installed one, loads.
-
-    Only the library is loaded: packages that ``import mmcv`` needs may not be installed yet.
-    """
+    """Whether the library of the MMCV in ``folder``, or of the installed one, loads."""
+    # not import mmcv: packages that it needs may not be installed yet
     command = [sys.executable, "-c", LOAD, *folder]
     return not subprocess.run(command, capture_output=True, cwd=Path(__file__).parent).returncode
 
 
 def fetch_source(mmcv: str, folder: Path) -> dict[str, str]:
-    """Download MMCV's source into a folder; returns the environment that its setup.py needs.
-
-    Raises:
-        subprocess.CalledProcessError: pip cannot find it.
-    """
+    """Download MMCV's source into a folder; returns the environment that its setup.py needs."""
     customize = folder / "customize" / "sitecustomize.py"
     customize.parent.mkdir(parents=True, exist_ok=True)
     customize.write_text(SITECUSTOMIZE)
@@ -104,19 +97,15 @@ def fetch_source(mmcv: str, folder: Path) -> dict[str, str]:
 
 
 def compile_mmcv(mmcv: str, folder: Path, variables: dict[str, str], grouped: bool) -> Path:
-    """Compile the source in a folder and return the wheel.
-
-    Raises:
-        SystemExit: the compiler fails.
-        RuntimeError: the library does not load.
-    """
+    """Compile the source in a folder and return the wheel."""
     build = folder / ("grouped" if grouped else "plain")
-    if not list(build.glob("*/build")):  # else resume an interrupted build
+    resumed = any(build.glob("*/build"))
+    if not resumed:
         shutil.rmtree(build, ignore_errors=True)
         shutil.unpack_archive(next(folder.glob("*mmcv-*.tar.gz")), build)
-        if grouped:
-            group_sources(next(build.glob("*/setup.py")).parent)
     source = next(build.glob("*/setup.py")).parent
+    if grouped and not resumed:
+        group_sources(source)
     command, log = [sys.executable, "setup.py", "bdist_wheel"], folder.parent / f"{build.name}.log"
     flags = os.environ.get("CFLAGS", "") + " -O2 -g0"
     run_logged(command, f"compiling {mmcv}", log, source, CFLAGS=flags, **variables)
@@ -126,26 +115,22 @@ def compile_mmcv(mmcv: str, folder: Path, variables: dict[str, str], grouped: bo
 
 
 def build_wheel(mmcv: str, folder: Path) -> Path:
-    """Build a wheel of MMCV from source into a folder.
-
-    Raises:
-        SystemExit: no C++ compiler, no Python headers, or MMCV's own build fails, too.
-    """
+    """Build a wheel of MMCV from source into a folder."""
     compiler = os.environ.get("CXX", "g++").split()[0]
     if shutil.which(compiler) is None:
         raise SystemExit(f"no C++ compiler {compiler!r}: install g++ (Debian: build-essential)")
-    header = Path(sysconfig.get_path("include"), "Python.h")
-    if not header.is_file():
+    if not (header := Path(sysconfig.get_path("include"), "Python.h")).is_file():
         debian = f"python3.{sys.version_info[1]}-dev"
         raise SystemExit(f"no {header}: install Python's headers (Debian: {debian})")
-    variables = fetch_source(mmcv, folder / "build")
+    build = folder / "build"
+    variables = fetch_source(mmcv, build)
     try:
-        built = compile_mmcv(mmcv, folder / "build", variables, grouped=True)
+        built = compile_mmcv(mmcv, build, variables, grouped=True)
     except (Exception, SystemExit) as error:
         print(f"    {mmcv} in grouped files: {error}\n    running MMCV's own build", flush=True)
-        built = compile_mmcv(mmcv, folder / "build", variables, grouped=False)
+        built = compile_mmcv(mmcv, build, variables, grouped=False)
     wheel = built.rename(folder / built.name)
-    shutil.rmtree(folder / "build")
+    shutil.rmtree(build)
     return wheel
 
 
@@ -155,10 +140,11 @@ def wheel_key(mmcv: str) -> str:
     from torch.utils.cpp_extension import CUDA_HOME
 
     device, gpu = "cpu", torch.cuda.is_available()
-    if (gpu or os.environ.get("FORCE_CUDA") == "1") and CUDA_HOME is None:
+    cuda = gpu or os.environ.get("FORCE_CUDA") == "1"
+    if cuda and CUDA_HOME is None:
         print("    no CUDA compiler (nvcc) found: MMCV is built without CUDA operators")
         os.environ.update(CUDA_VISIBLE_DEVICES="", FORCE_CUDA="0")
-    elif gpu or os.environ.get("FORCE_CUDA") == "1":
+    elif cuda:
         capability = "{}.{}".format(*torch.cuda.get_device_capability()) if gpu else "default"
         device = f"cuda{torch.version.cuda}-{os.environ.get('TORCH_CUDA_ARCH_LIST') or capability}"
     parts = [mmcv.replace("==", "-"), sys.implementation.cache_tag, f"torch-{torch.__version__}"]
@@ -167,17 +153,13 @@ def wheel_key(mmcv: str) -> str:
 
 
 def install(mmcv: str) -> None:
-    """Install MMCV (such as ``mmcv==2.1.0``), unless one whose operators load is installed.
-
-    Raises:
-        SystemExit: it cannot be built, or the installed wheel does not load.
-    """
+    """Install MMCV (such as ``mmcv==2.1.0``), unless one whose operators load is installed."""
     key, marker = wheel_key(mmcv), Path(sys.prefix, "mmcv-build.txt")
     if (not marker.is_file() or marker.read_text() == key) and operators_load():
-        return print("    keeping the installed MMCV, as its operators load", flush=True)
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    cache = Path(os.environ.get("SPARSE_ENCODERS_CACHE") or Path(base, "sparse_encoders"))
-    folder = cache.absolute() / "mmcv" / key
+        print("    keeping the installed MMCV, as its operators load", flush=True)
+        return
+    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "sparse_encoders")
+    folder = Path(os.environ.get("SPARSE_ENCODERS_CACHE") or base).absolute() / "mmcv" / key
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # a second build of the same wheel waits for this one
@@ -189,7 +171,6 @@ def install(mmcv: str) -> None:
     if subprocess.run([*pip, str(wheel)]).returncode or not operators_load():
         wheel.unlink()
         raise SystemExit(f"{wheel} does not work and is deleted: run this again to rebuild it")
-    return None
 
 
 if __name__ == "__main__":

@@ -39,6 +39,7 @@ STARTED = time.monotonic()
 STACK = os.environ.get("STACK") or "openmmlab"
 TORCH = os.environ.get("TORCH", "").strip()
 REPLACED = {"openmmlab": (), "onedl": ("mmengine", "mmdet", "openmim")}  # packages by the fork's
+INSTALL = ("-m", "pip", "install", "--no-compile")
 BUILD_TOOLS = ("pip", "setuptools", "wheel", "ninja", "packaging", "numpy")
 SETTINGS = ("SPARSE_ENCODERS_", "TORCH_CUDA_ARCH_LIST", "CUDA_HOME", "CXX")  # of setup.py
 WHICH_TORCH = "import os, torch; print(torch.__version__, os.path.dirname(torch.__path__[0]))"
@@ -107,11 +108,6 @@ def run(*arguments: str) -> None:
         raise SystemExit(f"set-up: {shlex.join(arguments)} failed with status {status}")
 
 
-def pip(*arguments: str) -> None:
-    """Run ``pip install``."""
-    run("-m", "pip", "install", "--no-compile", *arguments)
-
-
 def provide_torch(requirement: str, outer: str) -> None:
     """Install the required torch, or use the installed one or that of the ``outer`` Python."""
     if installed("torch") and not requirement:
@@ -131,7 +127,7 @@ def provide_torch(requirement: str, outer: str) -> None:
     older = "-numpy1" * (sys.version_info < (3, 11))
     default = f"{pins('stack.txt')['torch']} -c requirements/constraints{older}.txt"
     say(f"installing {requirement or default}")
-    return pip(*shlex.split(requirement or default))
+    return run(*INSTALL, *shlex.split(requirement or default))
 
 
 def provide_packages(packages: dict[str, str]) -> None:
@@ -147,37 +143,34 @@ def provide_packages(packages: dict[str, str]) -> None:
     say(f"installing {len(lines)} pinned packages")
     options = ["-q", "--no-deps", "--no-build-isolation"]
     options += ["--ignore-installed"] * LINK.exists()  # a copy beside that torch lacks scripts here
-    pip(*options, *lines)
+    run(*INSTALL, *options, *lines)
 
 
 def provide_package() -> None:
     """Install this package, editable, with its compiled operators if setup.py can build them."""
     say("installing this package, editable, and compiling its operators")
-    command = [sys.executable, "-m", "pip", "install", "-v", "--no-deps", "--no-build-isolation"]
+    command = [sys.executable, *INSTALL, "-v", "--no-deps", "--no-build-isolation", "-e", "."]
     log = Path(sys.prefix, "sparse_encoders_build.log")
-    run_logged([*command, "-e", "."], "compiling csrc", log, ROOT)
+    run_logged(command, "compiling csrc", log, ROOT)
     messages = re.findall(r"^ *(sparse_encoders: .*)", log.read_text(errors="replace"), re.M)
     print(*(f"    {text}\n" for text in dict.fromkeys(messages)), sep="", end="")
 
 
-def key(values: list[object], *patterns: str) -> str:
-    """A line that changes with torch, the values and the files that match the patterns."""
-    files = [path for pattern in patterns for path in sorted(ROOT.glob(pattern))]
-    content = hashlib.sha256(b"\0".join(path.read_bytes() for path in files))
-    return f"{content.hexdigest()} {[installed('torch'), *values]}\n"
+def keys() -> tuple[str, str]:
+    """Two lines that change with what the stack and this package with its operators depend on."""
 
+    def key(values: list[object], *patterns: str) -> str:
+        files = [path for pattern in patterns for path in sorted(ROOT.glob(pattern))]
+        content = hashlib.sha256(b"\0".join(path.read_bytes() for path in files))
+        return f"{content.hexdigest()} {[installed('torch'), *values]}\n"
 
-def stack_key() -> str:
-    """Key of everything except this package."""
-    return key([STACK, TORCH], "requirements/*.txt", "tools/setup_*.py", "tools/build_mmcv.py")
-
-
-def package_key() -> str:
-    """Key of this package and its compiled operators."""
     settings = [item for item in sorted(os.environ.items()) if item[0].startswith(SETTINGS)]
     libraries = [path.stat().st_mtime_ns for path in ROOT.glob("sparse_encoders/_C*.so")]
-    values: list[object] = [str(ROOT), shutil.which("c++"), settings, libraries]
-    return key(values, "csrc/**/*.*", "setup.py", "pyproject.toml")
+    package: list[object] = [str(ROOT), shutil.which("c++"), settings, libraries]
+    return (
+        key([STACK, TORCH], "requirements/*.txt", "tools/setup_*.py", "tools/build_mmcv.py"),
+        key(package, "csrc/**/*.*", "setup.py", "pyproject.toml"),
+    )
 
 
 def set_up(outer: str) -> None:
@@ -186,30 +179,23 @@ def set_up(outer: str) -> None:
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     stamp, jobs = Path(sys.prefix, "sparse_encoders_setup.txt"), []
     done = stamp.read_text() if stamp.exists() else ""
-
-    def install_packages() -> None:
-        provide_packages(packages)
-        # write bytecode while the compilers run; the end fails if MMCV is not installed yet
-        imports = [sys.executable, "-c", "import timm, mmengine.runner, mmdet.apis"]
-        subprocess.run(imports, capture_output=True)
-
     with ThreadPoolExecutor() as pool:
-        if stack_key() not in done:
+        if keys()[0] not in done:
             stamp.unlink(missing_ok=True)
             provide_torch(TORCH, outer)
             packages, mmcv = locked(STACK, sys.version_info[:2], str(installed("torch")))
             provide_packages({name: packages.pop(name) for name in BUILD_TOOLS})
             # compiling needs nothing but torch and the build tools
-            jobs = [pool.submit(run, "tools/build_mmcv.py", mmcv)]
-            jobs += [pool.submit(install_packages)]
-        if package_key() not in done:
-            jobs += [pool.submit(provide_package)]
+            jobs.append(pool.submit(run, "tools/build_mmcv.py", mmcv))
+            jobs.append(pool.submit(provide_packages, packages))
+        if keys()[1] not in done:
+            jobs.append(pool.submit(provide_package))
         for job in jobs:
             job.result()
     if jobs:
         say("checking the environment")
         run("-c", CHECK)
-        stamp.write_text(stack_key() + package_key())
+        stamp.write_text("".join(keys()))
     say(f"the environment {sys.prefix} is ready")
 
 
@@ -226,9 +212,9 @@ def main() -> None:
     lock = os.open(folder.parent, os.O_RDONLY)
     os.set_inheritable(lock, True)
     fcntl.flock(lock, fcntl.LOCK_EX)  # a second set-up of the same environment waits
-    python = str(folder / "bin" / "python")
-    probe = f"{shlex.quote(str(folder / 'bin' / 'pip'))} --version"  # fails in a moved folder
-    if str(folder) not in subprocess.run(probe, shell=True, capture_output=True, text=True).stdout:
+    python = f"{folder}/bin/python"
+    probe = f"{shlex.quote(f'{folder}/bin/pip')} --version 2>/dev/null"  # fails in a moved folder
+    if str(folder) not in subprocess.getoutput(probe):
         say(f"creating the virtual environment {folder} with {sys.executable}")
         if subprocess.run([sys.executable, "-m", "venv", "--clear", str(folder)]).returncode:
             package = f"python3.{sys.version_info[1]}-venv"
