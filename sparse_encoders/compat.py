@@ -194,13 +194,6 @@ def is_autocast_enabled(device: str) -> bool:
     return torch.is_autocast_cpu_enabled() if device == "cpu" else torch.is_autocast_enabled()
 
 
-def disabled_scaler() -> Any:
-    """A disabled gradient scaler, for training without loss scaling."""
-    if hasattr(torch.amp, "GradScaler"):
-        return torch.amp.GradScaler("cpu", enabled=False)
-    return torch.cuda.amp.GradScaler(enabled=False)
-
-
 def register_flop_formula(operator: Any, formula: Callable[..., int]) -> None:
     """Register an operator's formula with torch's flop counter, if it has none yet.
 

@@ -195,50 +195,36 @@ class _Call:
         return self.call
 
 
-@readers
-@pytest.mark.parametrize(
-    "foreign",
-    [
-        _Foreign(),
-        fractions.Fraction(1, 2),
-        datetime.date(2020, 1, 1),
-        Path("x"),
-        HistoryBuffer.update,
-        np.array([None, 1], dtype=object),
-        np.array(["2020-01-01"], dtype="datetime64[D]"),
-        argparse.Namespace(a=1),
-        _Call(getattr, HistoryBuffer, "__init__"),
-        _Call(getattr, HistoryBuffer, "register_statistics"),
-        _Call(getattr, np.ndarray, "min"),
-        _Call(getattr, fractions.Fraction, "min"),
-    ],
-    ids=lambda value: type(value).__name__,  # alike in every process
-)
-def test_anything_else_is_refused(
-    foreign: object, tmp_path: Path, read: Callable[[Path], Any]
-) -> None:
-    path = tmp_path / "foreign.pth"
-    torch.save({"state_dict": {}, "extra": foreign}, path)
-    with pytest.raises(Exception, match=r"Weights only load failed|a checkpoint may look up"):
-        read(path)
+FOREIGN = {
+    "own class": _Foreign(),
+    "fraction": fractions.Fraction(1, 2),
+    "date": datetime.date(2020, 1, 1),
+    "path": Path("x"),
+    "method": HistoryBuffer.update,
+    "objects": np.array([None, 1], dtype=object),
+    "dates": np.array(["2020-01-01"], dtype="datetime64[D]"),
+    "namespace": argparse.Namespace(a=1),
+    "another function": _Call(os.system, "true"),
+    "initializer": _Call(getattr, HistoryBuffer, "__init__"),
+    "another method": _Call(getattr, HistoryBuffer, "register_statistics"),
+    "another type's method": _Call(getattr, np.ndarray, "min"),
+    "another attribute": _Call(getattr, fractions.Fraction, "min"),
+    "state of a function": _Call(getattr, HistoryBuffer, "min", state={"__defaults__": ((),)}),
+}
+OWN = {"dtype of objects": _Call(np.dtype, "O"), "encoding": _Call(codecs.encode, "a", "rot13")}
 
 
 @pytest.mark.parametrize(
-    "foreign",
-    [
-        _Call(os.system, "true"),
-        _Call(getattr, HistoryBuffer, "min", state={"__defaults__": ((),)}),
-        _Call(np.dtype, "O"),
-        _Call(codecs.encode, "a", "rot13"),
-    ],
-    ids=["another function", "state of a function", "dtype of objects", "another encoding"],
+    ("reader", "kind"),
+    [*((reader, kind) for reader in READERS for kind in FOREIGN), *(("own", kind) for kind in OWN)],
 )
 @pytest.mark.parametrize("zipped", [True, False])
-def test_own_reader_refuses_calls_and_states(foreign: object, zipped: bool, tmp_path: Path) -> None:
-    path = tmp_path / "foreign.pth"
-    torch.save({"extra": foreign}, path, _use_new_zipfile_serialization=zipped)
-    with pytest.raises(Exception, match="Weights only load failed"):
-        read_weights_only(path)
+def test_anything_else_is_refused(reader: str, kind: str, zipped: bool, tmp_path: Path) -> None:
+    path, foreign = tmp_path / "foreign.pth", {**FOREIGN, **OWN}[kind]
+    content = {"state_dict": {}, "extra": foreign}
+    torch.save(content, path, _use_new_zipfile_serialization=zipped)
+    with pytest.raises(Exception, match=r"Weights only load failed|a checkpoint may look up"):
+        READERS[reader](path)
 
 
 @pytest.mark.parametrize("zipped", [True, False])
