@@ -69,12 +69,13 @@ def test_host_count_of_valid_tokens_is_the_masks(image_hw, share_h, share_w):
     assert count_valid(shapes, image_hw, valid_hw) == counted
 
 
-def test_a_wrong_token_count_is_refused():
-    blank = torch.zeros(1, 7, 4)
-    with pytest.raises(ValueError, match=r"features must be \(B, 8, C\).*got \(1, 7, 4\)"):
-        TokenGrid(blank, blank, None, ((2, 4),), torch.ones(1, 1, 2))
-
-
-def test_positions_of_another_shape_are_refused():
-    with pytest.raises(ValueError, match="pos_embed must have the features' shape"):
-        TokenGrid(torch.zeros(1, 8, 4), torch.zeros(1, 8, 3), None, ((2, 4),), torch.ones(1, 1, 2))
+@pytest.mark.parametrize(
+    ("features", "pos_embed", "message"),
+    [
+        ((1, 7, 4), (1, 7, 4), r"features must be \(B, 8, C\).*got \(1, 7, 4\)"),
+        ((1, 8, 4), (1, 8, 3), "pos_embed must have the features' shape"),
+    ],
+)
+def test_wrong_shapes_are_refused(features, pos_embed, message):
+    with pytest.raises(ValueError, match=message):
+        TokenGrid(torch.zeros(features), torch.zeros(pos_embed), None, ((2, 4),), torch.ones(1))

@@ -9,19 +9,20 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from grids import DIMS, LAYER, make_grid
-from sparse_encoders.contracts import DetectorParts
+from grids import DIMS, LAYER, PADDED, lent, make_grid, small_encoder
 from sparse_encoders.encoders import HybridEncoder
 from sparse_encoders.encoders.aifi import sine_embedding
-from sparse_encoders.encoders.fusion import CSPRep
 from sparse_encoders.tokens import TokenGrid
 
 SHAPES = ((8, 12), (4, 6), (2, 3))
+GN = dict(type="GN", num_groups=4)
 
 
 def hybrid(shapes=SHAPES, **settings):
     """Its batch norms have averages, as trained ones do."""
-    built = HybridEncoder(len(shapes), LAYER, feedforward_channels=48, **settings).eval()
+    built = small_encoder(
+        HybridEncoder, num_levels=len(shapes), feedforward_channels=48, **settings
+    )
     for module in built.modules():
         if isinstance(module, nn.BatchNorm2d):
             nn.init.uniform_(module.running_mean, -0.3, 0.3)
@@ -31,7 +32,7 @@ def hybrid(shapes=SHAPES, **settings):
 
 
 def run(encoder, tokens):
-    return encoder(tokens, DetectorParts()).memory
+    return encoder(tokens, lent()).memory
 
 
 def grid(valid=None, shapes=SHAPES):
@@ -48,23 +49,19 @@ def grid(valid=None, shapes=SHAPES):
     ],
 )
 def test_any_number_of_levels_of_any_size(shapes):
-    tokens = grid([(1.0, 1.0), (0.6, 0.7)], shapes)
-    memory = run(hybrid(shapes), tokens)
-    assert memory.shape == tokens.features.shape and memory.isfinite().all()
-
-
-def test_every_level_hears_of_every_other():
-    tokens, encoder = grid(), hybrid()
+    """And every level hears of every other."""
+    tokens, encoder = grid(PADDED, shapes), hybrid(shapes)
     features = tokens.features.clone().requires_grad_()
     memory = run(encoder, tokens.replace_features(features))
+    assert memory.shape == tokens.features.shape and memory.isfinite().all()
     for part in tokens.level_slices:
         (gradient,) = torch.autograd.grad(memory[0, part].sum(), features, retain_graph=True)
         assert all(gradient[0, other].abs().sum() > 0 for other in tokens.level_slices)
 
 
-@pytest.mark.parametrize("norm_cfg", [None, dict(type="GN", num_groups=4)])
+@pytest.mark.parametrize("norm_cfg", [None, GN])
 def test_what_stands_in_padding_does_not_matter(norm_cfg):
-    tokens, encoder = grid([(1.0, 1.0), (0.5, 0.7)]), hybrid(norm_cfg=norm_cfg)
+    tokens, encoder = grid(PADDED), hybrid(norm_cfg=norm_cfg)
     valid = ~tokens.padding_mask
     other = torch.where(valid.unsqueeze(-1), tokens.features, torch.randn(DIMS) * 9)
     ours, theirs = run(encoder, tokens), run(encoder, tokens.replace_features(other))
@@ -89,55 +86,31 @@ def test_a_padded_image_is_what_it_is_alone():
 def test_the_position_of_a_cell():
     rows = sine_embedding(2, 3, 4, "rows")[0]  # one frequency: sin and cos of column and row
     cells = torch.tensor([[c, r] for r in range(2) for c in range(3)], dtype=torch.float32)
-    expected = torch.stack(
-        [cells[:, 0].sin(), cells[:, 0].cos(), cells[:, 1].sin(), cells[:, 1].cos()], 1
-    )
-    torch.testing.assert_close(rows, expected)
+    (x, y) = cells.unbind(1)
+    torch.testing.assert_close(rows, torch.stack([x.sin(), x.cos(), y.sin(), y.cos()], 1))
     released = sine_embedding(2, 3, 4, "released")[0]
     # the second token stands in row 0, column 1 and has the embedding of row 1, column 0
     torch.testing.assert_close(released[1], rows[3])
     torch.testing.assert_close(released.sort(0).values, rows.sort(0).values)
-    square = [
-        sine_embedding(3, 3, 8, kind)[0].unflatten(0, (3, 3)) for kind in ("rows", "released")
-    ]
-    torch.testing.assert_close(square[1], square[0].transpose(0, 1))
-    half = sine_embedding(1, 2, 8, "rows")[0, 1, :2]  # frequencies 1 and 10000^(-1/2)
-    torch.testing.assert_close(half, torch.tensor([1.0, 0.01]).sin())
-
-
-def test_positions_tell_the_two_settings_apart():
-    tokens = grid()
-    encoder = hybrid()
+    tokens, encoder = grid(), hybrid()
     ours = run(encoder, tokens)
     encoder.attention.position = "released"
     assert not torch.allclose(run(encoder, tokens), ours, atol=1e-3)
 
 
-def test_a_fusion_block_by_hand():
-    norm = dict(type="BN")
-    block = CSPRep(4, hidden=4, depth=1, norm_cfg=norm).eval()
-    x = torch.randn(2, 8, 3, 3)
-    (deep, shallow), (rep,) = (block.deep, block.shallow), block.blocks
-    scale = 1 / (1 + 1e-5) ** 0.5  # of a batch norm that has seen nothing
-    first = F.silu(F.conv2d(x, deep.conv.weight) * scale)
-    wide = F.conv2d(first, rep.neighbours.conv.weight, padding=1)
-    narrow = F.conv2d(first, rep.cell.conv.weight)
-    expected = F.silu((wide + narrow) * scale) + F.silu(F.conv2d(x, shallow.conv.weight) * scale)
-    torch.testing.assert_close(block(x, None), expected)
-    assert block.out is None and CSPRep(4, 2, 1, norm).out is not None
-
-
-def test_depth_and_expansion():
+def test_depth_expansion_and_the_levels_of_each_step():
     encoder = hybrid(expansion=0.5, depth_mult=0.67)
+    assert run(encoder, grid()).isfinite().all()
     (block, _) = encoder.fusion.top_down
     assert len(block.blocks) == 2 and block.deep.conv.weight.shape == (DIMS // 2, 2 * DIMS, 1, 1)
+    assert [list(encoder.refined_levels(step)) for step in range(3)] == [[2], [0, 1, 2], [1, 2]]
 
 
 def test_a_step_that_runs_again_counts_once_in_the_averages():
     averages = []
     for num_cp in (0, 3):
         torch.manual_seed(0)
-        encoder, tokens = hybrid(num_cp=num_cp).train(), grid([(1.0, 1.0), (0.5, 0.7)])
+        encoder, tokens = hybrid(num_cp=num_cp).train(), grid(PADDED)
         run(encoder, tokens).sum().backward()
         averages.append([b.clone() for b in encoder.buffers()])
         assert {m.momentum for m in encoder.modules() if hasattr(m, "running_mean")} == {0.1}
@@ -146,17 +119,10 @@ def test_a_step_that_runs_again_counts_once_in_the_averages():
 
 
 def test_convolutions_begin_as_released():
-    encoder = hybrid()
-    for parameter in encoder.parameters():  # as a detector does
-        if parameter.dim() > 1:
-            nn.init.xavier_uniform_(parameter)
+    encoder = hybrid()  # with Xavier's weights, as from a detector
     encoder.init_own_weights()
     largest = float(encoder.fusion.down[0].conv.weight.detach().abs().max())
     assert largest <= (9 * DIMS) ** -0.5 < 1.2 * largest
-
-
-def test_the_levels_of_each_step():
-    assert [list(hybrid().refined_levels(step)) for step in range(3)] == [[2], [0, 1, 2], [1, 2]]
 
 
 @pytest.mark.parametrize(
@@ -175,16 +141,12 @@ def test_refused_settings(settings, message):
         HybridEncoder(**{"layer_cfg": LAYER, **settings})
 
 
-def test_checkpointing_that_was_set_for_another_encoder():
-    assert HybridEncoder(layer_cfg=LAYER, num_cp=6).num_cp == 3
-
-
 def test_refused_tokens():
     with pytest.raises(ValueError, match=r"encoder\.num_levels is 3, got 2 feature levels"):
         run(hybrid(), grid(shapes=SHAPES[:2]))
     single = grid(shapes=((4, 4), (2, 2), (1, 1)))
     with pytest.raises(ValueError, match=r"norm_cfg: batch norm cannot be trained on one image"):
         run(hybrid().train(), single)
-    assert run(hybrid(norm_cfg=dict(type="GN", num_groups=4)).train(), single).isfinite().all()
+    assert run(hybrid(norm_cfg=GN).train(), single).isfinite().all()
     twice = replace(grid([(1.0, 1.0)] * 2, single.shapes), padding_mask=None)
     assert run(hybrid().train(), twice).isfinite().all()

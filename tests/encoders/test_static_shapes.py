@@ -7,21 +7,11 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from grids import DIMS
-from grids import small_encoder as make
-from grids import small_grid as grid
+from grids import CLASSES, ENCODERS, PADDED, lent, small_encoder, small_grid
 from quick import exhaustive_but
 from skips import needs_export
-from sparse_encoders.contracts import DetectorParts, Targets
-from sparse_encoders.encoders import (
-    DenseEncoder,
-    DualAttentionEncoder,
-    HybridEncoder,
-    LiteDETREncoder,
-    NoEncoder,
-    SparseDETREncoder,
-)
-from sparse_encoders.selectors.projection import TokenProjection
+from sparse_encoders.contracts import Targets
+from sparse_encoders.encoders import LiteDETREncoder, SparseDETREncoder
 from sparse_encoders.supervision.decoder_attention import attention_share, decoder_attention_map
 from sparse_encoders.tokens import TokenGrid
 
@@ -55,37 +45,33 @@ class Whole(nn.Module):
 
     def __init__(self, encoder, shapes):
         super().__init__()
-        self.encoder, self.shapes = encoder, shapes
-        self.projection, self.head = TokenProjection(DIMS), nn.Linear(DIMS, 7)
+        self.encoder, self.shapes, self.lent = encoder, shapes, lent()
+        self.parts = nn.ModuleList([self.lent.projection, self.lent.category_head(0)])
 
     def forward(self, features, pos_embed, padding, ratios):
         tokens = TokenGrid(features, pos_embed, padding, self.shapes, ratios)
-        lent = DetectorParts(self.projection, lambda layer: self.head)
-        return self.encoder(tokens, lent).memory
+        return self.encoder(tokens, self.lent).memory
 
 
 def whole(**kwargs):
-    tokens = grid([(1.0, 1.0), (0.5, 0.6)])
+    tokens = small_grid(PADDED)
     inputs = (tokens.features, tokens.pos_embed, tokens.padding_mask, tokens.valid_ratios)
-    return Whole(make(**kwargs), tokens.shapes).eval(), inputs
+    return Whole(small_encoder(**kwargs), tokens.shapes).eval(), inputs
+
+
+def sparse(**selector):
+    return dict(encoder=SparseDETREncoder, num_classes=CLASSES, selector=selector)
+
+
+def lite(selector, **settings):
+    return dict(encoder=LiteDETREncoder, blocks=1, selector=dict(type=selector), **settings)
 
 
 CASES = {
-    "dense": dict(encoder=DenseEncoder),
-    "released": dict(encoder=DualAttentionEncoder),
-    "paper": dict(
-        encoder=DualAttentionEncoder,
-        values="updated",
-        object_score="probability",
-        selector=dict(type="FocusTokenSelector", count="image", intervals="overlapping"),
-    ),
+    **ENCODERS,
     "bottom-up": dict(selector=dict(type="FocusTokenSelector", modulation="bottom_up")),
     "released in a batch": dict(selector=dict(type="FocusTokenSelector", test_count="batch")),
-    "sparse": dict(encoder=SparseDETREncoder, num_classes=7),
-    "sparse + focus": dict(
-        encoder=SparseDETREncoder, num_classes=7, selector=dict(type="FocusTokenSelector")
-    ),
-    "salience": dict(background_embedding="released", selector=dict(type="SalienceTokenSelector")),
+    "sparse + focus": sparse(type="FocusTokenSelector"),
     "salience in a batch, modulation after the norm": dict(
         background_embedding="never_kept",
         selector=dict(
@@ -95,30 +81,9 @@ CASES = {
             keep_ratio=0.3,
         ),
     ),
-    "random by level": dict(
-        encoder=SparseDETREncoder,
-        num_classes=7,
-        selector=dict(type="RandomSelector", by_level=True),
-    ),
-    "hybrid": dict(encoder=HybridEncoder, feedforward_channels=48),
-    "none": dict(encoder=NoEncoder),
-    "lite": dict(encoder=LiteDETREncoder, blocks=1, small_low_level_ffn=True),
-    "lite key-aware": dict(encoder=LiteDETREncoder, blocks=1, attention="key_aware"),
-    "lite + focus": dict(
-        encoder=LiteDETREncoder,
-        blocks=1,
-        small_low_level_ffn=True,
-        selector=dict(type="FocusTokenSelector"),
-    ),
-    "lite + salience": dict(
-        encoder=LiteDETREncoder, blocks=1, selector=dict(type="SalienceTokenSelector")
-    ),
-    "lite + focus, all pruned": dict(
-        encoder=LiteDETREncoder,
-        blocks=1,
-        selector=dict(type="FocusTokenSelector"),
-        prune_high_levels=True,
-    ),
+    "random by level": sparse(type="RandomSelector", by_level=True),
+    "lite + salience": lite("SalienceTokenSelector"),
+    "lite + focus, all pruned": lite("FocusTokenSelector", prune_high_levels=True),
 }
 
 
@@ -142,7 +107,7 @@ def test_no_device_value_is_read(case):
 
 
 # every encoder and every selector that is no control
-EXPORTED = ("dense", "released", "sparse", "salience", "hybrid", "none", "lite + focus")
+EXPORTED = ("dense", "focus", "sparse", "salience", "hybrid", "none", "lite + focus")
 
 
 @needs_export
@@ -169,19 +134,15 @@ def test_a_drawn_keep_ratio_reads_no_device_value():
 
 
 def test_what_the_decoder_teaches_reads_no_device_value():
-    encoder = make(SparseDETREncoder, num_classes=7).train()
-    tokens = grid([(1.0, 1.0), (0.5, 0.6)])
+    tokens, parts = small_grid(PADDED), lent()
     locations = torch.rand(2, 3, 5, 4, 4, 2, 2)
-    with ForbidSyncs():
-        lent = DetectorParts(TokenProjection(DIMS))
-        output = encoder(tokens, lent)
-        seen = decoder_attention_map(locations, torch.rand(locations.shape[:-1]), tokens.shapes)
-        targets = Targets([], [], seen)
-        encoder.selector.loss(output.selection, tokens, targets)[
-            "loss_decoder_attention"
-        ].backward()
-        encoder.auxiliary(output.refined, output.layers, tokens)
-        attention_share(seen, output.layers[0].mask(tokens.num_tokens), tokens.shapes)
-        lite = make(LiteDETREncoder, blocks=1, selector=dict(type="DecoderAttentionSelector"))
-        output = lite.train()(tokens, lent)
-        lite.selector.loss(output.selection, tokens, targets)["loss_decoder_attention"].backward()
+    for settings in (ENCODERS["sparse"], lite("DecoderAttentionSelector")):
+        encoder = small_encoder(**settings).train()
+        with ForbidSyncs():
+            output = encoder(tokens, parts)
+            seen = decoder_attention_map(locations, torch.rand(locations.shape[:-1]), tokens.shapes)
+            losses = encoder.selector.loss(output.selection, tokens, Targets([], [], seen))
+            losses["loss_decoder_attention"].backward()
+            attention_share(seen, output.layers[0].mask(tokens.num_tokens), tokens.shapes)
+            if settings["encoder"] is SparseDETREncoder:
+                encoder.auxiliary(output.refined, output.layers, tokens)

@@ -18,38 +18,25 @@ from sparse_encoders.supervision.decoder_attention import (
 SHAPES = ((3, 4), (2, 2))
 
 
-def at_location(x, y, level=0, weight=1.0, **kwargs):
-    """Map of one sample; levels other than ``level`` have no weight."""
+@pytest.mark.parametrize(
+    ("x", "y", "level", "aligned", "expected"),
+    [
+        # between four tokens a weight is shared by distance; level 0 has 3 rows of 4 tokens
+        (1.25 / 4, 1.5 / 3, 0, False, {5: 0.375, 6: 0.125, 9: 0.375, 10: 0.125}),
+        (2.5 / 4, 1.5 / 3, 0, True, {6: 1.0}),  # counted from a token's centre
+        (0.5, 0.5, 1, False, {15: 1.0}),
+        *((x, 0.5, 0, False, {}) for x in (-5.0, 7.0, torch.nan, torch.inf, 1e30)),
+    ],
+)
+def test_where_a_sample_lands(x, y, level, aligned, expected):
     locations = torch.tensor([x, y]).expand(1, 1, 1, 1, 2, 1, 2)  # B, layer, Q, M, L, P, xy
     weights = torch.zeros(1, 1, 1, 1, 2, 1)
-    weights[..., level, 0] = weight
-    return decoder_attention_map(locations, weights, SHAPES, **kwargs)[0]
-
-
-def test_a_location_between_four_tokens_is_shared_by_distance():
-    actual = at_location(1.25 / 4, 1.5 / 3)[:12].view(3, 4)
-    expected = torch.zeros(3, 4)
-    expected[1, 1], expected[1, 2], expected[2, 1], expected[2, 2] = 0.375, 0.125, 0.375, 0.125
-    assert torch.allclose(actual, expected)
-
-
-def test_aligned_counts_from_the_tokens_centre():
-    actual = at_location(2.5 / 4, 1.5 / 3, aligned=True)[:12].view(3, 4)
-    assert torch.allclose(actual[1, 2], torch.tensor(1.0)) and torch.allclose(
-        actual.sum(), actual[1, 2]
-    )
-
-
-def test_levels_lie_one_after_another():
-    actual = at_location(0.5, 0.5, level=1)
-    assert actual[:12].eq(0).all() and torch.allclose(
-        actual[12:].view(2, 2)[1, 1], torch.tensor(1.0)
-    )
-
-
-@pytest.mark.parametrize("x", [-5.0, 7.0, torch.nan, torch.inf, 1e30])
-def test_locations_far_outside_leave_nothing(x):
-    assert at_location(x, 0.5).eq(0).all()
+    weights[..., level, 0] = 1.0
+    actual = decoder_attention_map(locations, weights, SHAPES, aligned)[0]
+    wanted = torch.zeros(16)
+    for token, share in expected.items():
+        wanted[token] = share
+    assert torch.allclose(actual, wanted, atol=1e-6)
 
 
 @settings(max_examples=30, deadline=None)
@@ -71,16 +58,11 @@ def test_wrong_shapes_say_what_is_wanted():
 
 
 def test_labels_are_the_valid_tokens_with_the_largest_attention():
-    attention = torch.tensor([[5.0, 1, 4, 3], [9.0, 8, 0, 7]])
-    padding = torch.tensor([[False] * 4, [True, False, False, False]])
-    labels = attention_labels(attention, torch.tensor([3, 1]), 3, padding)
-    assert labels.tolist() == [[True, False, True, True], [False, True, False, False]]
-
-
-def test_labels_of_an_image_with_fewer_valid_tokens_than_its_count():
-    padding = torch.tensor([[False, True, True]])
-    labels = attention_labels(torch.rand(1, 3), torch.tensor([2]), 5, padding)
-    assert labels.tolist() == [[True, False, False]]
+    attention = torch.tensor([[5.0, 1, 4, 3], [9.0, 8, 0, 7], [9.0, 8, 7, 0]])
+    padding = torch.tensor([[False] * 4, [True, False, False, False], [True, True, True, False]])
+    # the last image has fewer valid tokens than positives
+    labels = attention_labels(attention, torch.tensor([3, 1, 2]), 5, padding)
+    assert labels.int().tolist() == [[1, 0, 1, 1], [0, 1, 0, 0], [0, 0, 0, 1]]
 
 
 def test_loss_is_the_binary_cross_entropy_and_padding_counts_as_the_smallest_logit():

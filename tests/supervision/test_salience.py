@@ -19,12 +19,17 @@ def labels(shape, boxes, intervals=None, image_hw=None, valid=None):
 
 def test_targets_by_a_tokens_distance_to_the_box_sides():
     # tokens of 4 x 4 stand at 4, 12, 20, 28; the box from 0 to 24 has its centre at 12
-    actual = labels((4, 4), [[[0.0, 0.0, 24.0, 24.0]]]).reshape(4, 4)
+    one, other = [0.0, 0.0, 24.0, 24.0], [8.0, 8.0, 32.0, 32.0]
+    actual = labels((4, 4), [[one]])
     side = (20 - 4) / 24  # left 20, right 4 in column 2
-    assert actual[1, 1] == 1
-    assert actual[1, 2] == pytest.approx(1 - 0.5 * side)
-    assert actual[0, 2] == pytest.approx(1 - 0.5 * sqrt(2) * side)
-    assert not actual[3].any() and not actual[:, 3].any()
+    cells = actual.reshape(4, 4)
+    assert cells[1, 1] == 1
+    assert cells[1, 2] == pytest.approx(1 - 0.5 * side)
+    assert cells[0, 2] == pytest.approx(1 - 0.5 * sqrt(2) * side)
+    assert not cells[3].any() and not cells[:, 3].any()
+    # the largest of all boxes counts
+    assert torch.equal(labels((4, 4), [[one, other]]), actual.maximum(labels((4, 4), [[other]])))
+    assert not labels((1, 1), [[[4.0, 0.0, 12.0, 8.0]]]).any()  # a side is outside
 
 
 def test_token_centres_in_pixels_of_the_padded_input():
@@ -33,29 +38,19 @@ def test_token_centres_in_pixels_of_the_padded_input():
     assert actual.tolist() == [[0, 0, 1, 0]]
 
 
-def test_the_largest_of_all_boxes_counts():
-    both = labels((4, 4), [[[0.0, 0.0, 24.0, 24.0], [8.0, 8.0, 32.0, 32.0]]])
-    one, other = (labels((4, 4), [[box]]) for box in ([0.0, 0, 24, 24], [8.0, 8, 32, 32]))
-    assert torch.equal(both, one.maximum(other))
-
-
-def test_a_token_on_a_side_is_outside():
-    assert not labels((1, 1), [[[4.0, 0.0, 12.0, 8.0]]]).any()
-
-
 def test_a_box_of_another_levels_size_only_gates():
-    # at (4, 4): farthest side 20 pixels of the large box, 5 of the small one
+    # at (4, 4): farthest side 20 pixels of the large box, 5 of the small one, 24 of the centred one
     large, small = [0.0, 0.0, 24.0, 24.0], [0.0, 0.0, 9.0, 9.0]
-    assert labels((1, 1), [[large]], [(0, 10)]).item() == 0
-    one = labels((1, 1), [[small]], [(0, 10)])
+    shifted, centre = [3.0, 3.0, 5.5, 5.5], [-20.0, -20.0, 28.0, 28.0]
+
+    def value(boxes, low, high):
+        return labels((1, 1), [boxes], [(low, high)]).item()
+
+    assert value([large], 0, 10) == value([large], 20, 30) == value([centre], 0, 10) == 0
+    assert value([large], 10, 20) > 0  # (low, high]
     # once a box opens the gate, the largest over all boxes counts
-    shifted = [3.0, 3.0, 5.5, 5.5]
-    assert labels((1, 1), [[small, large]], [(0, 10)]) == one
-    centre = [-20.0, -20.0, 28.0, 28.0]
-    assert labels((1, 1), [[centre]], [(0, 10)]).item() == 0
-    assert labels((1, 1), [[centre, shifted]], [(0, 10)]).item() == 1
-    assert labels((1, 1), [[large]], [(10, 20)]).item() > 0  # (low, high]
-    assert labels((1, 1), [[large]], [(20, 30)]).item() == 0
+    assert value([small, large], 0, 10) == value([small], 0, 10)
+    assert value([centre, shifted], 0, 10) == 1
 
 
 def test_padding_no_boxes_and_boxes_of_no_size_have_no_target():
@@ -78,14 +73,11 @@ def test_the_loss_by_hand():
     assert nothing.item() == pytest.approx(second, rel=1e-5)  # over 1 where nothing is positive
 
 
-def test_the_gradient_passes_through_the_weight():
+def test_the_gradient_passes_through_the_weight_and_is_finite():
     logit, target, step = torch.tensor([[0.7]], requires_grad=True), torch.tensor([[0.6]]), 1e-2
     salience_loss(logit, target).backward()
     up, down = (salience_loss(logit.detach() + d, target) for d in (step, -step))
     assert logit.grad.item() == pytest.approx(float(up - down) / (2 * step), rel=1e-3)
-
-
-def test_extreme_logits_stay_finite():
-    logits = torch.tensor([[200.0, -200.0, 200.0]], requires_grad=True)
-    salience_loss(logits, torch.tensor([[0.0, 1.0, 0.5]])).backward()
-    assert logits.grad.isfinite().all()
+    extreme = torch.tensor([[200.0, -200.0, 200.0]], requires_grad=True)
+    salience_loss(extreme, torch.tensor([[0.0, 1.0, 0.5]])).backward()
+    assert extreme.grad.isfinite().all()
