@@ -79,14 +79,10 @@ def test_a_wheel_works_from_an_empty_folder(installed, tmp_path):
 @pytest.mark.slow
 def test_mim_runs_a_wheels_config_by_name(installed, tmp_path):
     """As far as the data, which is not there."""
-    mim = Path(sys.executable).with_name("mim")
-    run = subprocess.run(
-        [str(mim), "train", "sparse_encoders", "dino_lite0_focus_shapes.py", "--gpus", "0"],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(installed)},
-        capture_output=True,
-        text=True,
-    )
+    command = [str(Path(sys.executable).with_name("mim")), "train", "sparse_encoders"]
+    command += ["dino_lite0_focus_shapes.py", "--gpus", "0"]
+    env = {**os.environ, "PYTHONPATH": str(installed)}
+    run = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True)
     script = installed / "sparse_encoders" / ".mim" / "tools" / "train.py"
     assert f"Training command is {sys.executable} {script}" in run.stdout
     assert run.returncode != 0 and "data/shapes/train.json" in run.stderr

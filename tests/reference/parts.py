@@ -40,12 +40,7 @@ def encoder_settings(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def lent_parts(state: dict[str, Tensor], head: Mapping[str, Tensor] | None = None) -> DetectorParts:
-    """What a detector lends its encoder: the proposals' projection and a class head.
-
-    Args:
-        state: of the whole model, with this package's names.
-        head: a linear layer's state dict; None: no head.
-    """
+    """What a detector lends its encoder: the proposals' projection, and a linear class head."""
     projection = TokenProjection(len(state["memory_trans_norm.bias"]))
     projection.fc.load_state_dict(under(state, "memory_trans_fc."))
     projection.norm.load_state_dict(under(state, "memory_trans_norm."))
@@ -58,14 +53,10 @@ def lent_parts(state: dict[str, Tensor], head: Mapping[str, Tensor] | None = Non
 
 
 def fixture_tokens(config: dict[str, Any], level_embed: Tensor | None) -> TokenGrid:
-    """The token grid that a fixture of an encoder was made with.
+    """The token grid of an encoder's fixture, with (L, C) ``level_embed`` added to the positions.
 
-    As a detector does, it says how many tokens the batch's largest image has: the
+    As a detector's does, it says how many tokens the batch's largest image has: the
     released codes size by that what they keep.
-
-    Args:
-        config: with ``spatial_shapes``, ``valid_fraction_hw``, ``embed_dim``, ``seed``.
-        level_embed: (L, C), where the model adds its own.
     """
     shapes: LevelShapes = tuple((h, w) for h, w in config["spatial_shapes"])
     fractions, seed = config["valid_fraction_hw"], config["seed"]
@@ -111,14 +102,7 @@ def same_selection(output: EncoderOutput, fixture: Fixture) -> list[Check]:
 def label_inputs(
     fixture: Fixture, case: str, settings: dict[str, Any], size: tuple[int, int] | None = None
 ) -> tuple[TokenGrid, list[Tensor], Tensor]:
-    """A grid without features, the boxes of each image, and (B, N) logits of a case of labels.
-
-    Args:
-        fixture: with ``case.label`` and ``case.boxes_image0`` to the last.
-        case: name in the fixture.
-        settings: of the case.
-        size: height and width of the images.
-    """
+    """A grid without features, the boxes of each image, and (B, N) logits of a case of labels."""
     batch, count = fixture[f"{case}.label"].shape
     boxes = [torch.from_numpy(fixture[f"{case}.boxes_image{image}"]) for image in range(batch)]
     shapes = tuple((h, w) for h, w in settings["spatial_shapes"])

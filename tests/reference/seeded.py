@@ -58,21 +58,12 @@ def seeded_state(
     seed: int,
     aliases: Mapping[str, str] | None = None,
 ) -> dict[str, Tensor]:
-    """A released model's state dict.
-
-    Args:
-        shapes: released parameter name to shape.
-        seed: the fixture's seed.
-        aliases: a name whose storage another name shares, to the name whose
-            value both hold.
-    """
-    aliases = aliases or {}
-    return {
-        name: torch.from_numpy(np.atleast_1d(seeded(aliases.get(name, name), shape, seed))).reshape(
-            tuple(shape)
-        )
-        for name, shape in shapes.items()
-    }
+    """A released model's state dict; ``aliases``: a parameter to the one whose value it shares."""
+    aliases, state = aliases or {}, {}
+    for name, shape in shapes.items():
+        values = np.atleast_1d(seeded(aliases.get(name, name), shape, seed))
+        state[name] = torch.from_numpy(values).reshape(tuple(shape))
+    return state
 
 
 def seeded_input(

@@ -25,15 +25,11 @@ class FirstStageScores:
         branch: the classification branch of the first stage. An encoder may use
             it too: the ranking is its last call.
         by_class: proposals are ranked by their best class; False: by the first one.
-
-    Attributes:
-        nudges: token -> what is added to its logits in the ranking.
     """
 
     def __init__(self, branch: nn.Module, by_class: bool = True) -> None:
-        self.branch = branch
-        self.by_class = by_class
-        self.nudges: dict[int, float] = {}
+        self.branch, self.by_class = branch, by_class
+        self.nudges: dict[int, float] = {}  # token to what is added to its logits in the ranking
         self.logits: Tensor | None = None
         self._calls, self._ranking = 0, -1
 
