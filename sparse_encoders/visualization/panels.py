@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from io import BytesIO
+from itertools import cycle
 from pathlib import Path
 from textwrap import fill
 from typing import TYPE_CHECKING, Any
@@ -25,27 +26,22 @@ NOTE = {"facecolor": "black", "edgecolor": "none", "alpha": 0.6, "pad": 1.2}
 
 
 def panel_grid(
-    rows: int, columns: int, image: ImageArray, panel: float, title: str = "", extra: float = 0.0
+    rows: int,
+    columns: int,
+    image: ImageArray,
+    title: str = "",
+    extra: float = 0.0,
+    wide: float = 2.0,
 ) -> tuple[Figure, list[list[Axes]]]:
     """A figure of rows x columns panels of an image's shape, without ticks and frames.
 
-    Args:
-        rows: panels below each other.
-        columns: panels beside each other.
-        image: (H, W, 3), gives the panels their shape.
-        panel: width of a panel in inches.
-        title: above them.
-        extra: further height in inches, for a legend.
-
-    Raises:
-        ValueError: ``panel`` is not positive.
+    The (H, W, 3) image gives the panels their shape; ``wide`` is the width of a panel in inches,
+    ``extra`` further height in inches for a legend.
     """
     from matplotlib.figure import Figure
 
-    if panel <= 0:
-        raise ValueError(f"panel must be positive (inches), got {panel}")
-    tall = panel * image.shape[0] / image.shape[1]
-    size = (columns * panel * 1.03 + 0.35, rows * tall * 1.04 + 0.45 + extra)
+    tall = wide * image.shape[0] / image.shape[1]
+    size = (columns * wide * 1.03 + 0.35, rows * tall * 1.04 + 0.45 + extra)
     figure = Figure(figsize=size, layout="constrained")
     figure.get_layout_engine().set(w_pad=0.03, h_pad=0.03, wspace=0.01, hspace=0.01)  # type: ignore[union-attr, call-arg]
     axes = figure.subplots(rows, columns, squeeze=False)
@@ -62,18 +58,13 @@ def level_names(record: TokenRecord) -> list[str]:
     return [f"level {i + 1} ({h} x {w})" for i, (h, w) in enumerate(record.shapes)]
 
 
-def level_colour(level: int) -> str:
-    """Colour of the outlines of a level's object tokens."""
-    return LEVEL_COLOURS[level % len(LEVEL_COLOURS)]
-
-
 def level_legend(figure: Figure, record: TokenRecord) -> None:
     """A legend of the levels' colours, below the panels."""
     from matplotlib.patches import Patch
 
     handles = [
-        Patch(facecolor="#333333", edgecolor=level_colour(level), label=name)
-        for level, name in enumerate(level_names(record))
+        Patch(facecolor="#333333", edgecolor=colour, label=name)
+        for colour, name in zip(cycle(LEVEL_COLOURS), level_names(record))
     ]
     where: dict[str, Any] = dict(loc="outside lower center", ncols=len(handles))
     figure.legend(handles=handles, fontsize=8, frameon=False, **where)
@@ -85,17 +76,16 @@ def set_titles(axes: Sequence[Axes], titles: Sequence[str]) -> None:
         axis.set_title(title, fontsize=8)
 
 
-def set_row_label(axis: Axes, text: str, width: int = 24) -> None:
-    """Label a row at its left, in lines of ``width`` characters."""
-    axis.set_ylabel("\n".join(fill(line, width) for line in text.splitlines()), fontsize=8)
+def set_row_label(axis: Axes, text: str) -> None:
+    """Label a row at its left."""
+    axis.set_ylabel("\n".join(fill(line, 24) for line in text.splitlines()), fontsize=8)
 
 
 def darken(image: ImageArray, share: FloatArray) -> ImageArray:
     """Image (H, W, 3) at full brightness where ``share`` (H, W) is 1, dark grey where 0."""
     grey = image.mean(2, keepdims=True) * DROPPED
     mixed = grey + share[..., None] * (image - grey)
-    clipped: ImageArray = np.clip(np.rint(mixed), 0, 255).astype(np.uint8)
-    return clipped
+    return np.clip(np.rint(mixed), 0, 255).astype(np.uint8)
 
 
 def show_share(axis: Axes, image: ImageArray, share: FloatArray, note: str = "") -> None:
@@ -133,7 +123,7 @@ def show_objects(axis: Axes, record: TokenRecord, layer: int) -> None:
         inset = min(0.8, width / 8, height / 8)
         corner = (x - 0.5 + inset, y - 0.5 + inset)
         style: dict[str, Any] = dict(fill=False, linewidth=0.7)
-        style["edgecolor"] = level_colour(int(levels[index]))
+        style["edgecolor"] = LEVEL_COLOURS[levels[index] % len(LEVEL_COLOURS)]
         axis.add_patch(Rectangle(corner, width - 2 * inset, height - 2 * inset, **style))
 
 

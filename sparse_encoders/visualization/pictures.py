@@ -60,17 +60,15 @@ __all__ = [
 SIDES = ("levels", "layers")
 
 
-def draw_tokens(record: TokenRecord, panel: float = 2.0) -> Figure:
+def draw_tokens(record: TokenRecord) -> Figure:
     """Which tokens each layer refines (Figures 4 and 6): a row for each layer.
 
     The first column has all levels over each other, the others one each. The
     first row has the detections, then each level's foreground scores where the
     encoder has a selector.
-
-    ``panel`` is the width of one panel in inches.
     """
     size = (record.num_layers + 1, record.num_levels + 1)
-    figure, axes = panel_grid(*size, record.image, panel, record.strategy)
+    figure, axes = panel_grid(*size, record.image, record.strategy)
     draw_detections(axes[0][0], record)
     set_titles(axes[0], ["detections; all levels", *level_names(record)])
     set_row_label(axes[0][0], "no scores" if record.foreground is None else "foreground score")
@@ -86,10 +84,8 @@ def draw_tokens(record: TokenRecord, panel: float = 2.0) -> Figure:
     return figure
 
 
-def draw_score_map(record: TokenRecord, panel: float = 3.0) -> Figure:
+def draw_score_map(record: TokenRecord) -> Figure:
     """The selector's score of every token over the image, for each level and the best of all.
-
-    ``panel`` is the width of one panel in inches.
 
     Raises:
         ValueError: the encoder has no selector, so nothing scores its tokens.
@@ -105,7 +101,7 @@ def draw_score_map(record: TokenRecord, panel: float = 3.0) -> Figure:
     titles = ["detections", "best of all levels", *level_names(record)]
     rows, columns = -(-len(titles) // 3), min(3, len(titles))
     title = f"Token scores: {record.strategy}"
-    figure, axes = panel_grid(rows, columns, record.image, panel, title)
+    figure, axes = panel_grid(rows, columns, record.image, title, wide=3.0)
     flat = [axis for row in axes for axis in row]
     draw_detections(flat[0], record)
     maps = record.maps(record.foreground)
@@ -126,13 +122,11 @@ def draw_score_map(record: TokenRecord, panel: float = 3.0) -> Figure:
     return figure
 
 
-def draw_object_tokens(record: TokenRecord, panel: float = 2.0) -> Figure:
+def draw_object_tokens(record: TokenRecord) -> Figure:
     """The object tokens that attend to each other (Figure 1 d), a row for each layer.
 
     In the first column they are outlined in their level's colour; in a level's
     column they have full brightness, kept tokens half, dropped ones none.
-
-    ``panel`` is the width of one panel in inches.
 
     Raises:
         ValueError: the encoder has no dual attention, so no object tokens.
@@ -143,7 +137,7 @@ def draw_object_tokens(record: TokenRecord, panel: float = 2.0) -> Figure:
             "only DualAttentionEncoder with dual_attention=True has them"
         )
     size, title = (record.num_layers, record.num_levels + 1), f"Object tokens: {record.strategy}"
-    figure, axes = panel_grid(*size, record.image, panel, title, extra=0.3)
+    figure, axes = panel_grid(*size, record.image, title, extra=0.3)
     set_titles(axes[0], ["all levels", *level_names(record)])
     for layer, (row, kept) in enumerate(zip(axes, record.kept, strict=True)):
         mask = record.object_mask(layer)
@@ -156,8 +150,8 @@ def draw_object_tokens(record: TokenRecord, panel: float = 2.0) -> Figure:
     return figure
 
 
-def draw_detection_sheet(records: Sequence[TokenRecord], columns: int = 4) -> Figure:
-    """Grid of images with their detections.
+def draw_detection_sheet(records: Sequence[TokenRecord]) -> Figure:
+    """Grid of images with their detections, four in a row.
 
     Raises:
         ValueError: no record is given.
@@ -166,7 +160,7 @@ def draw_detection_sheet(records: Sequence[TokenRecord], columns: int = 4) -> Fi
 
     if not records:
         raise ValueError("records must hold at least one image, got none")
-    columns = min(columns, len(records))
+    columns = min(4, len(records))
     rows = -(-len(records) // columns)
     figure = Figure(figsize=(2.6 * columns, 2.3 * rows))
     axes = list(figure.subplots(rows, columns, squeeze=False).flat)
@@ -178,9 +172,7 @@ def draw_detection_sheet(records: Sequence[TokenRecord], columns: int = 4) -> Fi
     return figure
 
 
-def draw_side_by_side(
-    records: Mapping[str, TokenRecord], by: str = "levels", panel: float = 2.0
-) -> Figure:
+def draw_side_by_side(records: Mapping[str, TokenRecord], by: str = "levels") -> Figure:
     """Strategies under each other on the same image (Figures 1, 9 and 10), a row for each.
 
     After the detections come, with ``by='levels'``, all levels and each level
@@ -191,7 +183,6 @@ def draw_side_by_side(
     Args:
         records: name to record, drawn in this order.
         by: 'levels' or 'layers'.
-        panel: width of one panel in inches.
 
     Raises:
         ValueError: no record, records of different images or levels, an unknown
@@ -206,7 +197,7 @@ def draw_side_by_side(
     with_objects = any(record.objects for record in records.values())
     last = ["object tokens, last layer"] if with_objects else []
     titles, extra = ["detections", *titles, *last], 0.35 if with_objects else 0.0
-    figure, axes = panel_grid(len(records), len(titles), first.image, panel, extra=extra)
+    figure, axes = panel_grid(len(records), len(titles), first.image, extra=extra)
     set_titles(axes[0], titles)
     for (name, record), row in zip(records.items(), axes, strict=True):
         set_row_label(row[0], f"{name}\n{record.share():.0%} of the work")

@@ -150,10 +150,7 @@ def record_tokens(model: nn.Module, image: str | Path, min_score: float = 0.3) -
 
 
 def record_sample(
-    model: nn.Module,
-    sample: Mapping[str, Any],
-    classes: Sequence[str],
-    min_score: float = 0.3,
+    model: nn.Module, sample: Mapping[str, Any], classes: Sequence[str], min_score: float = 0.3
 ) -> TokenRecord:
     """The same for one item of an MMDetection data set, for use during a training.
 
@@ -167,8 +164,7 @@ def record_sample(
         min_score: leave out detections below this score.
 
     Raises:
-        ValueError: the model has no encoder of this package, or ``min_score`` is
-            not in [0, 1].
+        ValueError: as :func:`record_tokens`, the image aside.
     """
     from mmengine.dataset import pseudo_collate
 

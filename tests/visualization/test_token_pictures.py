@@ -258,7 +258,6 @@ def test_padding_is_no_kept_token():
         ),
         (lambda record: picture_bytes(None, 30, "gif"), "'png' or 'jpeg', got 'gif'"),
         (lambda record: write_pictures(record, "a.png", ["foreground"]), "must be among"),
-        (lambda record: draw_tokens(record, panel=0), "panel must be positive"),
         (lambda record: record_sample(torch.nn.Linear(2, 2), {}, (), 3), r"lie in \[0, 1\], got 3"),
         (lambda record: record_sample(torch.nn.Linear(2, 2), {}, ()), "no encoder of sparse_enc"),
     ],
