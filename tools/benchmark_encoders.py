@@ -91,18 +91,9 @@ def machine(args: argparse.Namespace) -> dict[str, Any]:
 
 def measure(args: argparse.Namespace) -> pd.DataFrame:
     """One size, with memory; prints the table."""
-    rows = benchmark_encoders(
-        args.encoders,
-        tuple(args.size),
-        keep_ratio=args.keep_ratio,
-        batch=args.batch,
-        repeats=args.repeats,
-        warmup=args.warmup,
-        backends=args.backends,
-        part=args.part,
-        device=args.device,
-        progress=say,
-    )
+    given = ("keep_ratio", "batch", "repeats", "warmup", "backends", "part", "device")
+    options = {name: getattr(args, name) for name in given}
+    rows = benchmark_encoders(args.encoders, tuple(args.size), **options, progress=say)
     print(table(rows))
     return rows
 

@@ -67,16 +67,15 @@ def level_shapes(image_hw: tuple[int, int]) -> tuple[tuple[int, int], ...]:
     return tuple((-(-image_hw[0] // s), -(-image_hw[1] // s)) for s in STRIDES)
 
 
-def random_tokens(
-    image_hw: tuple[int, int], batch: int, device: torch.device | str, channels: int = 256
-) -> TokenGrid:
+def random_tokens(image_hw: tuple[int, int], batch: int, device: torch.device | str) -> TokenGrid:
     """Tokens of random features at the detector's scale."""
     generator = torch.Generator().manual_seed(0)
     maps = [
-        [torch.randn(batch, channels, h, w, generator=generator).to(device) for _ in range(2)]
+        [torch.randn(batch, 256, h, w, generator=generator).to(device) for _ in range(2)]
         for h, w in level_shapes(image_hw)
     ]
-    return TokenGrid.from_maps([m[0] for m in maps], [m[1] for m in maps], image_hw=image_hw)
+    features, positions = zip(*maps, strict=True)
+    return TokenGrid.from_maps(features, positions, image_hw=image_hw)
 
 
 def encoder_call(model: Any, tokens: TokenGrid) -> Callable[[], object]:
@@ -106,8 +105,7 @@ def benchmark_encoders(
         batch: images.
         repeats: timed rounds, after ``warmup`` others.
         warmup: see ``repeats``.
-        backends: attention backends; with several, each encoder is measured on
-            each and named 'encoder/backend'.
+        backends: of attention; with several, each is measured and named 'encoder/backend'.
         part: 'encoder', or 'detector' for the whole forward pass from pixels on.
         device: 'cpu' or a CUDA device.
         progress: called with messages about the progress.
@@ -150,15 +148,8 @@ def measure_training(
 ) -> pd.DataFrame:
     """Measure training steps, forward and backward, with and without checkpointed layers.
 
-    Args:
-        names: encoders by their short names, see :data:`analysis.variants.VARIANTS`.
-        image_hw: (height, width) in pixels.
-        num_cps: each encoder is measured with so many checkpointed layers.
-        keep_ratio: average keep ratio of those that prune.
-        batch: images of a step.
-        repeats: timed rounds, the candidates of an encoder in turns.
-        device: 'cpu' or a CUDA device.
-        progress: called with messages about the progress.
+    Each encoder is measured with each number of checkpointed layers in ``num_cps``, those of one
+    encoder in turns. The other arguments are those of :func:`benchmark_encoders`.
 
     Returns:
         See :func:`benchmark`; the index is called ``encoder``, ``num_cp`` are the checkpointed

@@ -19,16 +19,14 @@ from sparse_encoders.analysis.encoder_benchmark import (
     measure_training,
 )
 from sparse_encoders.analysis.memory import MIB, peak_memory
-from sparse_encoders.analysis.operator_benchmark import BASELINES, token_centres
+from sparse_encoders.analysis.operator_benchmark import BASELINES
 from sparse_encoders.analysis.variants import encoder_config
 from sparse_encoders.ops import has_extension
 from tiny_detectors import detector_config, detector_with
 
 
-def test_levels_of_the_papers_image_size_and_their_centres():
+def test_levels_of_the_papers_image_size():
     assert level_shapes((800, 1066)) == ((100, 134), (50, 67), (25, 34), (13, 17))
-    centres = token_centres(((1, 2), (2, 1)))
-    assert centres.tolist() == [[0.25, 0.5], [0.75, 0.5], [0.5, 0.25], [0.5, 0.75]]
 
 
 def test_variants_keep_the_detectors_layers():

@@ -64,11 +64,6 @@ if hasattr(torch.ops.aten, "_scaled_dot_product_flash_attention_for_cpu"):
     FORMULAS[torch.ops.aten._scaled_dot_product_flash_attention_for_cpu] = dot_product_attention
 
 
-def _register() -> None:
-    """Let any ``FlopCounterMode`` count this package's operators."""
+if has_extension():  # any FlopCounterMode counts this package's operators
     for formula in (deformable_attention, key_aware_attention):
         register_flop_formula(getattr(torch.ops.sparse_encoders, formula.__name__), formula)
-
-
-if has_extension():
-    _register()
