@@ -53,6 +53,11 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
     # the released models' smaller FFN of low-level tokens
     "LiteDETREncoder": dict(small_low_level_ffn=True),
 }
+# What makes a variant, so another variant's is not taken over.
+_IDENTITY = (
+    *("selector", "background_embedding"),
+    *("schedule", "blocks", "high_levels", "attention"),
+)
 # They have no layers of deformable attention.
 _WITHOUT_LAYERS = ("HybridEncoder", "NoEncoder")
 DEFAULT_LAYERS = 6
@@ -101,33 +106,24 @@ def encoder_config(
     config: dict[str, Any] = {k: given[k] for k in ("num_layers", "layer_cfg") if k in given}
     config.update(copy.deepcopy(_DEFAULTS.get(own["type"], {})))
     if given.get("type") == own["type"]:
-        identity = (
-            *("selector", "schedule", "blocks", "high_levels", "attention"),
-            "background_embedding",
-        )
-        config.update({k: v for k, v in given.items() if k not in identity})
+        config.update({k: v for k, v in given.items() if k not in _IDENTITY})
         if own.get("attention") != "key_aware":
             config.pop("key_aware", None)
     config.update(own)
     if own["type"] in _WITHOUT_LAYERS:
         config.pop("num_layers", None)
-    if "num_layers" in own:
-        _check_fewer(name, own["num_layers"], given.get("num_layers", DEFAULT_LAYERS))
-    if "selector" in own:
-        config["selector"] = _selector_config(own["selector"], given.get("selector"), keep_ratio)
-    if "schedule" in own:
-        _fit_schedule(name, config)
-    return config
-
-
-def _check_fewer(name: str, layers: int, of: int) -> None:
-    """Check that a dense encoder has fewer layers than the config's encoder."""
-    if layers >= of:
+    layers, of = own.get("num_layers"), given.get("num_layers", DEFAULT_LAYERS)
+    if layers is not None and layers >= of:
         raise ValueError(
             f"encoder {name!r} has {layers} dense layers, fewer than the config's encoder, which "
             f"has {of} (model.encoder.num_layers): take dense"
             + (f" or dense-{of - 1}" if of > 1 else "")
         )
+    if "selector" in own:
+        config["selector"] = _selector_config(own["selector"], given.get("selector"), keep_ratio)
+    if "schedule" in own:
+        _fit_schedule(name, config)
+    return config
 
 
 def _selector_config(
