@@ -51,7 +51,7 @@ class Nothing(BaseMetric):
 
 def make_runner(
     folder: Path,
-    encoder: dict[str, Any],
+    encoder: dict[str, Any] | None = None,
     hooks: Sequence[Any] = (),
     loader: dict[str, Any] | None = None,
     **settings: Any,
@@ -65,7 +65,6 @@ def make_runner(
     )
     data.update(loader or {})
     made: dict[str, Any] = dict(
-        model=build(detector_config("DINO", encoder)),
         work_dir=str(folder),
         train_dataloader=data,
         val_dataloader=data,
@@ -82,4 +81,6 @@ def make_runner(
         randomness=dict(seed=7),
         log_level="ERROR",
     )
+    if "model" not in settings:
+        made["model"] = build(detector_config("DINO", encoder))
     return Runner(**{**made, **settings})

@@ -25,19 +25,15 @@ Losses = dict[str, Tensor]
 class EncoderDetector(DetectorSteps):
     """Base of all detectors here; a detector lists it before MMDetection's class in its bases.
 
-    A batch goes through the three steps of :class:`DetectorSteps`, then through
-    MMDetection's head. Data preprocessor, backbone, neck and heads are MMDetection's.
-
+    A batch goes through the three steps of :class:`DetectorSteps`, then through MMDetection's head.
     A detector builds its layers in ``_init_layers``, with :meth:`build_encoder` and
-    :meth:`decoder_config`.
+    :meth:`decoder_config`; data preprocessor, backbone, neck and heads are MMDetection's.
 
     Args:
-        attention_backend: 'auto', 'fused', 'mmcv' or 'torch', for encoder and
-            decoder alike.
+        attention_backend: 'auto', 'fused', 'mmcv' or 'torch', for encoder and decoder.
         decoder_attention: 'plain', or 'key_aware' (Lite DETR, section 3.4) in the
             decoder's cross-attention; the encoder has a separate setting.
-        decoder_key_aware: settings of key-aware attention, see
-            :class:`LiteDETREncoder`.
+        decoder_key_aware: settings of key-aware attention, see :class:`LiteDETREncoder`.
         keep_ratio: in ``test_cfg``, keep this share of the tokens at test time
             instead of the one trained with; a number or one for each layer.
         report_tokens: in ``test_cfg``, True adds the kept tokens and the decoder attention map

@@ -41,10 +41,9 @@ def targets_of(samples: SampleList) -> Targets:
 
 
 def annotations_of(samples: SampleList | None) -> Targets:
-    """Boxes and labels of test images, boxes in pixels of the resized input.
+    """Boxes and labels of test images, boxes scaled to pixels of the resized input.
 
-    MMDetection's test pipelines load annotations after resizing, in pixels of the original image;
-    the boxes are scaled here.
+    MMDetection's test pipelines load annotations after resizing, in pixels of the original image.
 
     Raises:
         ValueError: a sample without annotations.
@@ -68,13 +67,11 @@ def with_enough_tokens(
 ) -> tuple[Tensor, Tensor | None, LevelShapes]:
     """Memory, padding mask and level shapes with at least ``num_queries`` tokens.
 
-    A two-stage detector ranks as many proposals as it has queries, and a small
-    image may have fewer tokens. The missing ones are added as a level of padding,
-    whose proposals MMDetection marks as out of range.
+    A two-stage detector ranks as many proposals as it has queries, and a small image may have fewer
+    tokens. The missing ones are added as a level of padding, whose proposals are out of range.
 
     Returns:
-        (B, N', C) memory, (B, N') bool mask or None, (h, w) of each of the L' levels, on
-        the host.
+        (B, N', C) memory, (B, N') bool mask or None, (h, w) of each level, on the host.
 
     Raises:
         ValueError: tokens are missing where sizes are traced: a file cannot decide it.
@@ -96,17 +93,13 @@ def with_enough_tokens(
 
 
 def token_reports(encoded: EncoderOutput, attention_map: Tensor) -> list[BaseDataElement]:
-    """One record for each image.
+    """Kept tokens and (B, N) decoder attention map, an element of data samples for each image.
 
-    Args:
-        encoded: the encoder's output. An encoder without a selector counts as one
-            layer that keeps every valid token.
-        attention_map: (B, N) decoder attention map.
+    An encoder without a selector counts as one layer that keeps every valid token.
 
     Returns:
-        Elements with ``kept`` (layers, N) bool, ``valid`` (N,) bool, ``scores``
-        (N,) float32 (a selector's, else absent), ``attention`` (N,) float32, and
-        the level ``shapes`` as metainfo.
+        Elements with ``kept`` (layers, N) bool, ``valid`` (N,) bool, ``scores`` (N,) float32 (a
+        selector's, else absent), ``attention`` (N,) float32, and the level ``shapes`` as metainfo.
     """
     tokens, selection, layers = encoded.tokens, encoded.selection, encoded.layers
     if tokens.padding_mask is None:

@@ -58,11 +58,10 @@ class DistinctQueries(MMDetDDQDETR):
 class DDQDETR(DINO, DistinctQueries):
     """MMDetection's DDQ-DETR with the encoder that ``encoder.type`` names.
 
-    Queries are the proposals that non-maximum suppression leaves, again after every
-    decoder layer; a dense branch of queries exists in training only. In a config:
-    ``type='sparse_encoders.DDQDETR'`` with ``bbox_head.type='DDQDETRHead'``. With
-    ``DenseEncoder`` (the default) it is MMDetection's DDQ-DETR bit for bit, and loads
-    its checkpoints.
+    Queries are the proposals that non-maximum suppression leaves, again after every decoder layer;
+    a dense branch of queries exists in training only. In a config:
+    ``type='sparse_encoders.DDQDETR'`` with ``bbox_head.type='DDQDETRHead'``. With ``DenseEncoder``
+    (the default) it is MMDetection's DDQ-DETR bit for bit, and loads its checkpoints.
 
     Args:
         dense_topk_ratio, dqs_cfg: as MMDetection's ``DDQDETR``.

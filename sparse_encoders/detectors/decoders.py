@@ -151,9 +151,9 @@ class AnchorDecoder(RefiningDecoder):
 class PositionHead(MLP):
     """DINO's MLP from the sine embedding of a box to the query's ``query_pos``, as published.
 
-    DINO embeds each of a box's four coordinates in C / 2 channels. MMDetection's
-    fork (``onedl-mmdetection``) uses C channels and an MLP twice as wide, which published weights
-    do not fit; every second frequency of its embedding is one of DINO's.
+    DINO embeds each of a box's four coordinates in C / 2 channels. MMDetection's fork
+    (``onedl-mmdetection``) uses C channels and an MLP twice as wide, which published weights do not
+    fit; every second frequency of its embedding is one of DINO's.
     """
 
     def __init__(self, dims: int) -> None:

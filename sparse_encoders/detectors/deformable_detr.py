@@ -9,9 +9,9 @@ import torch
 from mmdet.models.detectors import DeformableDETR as MMDetDeformableDETR
 from mmdet.models.layers import SinePositionalEncoding
 from mmdet.structures import SampleList
-from torch import Tensor, nn
+from torch import nn
 
-from sparse_encoders.detectors.base import EncoderDetector
+from sparse_encoders.detectors.base import EncoderDetector, Losses
 from sparse_encoders.detectors.batches import with_enough_tokens
 from sparse_encoders.detectors.decoders import DeformableDecoder
 from sparse_encoders.detectors.records import Decoded, Proposals, Queries
@@ -23,21 +23,17 @@ from sparse_encoders.registry import DETECTORS
 class DeformableDETR(EncoderDetector, MMDetDeformableDETR):
     """MMDetection's Deformable DETR with the encoder that ``encoder.type`` names.
 
-    One-stage (learned queries), with box refinement, or two-stage, by
-    MMDetection's settings. In a config:
-    ``type='sparse_encoders.DeformableDETR'``. With ``DenseEncoder`` (the default)
-    it is MMDetection's bit for bit, and loads its checkpoints. Sparse DETR's
-    detector (Roh et al., ICLR 2022, section 4 and appendix) is two-stage with box
-    refinement and both options on.
+    One-stage (learned queries), with box refinement, or two-stage, by MMDetection's settings. In a
+    config: ``type='sparse_encoders.DeformableDETR'``. With ``DenseEncoder`` (the default) it is
+    MMDetection's bit for bit, and loads its checkpoints. Sparse DETR's detector (Roh et al., ICLR
+    2022, section 4 and appendix) is two-stage with box refinement and both options on.
 
     Args:
-        efficient_query_init: a query's content is the memory of its proposal, and
-            only its position embedding, LN(Linear(sine embedding)), comes from the
-            proposal's box (Efficient DETR). Changes the shape of ``pos_trans_fc`` and
-            ``pos_trans_norm``.
-        class_specific_first_stage: the first stage predicts the classes, and
-            proposals are ranked by their highest class score. False: its first
-            class means any object, as in Deformable DETR.
+        efficient_query_init: a query's content is the memory of its proposal, and only its position
+            embedding, LN(Linear(sine embedding)), comes from the proposal's box (Efficient DETR).
+            Changes the shape of ``pos_trans_fc`` and ``pos_trans_norm``.
+        class_specific_first_stage: the first stage predicts the classes, and proposals are ranked
+            by their highest class score. False: its first class means any object.
 
     Raises:
         ValueError: one of the two options on a one-stage detector.
@@ -51,14 +47,11 @@ class DeformableDETR(EncoderDetector, MMDetDeformableDETR):
         as_two_stage: bool = False,
         **kwargs: Any,
     ) -> None:
-        for name, given in (
-            ("efficient_query_init", efficient_query_init),
-            ("class_specific_first_stage", class_specific_first_stage),
-        ):
-            if given and not as_two_stage:
-                raise ValueError(f"model.{name}=True needs model.as_two_stage=True, got False")
         self.efficient_query_init = efficient_query_init
         self.class_specific_first_stage = class_specific_first_stage
+        for name in ("efficient_query_init", "class_specific_first_stage"):
+            if getattr(self, name) and not as_two_stage:
+                raise ValueError(f"model.{name}=True needs model.as_two_stage=True, got False")
         super().__init__(*args, as_two_stage=as_two_stage, **kwargs)
 
     def _init_layers(self) -> None:
@@ -84,11 +77,7 @@ class DeformableDETR(EncoderDetector, MMDetDeformableDETR):
         return DeformableDecoder(**self.decoder_config(self.decoder))
 
     def prepare_queries(self, encoded: EncoderOutput, samples: SampleList | None = None) -> Queries:
-        """Learned queries or the best proposals; see :meth:`DetectorSteps.prepare_queries`.
-
-        With one of the two options the first stage is Sparse DETR's (section 4 and appendix), else
-        MMDetection's.
-        """
+        """Learned queries or the best proposals; see :meth:`DetectorSteps.prepare_queries`."""
         if not (self.efficient_query_init or self.class_specific_first_stage):
             return super().prepare_queries(encoded, samples)
         return self.proposal_queries(encoded, self.num_queries)
@@ -120,9 +109,7 @@ class DeformableDETR(EncoderDetector, MMDetDeformableDETR):
             proposals=Proposals(logits, boxes.sigmoid()) if self.training else None,
         )
 
-    def head_loss(
-        self, queries: Queries, decoded: Decoded, samples: SampleList
-    ) -> dict[str, Tensor]:
+    def head_loss(self, queries: Queries, decoded: Decoded, samples: SampleList) -> Losses:
         """The head's losses, with those of a class-specific first stage."""
         first = queries.proposals
         if not self.class_specific_first_stage or first is None:

@@ -22,10 +22,9 @@ from sparse_encoders.registry import DETECTORS
 class DINO(DenoisingDetector, MMDetDINO):
     """MMDetection's DINO with the encoder that ``encoder.type`` names.
 
-    In a config: ``type='sparse_encoders.DINO'``. With ``DenseEncoder`` (the
-    default) it is MMDetection's DINO bit for bit, and loads its checkpoints; also
-    on MMDetection's fork, whose own DINO differs in the decoder (see
-    :class:`PositionHead`).
+    In a config: ``type='sparse_encoders.DINO'``. With ``DenseEncoder`` (the default) it is
+    MMDetection's DINO bit for bit, and loads its checkpoints; also on MMDetection's fork, whose own
+    DINO differs in the decoder (see :class:`PositionHead`).
 
     Args:
         dn_cfg: as MMDetection's, and ``max_boxes``, see :class:`DenoisingDetector`.

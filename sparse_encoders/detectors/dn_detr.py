@@ -24,10 +24,9 @@ from sparse_encoders.registry import DETECTORS, MODELS
 class DNDETR(DenoisingDetector, MMDetDeformableDETR):
     """Deformable DETR with learned 4-d anchors and denoising training.
 
-    A query has a learned content of C - 1 channels and an indicator, and a learned
-    anchor box. In training there are denoising queries, too. In a config:
-    ``type='sparse_encoders.DNDETR'`` with ``bbox_head.type='DNDETRHead'``; ``'DINOHead'`` is
-    replaced by it, because it counts padding queries as background.
+    A query has a learned content of C - 1 channels and an indicator, and a learned anchor box. In a
+    config: ``type='sparse_encoders.DNDETR'`` with ``bbox_head.type='DNDETRHead'``; ``'DINOHead'``
+    is replaced by it, because it counts padding queries as background.
 
     Args:
         bbox_head: config of the head, see above.

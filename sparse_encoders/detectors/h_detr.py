@@ -24,8 +24,7 @@ class HDETRHead(DeformableDETRHead):
     """Deformable DETR's head with a second, one-to-many matching (section 3.2).
 
     Args:
-        k_one2many: number of copies of each box for the one-to-many queries
-            (6 in the released models).
+        k_one2many: copies of each box for the one-to-many queries (6 in the released models).
         one2many_weight: weight of their losses, lambda in equation 4.
 
     Raises:
@@ -97,8 +96,7 @@ class HDETR(DeformableDETR):
     one-to-one queries exist.
 
     Args:
-        num_queries_one2many: additional queries in training, 1500 in the released
-            models (with 300 one-to-one queries).
+        num_queries_one2many: additional queries in training (1500 in the released models).
         mixed_selection: content is learned and only the position embedding comes from the
             proposals (the released "tricks"); False: both come from the proposals.
         look_forward_twice: see :class:`RefiningDecoder`.

@@ -42,9 +42,8 @@ class AttentionRecord:
 def record_cross_attention(decoder: nn.Module, queries: slice) -> Iterator[AttentionRecord]:
     """Record the decoder's cross-attention for the length of a ``with`` block.
 
-    The modules are not changed: forward pre-hooks compute locations and weights a second
-    time, from the modules' inputs and without gradient. For the few hundred queries of a decoder
-    this takes little time.
+    Forward pre-hooks compute locations and weights a second time, from the modules' inputs and
+    without gradient. For the few hundred queries of a decoder this takes little time.
 
     Args:
         decoder: its deformable attention modules are recorded, in their order.

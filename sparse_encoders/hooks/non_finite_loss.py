@@ -66,14 +66,10 @@ class NonFiniteLossHook(Hook):
 
 
 class MatchAnyway:
-    """Let NaN predictions reach the losses, until it is removed.
+    """Replace an assigner's ``assign``, until it is removed, by one that takes NaN predictions.
 
-    SciPy refuses to match them (``matrix contains invalid numeric entries``), before
-    a loss is computed. Here they are matched as zeros; the losses are computed from the
-    predictions themselves.
-
-    Args:
-        assigner: of a detector's head; its ``assign`` is replaced.
+    SciPy refuses to match them (``matrix contains invalid numeric entries``), before a loss is
+    computed. Here they are matched as zeros; losses are computed from the predictions themselves.
     """
 
     def __init__(self, assigner: HungarianAssigner) -> None:
@@ -156,9 +152,7 @@ def _floats(name: str, value: Any) -> Iterator[tuple[str, Tensor]]:
 def non_finite_losses(losses: Mapping[str, Any]) -> list[tuple[str, float]]:
     """Name and value of every loss that is not finite, in the order of computation.
 
-    Args:
-        losses: of a detector, tensors or lists of tensors by name; as in
-            MMEngine only names with 'loss' in them count.
+    As in MMEngine only names with 'loss' in them count; a loss is a tensor or a list of tensors.
     """
     parts = [
         part for name, loss in losses.items() if "loss" in name for part in _floats(name, loss)

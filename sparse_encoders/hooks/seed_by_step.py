@@ -16,21 +16,17 @@ from mmengine.runner import Runner
 class SeedByStepHook(Hook):
     """Seed the random generators before every epoch and iteration, so that runs resume exactly.
 
-    MMEngine's checkpoints do not hold the state of the random generators: after resuming,
-    denoising queries, random tokens, dropout and augmentation are drawn from the initial seed
-    again. With this hook Python's, NumPy's and torch's
-    generators (of every device) are seeded from the run's seed, the process's rank and the
-    number of the epoch or iteration, in training only. A run with ``EpochBasedTrainLoop`` that
-    is resumed from the checkpoint of an epoch's end is then the uninterrupted one, bit for bit
-    where the operators themselves are deterministic.
+    MMEngine's checkpoints do not hold the state of the random generators. With this hook Python's,
+    NumPy's and torch's generators (of every device) are seeded from the run's seed, the process's
+    rank and the number of the epoch or iteration, in training only. A run with
+    ``EpochBasedTrainLoop`` that is resumed from the checkpoint of an epoch's end is then the
+    uninterrupted one, bit for bit where the operators themselves are deterministic. In
+    ``IterBasedTrainLoop`` what the model draws is the same after resuming, what loading draws is
+    not.
 
     The random numbers of data loading do not depend on those of the model: runs with one seed see
     the same images in the same order with the same augmentations, even if their encoders differ.
-
-    Loading workers draw from their epoch's seed, too. (MMEngine's own seeding gives them the
-    same numbers in every epoch, or, with ``persistent_workers=True``, numbers that depend on
-    when they were started.) In ``IterBasedTrainLoop`` what the model draws is the same after
-    resuming, what loading draws is not.
+    Loading workers draw from their epoch's seed, too.
 
     Raises:
         ValueError: at the start of training, with ``persistent_workers=True``, or where a resumed

@@ -87,12 +87,7 @@ class TokenPicturesHook(Hook):
             self.draw(runner, runner.iter + 1)
 
     def draw(self, runner: Runner, step: int) -> None:
-        """Draw the pictures of every chosen image and pass them to the visualizer.
-
-        Args:
-            runner: a runner with a validation set.
-            step: epoch or iteration under which the visualizer stores the pictures.
-        """
+        """Draw the pictures of every chosen image, for the visualizer to store under ``step``."""
         if runner.rank != 0:
             return
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model

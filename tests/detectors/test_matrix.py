@@ -103,7 +103,9 @@ def test_tiny_image(detector: str) -> None:
     """A 32 x 32 image has fewer tokens than a two-stage detector has queries."""
     changes = SPARSE_DETR if detector == "two-stage DeformableDETR" else {}
     model = build(detector_config(detector, ENCODERS["lite + focus"], **changes)).train()
-    assert total(model(**batch((1,), SMALL), mode="loss")).isfinite()
+    loss = total(model(**batch((1,), SMALL), mode="loss"))
+    loss.backward()
+    assert loss.isfinite() and without_gradient(model) == []
     with torch.no_grad():
         (actual,) = model.eval()(**batch((0,), SMALL), mode="predict")
     assert actual.pred_instances.scores.isfinite().all()
