@@ -18,27 +18,23 @@ from torch import Tensor, nn
 import sparse_encoders  # noqa: F401  (registers the package)
 
 NUM_CLASSES = 5
-DEFORMABLE = {
-    "one-stage": "deformable-detr_r50_16xb2-50e_coco.py",
-    "refine": "deformable-detr-refine_r50_16xb2-50e_coco.py",
-    "two-stage": "deformable-detr-refine-twostage_r50_16xb2-50e_coco.py",
+MMDET_CONFIGS = {
+    "DINO": "dino/dino-4scale_r50_8xb2-12e_coco.py",
+    "one-stage": "deformable_detr/deformable-detr_r50_16xb2-50e_coco.py",
+    "refine": "deformable_detr/deformable-detr-refine_r50_16xb2-50e_coco.py",
+    "two-stage": "deformable_detr/deformable-detr-refine-twostage_r50_16xb2-50e_coco.py",
 }
 
 
-def dino_config(**changes: Any) -> Config:
-    """MMDetection's own DINO config, shrunken; ``changes`` override the model's settings."""
-    return shrunken("dino/dino-4scale_r50_8xb2-12e_coco.py", **changes)
+def mmdet_config(kind: str = "DINO", **changes: Any) -> ConfigDict:
+    """MMDetection's own model with a small backbone, two layers and few queries.
 
-
-def deformable_config(kind: str = "one-stage", **changes: Any) -> Config:
-    """MMDetection's own Deformable DETR config, shrunken."""
-    return shrunken(f"deformable_detr/{DEFORMABLE[kind]}", **changes)
-
-
-def shrunken(name: str, **changes: Any) -> Config:
-    """A model of MMDetection's configs with a small backbone, two layers and few queries."""
+    Args:
+        kind: one of MMDET_CONFIGS.
+        **changes: settings of the model, merged over MMDetection's.
+    """
     init_default_scope("mmdet")
-    model = copy.deepcopy(_mmdet_model(name))
+    model = copy.deepcopy(_mmdet_model(MMDET_CONFIGS[kind]))
     model.backbone = dict(
         type="ResNet",
         depth=18,
@@ -58,14 +54,11 @@ def shrunken(name: str, **changes: Any) -> Config:
     return config.model
 
 
-def ours(**changes: Any) -> Config:
-    """The same as ``sparse_encoders.DINO``."""
-    return dino_config(**{"type": "sparse_encoders.DINO", **changes})
-
-
-def our_deformable(kind: str = "one-stage", **changes: Any) -> Config:
-    """The same as ``sparse_encoders.DeformableDETR``."""
-    return deformable_config(kind, **{"type": "sparse_encoders.DeformableDETR", **changes})
+def ours(kind: str = "DINO", **changes: Any) -> ConfigDict:
+    """The same as this package's detector."""
+    config = mmdet_config(kind, **changes)
+    config.type = f"sparse_encoders.{config.type}"
+    return config
 
 
 def build(model: Config, seed: int = 0) -> nn.Module:

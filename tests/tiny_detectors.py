@@ -9,7 +9,7 @@ from mmengine.config import Config
 from torch import nn
 
 from sparse_encoders.analysis.variants import encoder_config
-from tiny import build, dino_config
+from tiny import build, mmdet_config
 
 DETECTORS = ("DeformableDETR", "two-stage DeformableDETR", "DNDETR", "DINO", "HDETR", "DDQDETR")
 QUERIES = 40
@@ -45,33 +45,21 @@ TEST_CFG = dict(max_per_img=50)
 
 def detector_config(detector: str, encoder: dict[str, Any] | None = None, **changes: Any) -> Config:
     """``detector`` (one of DETECTORS) with ``encoder`` settings merged over MMDetection's."""
-    model = dino_config(num_queries=QUERIES, test_cfg=TEST_CFG)
+    model = mmdet_config(num_queries=QUERIES, test_cfg=TEST_CFG)
     model.backbone.base_channels = 16
     model.neck.in_channels = [32, 64, 128]
-    if detector not in ("DINO", "DDQDETR"):
-        _plain_deformable(model)
-    if detector == "DNDETR":
-        model.update(type="sparse_encoders.DNDETR", as_two_stage=False)
-        model.bbox_head.type = "DNDETRHead"
-    elif detector == "HDETR":
-        model.update(type="sparse_encoders.HDETR", num_queries_one2many=60)
-        model.bbox_head.type = "HDETRHead"
-    elif detector in ("DINO", "DDQDETR"):
-        model.type = f"sparse_encoders.{detector}"
-        model.bbox_head.type = f"{detector}Head"
+    kind = detector.rpartition(" ")[2]
+    model.type, model.bbox_head.type = f"sparse_encoders.{kind}", f"{kind}Head"
+    model.update(with_box_refine=True, as_two_stage=detector not in ("DeformableDETR", "DNDETR"))
+    if kind in ("DINO", "DDQDETR"):
         model.dn_cfg.group_cfg.num_dn_queries = 10
     else:
-        model.update(type="sparse_encoders.DeformableDETR", as_two_stage="two-stage" in detector)
+        model.pop("dn_cfg")
+    if kind == "HDETR":
+        model.num_queries_one2many = 60
     model.encoder.update(copy.deepcopy(encoder or {}))
     model.update(changes)
     return model
-
-
-def _plain_deformable(model: Config) -> None:
-    """DINO's settings without what only DINO takes."""
-    model.pop("dn_cfg")
-    model.update(with_box_refine=True, as_two_stage=True)
-    model.bbox_head.type = "DeformableDETRHead"
 
 
 def detector_with(

@@ -17,7 +17,7 @@ from sparse_encoders.analysis.complexity import counter as counter_module
 from sparse_encoders.analysis.complexity.formulas import FORMULAS
 from sparse_encoders.analysis.inputs import random_batch
 from sparse_encoders.ops import deformable_attention, has_extension, key_aware_attention
-from tiny import our_deformable, ours
+from tiny import ours
 from tiny_detectors import DETECTORS, detector_config
 
 SIZE = (96, 140)
@@ -200,7 +200,7 @@ def test_mmdetections_own_detector_counts_the_same():
 
 @pytest.mark.slow
 def test_padding():
-    config = our_deformable("two-stage")
+    config = ours("two-stage")
     config.data_preprocessor.pad_size_divisor = 64
     padded = counted(config, (90, 100))
     assert padded.image_hw == (90, 100) and padded.padded_hw == (128, 128)

@@ -96,25 +96,24 @@ class Detector:
         self.model: Any = build(detector_config(kind, test_cfg=test_cfg, **changes)).eval()
         spread_weights(self.model)
         self.layer_cfg = self.model.encoder.layer_cfg
-        self.batches = [batch_of(names) for names in BATCHES]
-        with torch.no_grad():
-            self.features = [self.model.extract_feat(images) for images, _ in self.batches]
-        # MMDetection's DDQ-DETR may choose a token of padding as a query, with what stands there
-        for names, features in zip(BATCHES, self.features, strict=True):
+        self.batches = []
+        for names in BATCHES:
+            images, fed = batch_of(names)
+            with torch.no_grad():
+                features = self.model.extract_feat(images)
+            # MMDetection's DDQ-DETR may choose a token of padding as a query, with what is there
             if kind != "DDQDETR":
                 fill_padding(features, [PICTURES[name] for name in names])
+            self.batches.append((features, fed))
+        self.model.extract_feat = lambda features: features
 
+    @torch.no_grad()
     def detections(self, encoder: dict[str, Any]) -> list[list[DetDataSample]]:
         """Of each batch, with another encoder."""
         config = dict(num_layers=2, layer_cfg=self.layer_cfg, **copy.deepcopy(encoder))
         self.model.encoder = self.model.build_encoder(config).eval()
         spread_weights(self.model.encoder)
-        actual = []
-        for features, (images, fed) in zip(self.features, self.batches, strict=True):
-            self.model.extract_feat = lambda _, features=features: features
-            with torch.no_grad():
-                actual.append(self.model.predict(images, copy.deepcopy(fed)))
-        return actual
+        return [self.model.predict(features, copy.deepcopy(fed)) for features, fed in self.batches]
 
 
 def fill_padding(features: Sequence[Tensor], sizes: Sequence[tuple[int, int]]) -> None:

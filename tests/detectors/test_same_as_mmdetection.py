@@ -12,26 +12,19 @@ from mmdet.models.layers.transformer.utils import coordinate_to_encoding
 
 from sparse_encoders.detectors.decoders import PositionHead
 from sparse_encoders.detectors.steps import DetectorSteps
-from tiny import DEFORMABLE, batch, build, deformable_config, dino_config, flat, ours
+from tiny import MMDET_CONFIGS, batch, build, flat, mmdet_config, ours
 from tiny_detectors import detector_config
 
 HW = (96, 128)
 
 
-def config_of(kind):
-    """MMDetection's detector."""
-    if kind == "DINO":
-        return dino_config()
-    if kind == "DDQDETR":
-        config = detector_config(kind)
-        config.type = kind
-        return config
-    return deformable_config(kind)
-
-
-@pytest.fixture(scope="module", params=["DINO", "DDQDETR", *DEFORMABLE])
+@pytest.fixture(scope="module", params=["DDQDETR", *MMDET_CONFIGS])
 def pair(request):
-    config = config_of(request.param)
+    if request.param == "DDQDETR":
+        config = detector_config("DDQDETR")
+        config.type = "DDQDETR"
+    else:
+        config = mmdet_config(request.param)
     theirs = build(config)
     head, dims = getattr(theirs.decoder, "ref_point_head", None), theirs.embed_dims
     if head is not None and head.layers[0].in_features == 4 * dims:  # MMDetection's fork
