@@ -1,8 +1,8 @@
 """The flattened feature pyramid and its geometry.
 
-Shapes: B images, N tokens (all levels, finest first, row by row), L levels,
-C channels. N is known on the host; how many tokens of an image are valid (not
-padding) is known on the device only and is applied by masks.
+Shapes: B images, N tokens (all levels, finest first, row by row), L levels, C channels. N is known
+on the host; how many tokens of an image are valid (not padding) is known on the device only and is
+applied by masks.
 """
 
 from __future__ import annotations
@@ -21,18 +21,15 @@ from sparse_encoders.shapes import is_traced
 T = TypeVar("T")
 LevelShapes = tuple[tuple[int, int], ...]
 
-# A proposal is usable when centre and size lie strictly inside these bounds
-# (Deformable DETR, appendix A.4, two-stage proposals).
-PROPOSAL_BOUNDS = (0.01, 0.99)
-# Side of a level-0 proposal as a share of the image; doubles with each level.
-PROPOSAL_SIDE = 0.05
+# Two-stage proposals (Deformable DETR, appendix A.4): centre and size of a usable one lie strictly
+# inside the bounds; the side, a share of the image, doubles with each level.
+PROPOSAL_BOUNDS, PROPOSAL_SIDE = (0.01, 0.99), 0.05
 
 
 class _once(Generic[T]):
     """A property that is computed at the first access and then stored.
 
-    ``functools.cached_property`` takes a lock before Python 3.12, which stops
-    ``torch.compile``.
+    ``functools.cached_property`` takes a lock before Python 3.12, which stops ``torch.compile``.
     """
 
     def __init__(self, compute: Callable[[TokenGrid], T]) -> None:
@@ -98,7 +95,7 @@ class TokenGrid:
         Args:
             features: per level (B, C, h, w), finest first.
             pos_embed: per level (B, C, h, w), level embedding already added.
-            padding_masks: per level (B, h, w) bool, True where padded.
+            padding_masks: see :func:`padding_masks`.
             image_hw: batched input size in pixels; the level shapes are traced where it is.
         """
         shapes = tuple((f.shape[-2], f.shape[-1]) for f in features)
@@ -198,8 +195,7 @@ class TokenGrid:
     def unusable(self) -> Tensor:
         """(B, N, 1) bool, True where a token is padding or its proposal is out of range.
 
-        These are zeroed before the first-stage projection, as in two-stage
-        Deformable DETR.
+        These are zeroed before the first-stage projection, as in two-stage Deformable DETR.
         """
         low, high = PROPOSAL_BOUNDS
         bad = ~((self._proposal_boxes > low) & (self._proposal_boxes < high)).all(-1)
@@ -283,8 +279,7 @@ def count_valid(
 ) -> tuple[int, ...]:
     """Valid tokens on each level of an image of ``valid_hw`` pixels in a batch of ``image_hw``.
 
-    The padding mask of a level is the pixel mask resampled by nearest
-    neighbour, so row i is valid if pixel floor(i * H / h) is.
+    As in :func:`padding_masks`: row i is valid if pixel floor(i * H / h) is.
     """
     counts = []
     for h, w in shapes:

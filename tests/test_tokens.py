@@ -39,13 +39,6 @@ def test_geometry_is_mmdetections(shapes, padded):
     assert torch.equal(grid.features.masked_fill(grid.unusable, 0.0), memory)
 
 
-def test_reference_points_of_a_small_grid():
-    grid = make_grid(((2, 4), (1, 2)))
-    # row 1, column 2 of 2 x 4 stands at ((2 + 0.5) / 4, (1 + 0.5) / 2)
-    assert torch.allclose(grid.reference_points[0, 6], torch.tensor([[0.625, 0.75]] * 2))
-    assert torch.allclose(grid.reference_points[0, 8, 0], torch.tensor([0.25, 0.5]))
-
-
 def test_padding_shrinks_valid_ratios_and_counts():
     grid = make_grid(((4, 4), (2, 2)), [(1.0, 1.0), (0.5, 0.5)])
     assert grid.num_valid().tolist() == [20, 5]

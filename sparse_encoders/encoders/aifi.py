@@ -78,14 +78,9 @@ def sine_embedding(
     The channels of a token are sin and cos of its column, then of its row, times
     10000^(-k / (C / 4)) for k = 0, ..., C / 4 - 1.
 
-    Args:
-        h: rows of the map.
-        w: columns of the map.
-        channels: C, a multiple of 4.
-        position: 'rows', every token has the embedding of its own row and column; 'released', token
-            n has that of row n % h and column n // h, because the released code flattens the
-            embedding column by column and the tokens row by row.
-        device: of the result.
+    With ``position='rows'`` every token has the embedding of its own row and column. With
+    'released', token n has that of row n % h and column n // h, because the released code flattens
+    the embedding column by column and the tokens row by row. C is a multiple of 4.
     """
     number = torch.arange(h * w, dtype=torch.float32, device=device)
     if position == "rows":

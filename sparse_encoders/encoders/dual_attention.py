@@ -117,18 +117,16 @@ class DualAttentionEncoder(PruningEncoder):
 
     Args:
         selector: config of any :class:`Selector`; Focus-DETR's by default.
-        values: what deformable attention samples in every layer: 'input', the
-            encoder's input features (released), or 'updated', the tokens as
-            refined so far (Algorithm 1, line 10).
-        object_score: 'logit', the product of raw foreground and category logits
-            (released), or 'probability', of their sigmoids (equation 3).
+        values: what deformable attention samples in every layer: 'input', the encoder's input
+            (released), or 'updated', the tokens as refined so far (Algorithm 1, line 10).
+        object_score: 'logit', the product of raw foreground and category logits (released), or
+            'probability', of their sigmoids (equation 3).
         num_object_tokens: tokens that attend to each other, 300 in the paper.
         dual_attention: False leaves the self-attention out (Table 4's ablation).
         background_embedding: which tokens get a :class:`BackgroundEmbedding` after the last
-            layer: 'released' (Salience DETR), those that the last layer does not keep;
-            'never_kept', those that no layer keeps; None, no tokens.
+            layer, 'released' (Salience DETR) or 'never_kept'; None: no tokens.
         background_cells: entries of its tables for rows and for columns.
-        **kwargs: see :class:`Encoder`.
+        *args, **kwargs: see :class:`Encoder`.
 
     Raises:
         ValueError: an unknown value of a setting, or fewer than one object token.
@@ -212,10 +210,7 @@ class DualAttentionEncoder(PruningEncoder):
     def object_scores(self, kept: Tensor, foreground: Tensor, head: CategoryHead) -> Tensor:
         """(B, K) foreground score times highest category score (equation 3), for ranking only.
 
-        Args:
-            kept: (B, K, C) kept tokens.
-            foreground: (B, K) their foreground scores.
-            head: classification head, (B, K, C) to (B, K, classes).
+        ``kept`` are (B, K, C) tokens with (B, K) foreground scores, ``head`` gives their logits.
         """
         category = head(kept).amax(-1)
         if self.object_score == "probability":

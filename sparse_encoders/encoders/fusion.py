@@ -1,7 +1,8 @@
 """RT-DETR's fusion of levels by convolutions, CCFM (Zhao et al., CVPR 2024, section 4.2).
 
-Maps are (B, C, h, w), finest level first. Padded cells are zeroed before every convolution, so that
-valid cells do not depend on the content of padding.
+Maps are (B, C, h, w), finest level first; ``padding`` is (B, 1, h, w) bool, True where padded, or
+None; ``norm_cfg`` is MMCV's config of the norms. Padded cells are zeroed before every convolution,
+so that valid cells do not depend on the content of padding.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ NormConfig = dict[str, Any]
 
 
 def zero_padding(x: Tensor, padding: Tensor | None) -> Tensor:
-    """(B, C, h, w) with zeros where (B, 1, h, w) ``padding`` is True; as it is without padding."""
+    """``x`` with zeros where ``padding`` is True; as it is without padding."""
     return x if padding is None else x.masked_fill(padding, 0.0)
 
 
@@ -40,12 +41,7 @@ def convolution(
 
 
 class RepBlock(nn.Module):
-    """SiLU(norm(3x3 convolution) + norm(1x1 convolution)), RepVGG's block without the identity.
-
-    Args:
-        channels: of input and output.
-        norm_cfg: MMCV's config of the norms.
-    """
+    """SiLU(norm(3x3 convolution) + norm(1x1 convolution)), RepVGG's block without the identity."""
 
     def __init__(self, channels: int, norm_cfg: NormConfig) -> None:
         super().__init__()
@@ -66,7 +62,6 @@ class CSPRep(nn.Module):
         channels: C of the output; the input has 2 C.
         hidden: channels of both branches; if they are C, ``out`` is the identity.
         depth: number of :class:`RepBlock` in the deep branch.
-        norm_cfg: MMCV's config of the norms.
     """
 
     def __init__(self, channels: int, hidden: int, depth: int, norm_cfg: NormConfig) -> None:
@@ -77,7 +72,7 @@ class CSPRep(nn.Module):
         self.out = None if hidden == channels else convolution(hidden, channels, 1, norm_cfg)
 
     def forward(self, x: Tensor, padding: Tensor | None) -> Tensor:
-        """(B, 2 C, h, w) and (B, 1, h, w) padding, or None, to (B, C, h, w)."""
+        """(B, 2 C, h, w) to (B, C, h, w)."""
         x = zero_padding(x, padding)
         deep = self.deep(x)
         for block in self.blocks:
@@ -96,7 +91,6 @@ class CrossScaleFusion(nn.Module):
         num_levels: feature levels.
         hidden: channels inside of a :class:`CSPRep`.
         depth: blocks in each of them.
-        norm_cfg: MMCV's config of the norms.
     """
 
     def __init__(
@@ -116,10 +110,6 @@ class CrossScaleFusion(nn.Module):
         """Fuse each level with the next coarser one, from the coarsest on.
 
         Each coarser map is replaced by the output of its lateral convolution.
-
-        Args:
-            maps: of every level.
-            padding: of every level (B, 1, h, w) bool, True where padded, or None.
         """
         fused = list(maps)
         for step, (lateral, block) in enumerate(zip(self.lateral, self.top_down, strict=True)):
@@ -133,7 +123,7 @@ class CrossScaleFusion(nn.Module):
     def fuse_bottom_up(
         self, maps: Sequence[Tensor], padding: Sequence[Tensor | None]
     ) -> list[Tensor]:
-        """Fuse each level with the next finer one, from the finest on; arguments as above."""
+        """Fuse each level with the next finer one, from the finest on."""
         fused = list(maps)
         for fine, (down, block) in enumerate(zip(self.down, self.bottom_up, strict=True)):
             coarse = fine + 1

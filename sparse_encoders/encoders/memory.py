@@ -34,12 +34,7 @@ class Rows:
 
 
 class TokenMemory:
-    """Gathers the rows of each layer from all tokens; layers may refine any tokens.
-
-    Args:
-        tokens: the encoder's input.
-        layers: for each layer the tokens that it refines.
-    """
+    """Gathers the rows of each layer from all tokens; ``layers`` may refine any tokens."""
 
     def __init__(self, tokens: TokenGrid, layers: Sequence[LayerSelection]) -> None:
         self.tokens, self.layers = tokens, layers

@@ -113,18 +113,14 @@ def _inside(x: Tensor, y: Tensor, boxes: Tensor, low: float, high: float) -> Ten
     return ((nearest > 0) & (farthest > low) & (farthest <= high)).any(-1)
 
 
-def foreground_focal_loss(
-    logits: Tensor, labels: Tensor, alpha: float = 0.25, gamma: float = 2.0
-) -> Tensor:
-    """(B,) focal loss of each image, summed over tokens, divided by its positives.
+def foreground_focal_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """(B,) focal loss of each image, summed over tokens, divided by its positives (equation 7).
 
     Args:
         logits: (B, N) foreground logits.
         labels: (B, N) bool; for an image without positives the sum is divided by one.
-        alpha: weight of positives.
-        gamma: focusing power (equation 7: 0.25 and 2).
     """
     loss = py_sigmoid_focal_loss(
-        logits.float(), labels.float(), gamma=gamma, alpha=alpha, reduction="none"
+        logits.float(), labels.float(), gamma=2.0, alpha=0.25, reduction="none"
     )
     return loss.sum(1) / labels.sum(1).clamp(min=1)

@@ -17,6 +17,7 @@ from sparse_encoders.tokens import TokenGrid
 
 # Pixels between tokens of the finest level, if the size of the batched input is not known.
 FINEST_STRIDE = 8
+ALPHA, GAMMA = 0.25, 2.0  # of the loss: weight of positives, focusing power
 
 
 class SalienceLabels:
@@ -88,9 +89,7 @@ def _centrality(
     return targets * of_this_level
 
 
-def salience_loss(
-    logits: Tensor, targets: Tensor, alpha: float = 0.25, gamma: float = 2.0
-) -> Tensor:
+def salience_loss(logits: Tensor, targets: Tensor) -> Tensor:
     """Focal loss with soft targets, a scalar: the sum divided by the number of positive targets.
 
     The binary cross-entropy of each token is weighted by
@@ -100,11 +99,9 @@ def salience_loss(
     Args:
         logits: (B, N) of all tokens of the batch.
         targets: (B, N) in [0, 1].
-        alpha: weight of positives.
-        gamma: focusing power.
     """
     logits = logits.float()
     s = logits.sigmoid()
-    weight = (1 - alpha) * s.pow(gamma) * (1 - targets) + alpha * targets * (1 - s).pow(gamma)
+    weight = (1 - ALPHA) * s.pow(GAMMA) * (1 - targets) + ALPHA * targets * (1 - s).pow(GAMMA)
     loss = weight * F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
     return loss.sum() / (targets > 0).sum().clamp(min=1)
