@@ -1,10 +1,11 @@
-"""A comparison's report with made-up numbers, for the tests of what is said and shown of it."""
+"""For the tests of comparisons: a small config, and a report with made-up numbers."""
 
 from __future__ import annotations
 
 import base64
 import io
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 from PIL import Image
@@ -12,6 +13,20 @@ from PIL import Image
 from sparse_encoders.analysis.report import Report, Row
 from sparse_encoders.analysis.variants import is_control
 
+FOCUS = str(Path(__file__).parents[1] / "mmdet_configs/dino/dino_lite0_focus_shapes.py")
+#: settings of it that train and test in a moment
+SMALL = {
+    "model.num_queries": 20,
+    "model.test_cfg.max_per_img": 20,
+    "model.backbone.weights": None,
+    "train_dataloader.batch_size": 2,
+    "train_dataloader.num_workers": 0,
+    "train_dataloader.persistent_workers": False,
+    "test_dataloader.num_workers": 0,
+    "test_dataloader.persistent_workers": False,
+    "default_hooks.logger.interval": 1,
+}
+SMALL_OPTIONS = ["--cfg-options", *(f"{key}={value}" for key, value in SMALL.items())]
 MACHINE = dict(
     processor="Intel <Xeon>",
     cores=2,

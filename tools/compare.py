@@ -22,6 +22,7 @@ import shlex
 import signal
 import sys
 from pathlib import Path
+from typing import Any
 
 import yaml
 from mmengine.config import DictAction
@@ -32,7 +33,7 @@ from sparse_encoders.datasets import ShapesSettings
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    """Read the command line."""
+    """Read the command line; attributes are those of :class:`Comparison`."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -40,12 +41,15 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("config", metavar="CONFIG", help="config file, or a name: sparse_encoders::..., mmdet::...")
     add("--out", type=Path, required=True, help="folder of the report and of what is kept")
     add("--encoders", nargs="+", default=Comparison.encoders, help=", ".join(NAMES))
-    add("--variant", nargs="+", action="append", default=[], metavar="NAME=ENCODER KEY=VALUE ...")
-    add("--no-controls", action="store_true", help=f"do not train {', '.join(CONTROLS)} as well")
+    words = "NAME=ENCODER KEY=VALUE ..."
+    add("--variant", dest="derived", nargs="+", action="append", default=[], metavar=words)
+    controls = f"do not train {', '.join(CONTROLS)} as well"
+    add("--no-controls", dest="controls", action="store_false", help=controls)
     add("--keep-ratios", nargs="+", type=float, default=Comparison.keep_ratios, metavar="R")
     add("--checkpoints", nargs="+", default=[], metavar="NAME=FILE", help="trained weights")
     add("--data", help="'shapes' draws a set, 'config' takes the config's, or a COCO-format folder")
-    add("--train", type=int, metavar="EPOCHS", help="train encoders that have no checkpoint")
+    epochs = "train encoders that have no checkpoint"
+    add("--train", dest="epochs", type=int, metavar="EPOCHS", help=epochs)
     add("--seeds", type=int, default=Comparison.seeds, metavar="N", help="trainings an encoder")
     add("--join", nargs="+", type=Path, default=[], metavar="DIR", help="runs of other machines")
     add("--train-ratio", type=float, help="keep ratio in training (the config's, or 0.3)")
@@ -58,18 +62,23 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--pictures", type=int, default=Comparison.pictures, help="images to draw tokens on")
     add("--seed", type=int, default=0, help="of training (the first) and drawing")
     add("--shapes", type=int, nargs=2, metavar=("TRAIN", "VAL"), help="pictures of the drawn set")
-    add("--cfg-options", nargs="+", action=DictAction, default={}, help="settings, KEY=VALUE")
+    add(
+        "--cfg-options",
+        dest="options",
+        nargs="+",
+        action=DictAction,
+        default={},
+        metavar="KEY=VALUE",
+    )
     return parser.parse_args(argv)
 
 
 def checkpoints(given: list[str]) -> dict[str, Path]:
     """NAME=FILE ... as a mapping."""
     pairs = [text.partition("=") for text in given]
-    wrong = [
-        text for text, (name, _, path) in zip(given, pairs, strict=True) if not (name and path)
-    ]
-    if wrong:
-        raise ValueError(f"--checkpoints takes NAME=FILE, such as focus=a.pth; got {wrong[0]!r}")
+    for text, (name, _, path) in zip(given, pairs, strict=True):
+        if not (name and path):
+            raise ValueError(f"--checkpoints takes NAME=FILE, such as focus=a.pth; got {text!r}")
     return {name: Path(path) for name, _, path in pairs}
 
 
@@ -90,35 +99,17 @@ def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
     # end as by Ctrl+C, so that a training process ends too
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    command = shlex.join(["python", "tools/compare.py", *(argv or sys.argv[1:])])
     try:
         pictures = dict(zip(("train", "val"), args.shapes or (), strict=False))
-        report = compare(
-            Comparison(
-                config=args.config,
-                out=args.out,
-                encoders=tuple(args.encoders),
-                derived=variants(args.variant),
-                controls=not args.no_controls,
-                keep_ratios=tuple(args.keep_ratios),
-                checkpoints=checkpoints(args.checkpoints),
-                data=args.data,
-                epochs=args.train,
-                train_ratio=args.train_ratio,
-                size=tuple(args.size) if args.size else None,
-                device=args.device,
-                repeats=args.repeats,
-                warmup=args.warmup,
-                seed=args.seed,
-                seeds=args.seeds,
-                join=tuple(args.join),
-                pictures=args.pictures,
-                margin=args.margin,
-                baseline=args.baseline,
-                shapes=ShapesSettings(seed=args.seed, **pictures),
-                options=args.cfg_options,
-                command=shlex.join(["python", "tools/compare.py", *(argv or sys.argv[1:])]),
-            )
-        )
+        own = {
+            "derived": variants(args.derived),
+            "checkpoints": checkpoints(args.checkpoints),
+            "shapes": ShapesSettings(seed=args.seed, **pictures),
+        }
+        given: dict[str, Any] = vars(args)
+        given = {k: tuple(v) if isinstance(v, list) else v for k, v in given.items()}
+        report = compare(Comparison(**{**given, **own}, command=command))
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

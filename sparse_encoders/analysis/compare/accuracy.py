@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from math import isfinite
 from typing import Any
 
@@ -32,43 +31,33 @@ class Judge:
         self.metrics = metrics_of(plan.base, plan.data)
 
     @torch.no_grad()
-    def measure(
-        self, model: Any, progress: Callable[[int, int], None] = lambda done, of: None
-    ) -> dict[str, Any]:
+    def measure(self, model: Any) -> dict[str, Any]:
         """Run the detector over the validation images.
 
         Args:
-            model: a detector of this package, in evaluation mode.
-            progress: called as (batches done, batches in all).
+            model: a detector of this package, in evaluation mode; is told to report its tokens.
 
         Returns:
             ``metrics`` as the evaluators name them (None where there is nothing to
             measure), ``resamples`` (AP of each resampled set of images, empty for large
             sets) and ``images``.
         """
-        before = model.test_cfg
-        model.test_cfg = {**(before or {}), "report_tokens": True}
-        try:
-            with quiet():
-                evaluator = Evaluator([dict(metric) for metric in self.metrics])
-                evaluator.dataset_meta = self.loader.dataset.metainfo
-                for number, batch in enumerate(self.loader, 1):
-                    evaluator.process(data_samples=model.test_step(batch), data_batch=batch)
-                    progress(number, len(self.loader))
-                metrics = evaluator.evaluate(len(self.loader.dataset))
-        finally:
-            model.test_cfg = before
+        model.test_cfg = {**(model.test_cfg or {}), "report_tokens": True}
+        with quiet():
+            evaluator = Evaluator([dict(metric) for metric in self.metrics])
+            evaluator.dataset_meta = self.loader.dataset.metainfo
+            for batch in self.loader:
+                evaluator.process(data_samples=model.test_step(batch), data_batch=batch)
+            metrics = evaluator.evaluate(len(self.loader.dataset))
         resamples = [sets for m in evaluator.metrics if (sets := getattr(m, "resamples", None))]
         return {
-            "metrics": {name: _plain(value) for name, value in metrics.items()},
+            # pycocotools gives -1 where no object is of the size
+            "metrics": {
+                k: float(v) if isfinite(v) and v >= 0 else None for k, v in metrics.items()
+            },
             "resamples": resamples[0] if resamples else [],
             "images": self.data.validated,
         }
-
-
-def _plain(value: float) -> float | None:
-    # pycocotools gives -1 where no object is of the size
-    return float(value) if isfinite(value) and value >= 0 else None
 
 
 def metrics_of(config: Any, data: Data) -> list[dict[str, Any]]:

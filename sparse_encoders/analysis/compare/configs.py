@@ -25,30 +25,28 @@ def use_our_detector(config: Config, name: str) -> str:
     """
     ours = [OURS + kind for kind in sorted(DETECTORS.module_dict)]
     kind = config.get("model", {}).get("type")
-    kind = kind if isinstance(kind, str) else getattr(kind, "__name__", kind)
-    plain = str(kind).removeprefix("mmdet.")
-    if plain in MMDET_TYPES:
-        kind = OURS + plain
+    kind = str(getattr(kind, "__name__", kind)).removeprefix("mmdet.")
+    if kind in MMDET_TYPES:
+        kind = OURS + kind
     if kind not in ours:
         raise ValueError(
             f"CONFIG: model.type of {name} is {kind!r}; compared are {', '.join(ours)}, and "
             f"MMDetection's {' and '.join(MMDET_TYPES)}"
         )
     config.model.type = kind
-    imports = dict(config.get("custom_imports") or dict(imports=[]))
-    names = imports["imports"]
-    names = [names] if isinstance(names, str) else list(names)
-    needed = [n for n in ("sparse_encoders", "sparse_encoders.datasets") if n not in names]
-    config.custom_imports = dict(imports=[*names, *needed], allow_failed_imports=False)
+    names = (config.get("custom_imports") or {}).get("imports", [])
+    names = [names] if isinstance(names, str) else names
+    names = dict.fromkeys([*names, "sparse_encoders", "sparse_encoders.datasets"])
+    config.custom_imports = dict(imports=list(names), allow_failed_imports=False)
     (config.model.get("test_cfg") or {}).pop("keep_ratio", None)  # the comparison sets it
-    return str(kind)
+    return kind
 
 
 def with_encoder(
     config: Config,
     name: str,
     keep_ratio: float | None,
-    options: Mapping[str, object] | None = None,
+    options: Mapping[str, object],
 ) -> Config:
     """A copy with another encoder, all else as it is.
 
@@ -66,7 +64,7 @@ def with_encoder(
     if prunes(name):
         encoder["selector"].setdefault("keep_ratio", TRAIN_RATIO)
     config.model.encoder = ConfigDict(encoder)
-    config.merge_from_dict({f"model.encoder.{key}": v for key, v in (options or {}).items()})
+    config.merge_from_dict({f"model.encoder.{key}": v for key, v in options.items()})
     return config
 
 

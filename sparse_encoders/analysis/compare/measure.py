@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from sparse_encoders.analysis.inputs import image_call
@@ -12,6 +13,12 @@ from sparse_encoders.analysis.memory import MIB, peak_memory
 
 #: rounds where no one says how many, and seconds that are enough for more than the fewest
 FEWEST, MOST, ENOUGH = 5, 30, 60.0
+
+
+def set_ratio(model: Any, ratio: float | None) -> None:
+    """Set the keep ratio of a detector that prunes."""
+    if ratio is not None:
+        model.set_keep_ratio(ratio)
 
 
 def measure_memory(model: Any, size: tuple[int, int], device: str) -> dict[str, Any]:
@@ -40,10 +47,10 @@ def measure_latency(
         say: called with messages about the progress.
 
     Returns:
-        Label to a list of rounds, each a list of seconds for each of ``STAGES``.
+        ``stages``, the names, and ``rounds``: label to a list of rounds, each a list of seconds.
     """
     candidates = {
-        label: StagedCall(model, image_call(model, size, device), _setter(model, ratio))
+        label: StagedCall(model, image_call(model, size, device), partial(set_ratio, model, ratio))
         for label, (model, ratio) in models.items()
     }
     timings: dict[str, Timing] = {}
@@ -59,7 +66,3 @@ def measure_latency(
         for label, timing in timings.items()
     }
     return {"stages": list(STAGES), "rounds": rounds}
-
-
-def _setter(model: Any, ratio: float | None) -> Callable[[], object]:
-    return (lambda: None) if ratio is None else (lambda: model.set_keep_ratio(ratio))

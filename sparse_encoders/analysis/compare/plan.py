@@ -96,31 +96,27 @@ def make_plan(settings: Comparison) -> Plan:
     except ValueError as error:
         raise ValueError(f"CONFIG: {error}") from error
     detector = use_our_detector(base, settings.config)
-    if settings.options:
-        base.merge_from_dict(dict(settings.options))
+    base.merge_from_dict(dict(settings.options))
     share_intervals(base)
-    learned = {
-        name: check_checkpoint(base, settings, name)
-        for name in settings.checkpoints
-        if name != MATCHED  # its layers are counted when the data are known
-    }
-    data = fill_in_data(base, settings)
     size = settings.size or input_size(base)
     match = _match(base, settings, size)
-    if match is not None and MATCHED in settings.checkpoints:
-        learned[MATCHED] = check_checkpoint(base, settings, MATCHED, match.variant)
-    for name, classes in learned.items():
-        if data is not None and classes is not None and classes != data.classes:
+    known = {MATCHED: match.variant} if match else {}
+    classes = {
+        name: check_checkpoint(base, settings, name, known.get(name, name))
+        for name in settings.checkpoints
+    }
+    data = fill_in_data(base, settings)
+    for name, trained in classes.items():
+        if data is not None and trained not in (None, data.classes):
             raise ValueError(
                 f"--checkpoints {name}={settings.checkpoints[name]} was trained on "
-                f"{_listed(classes)}, --data {data.name} has {_listed(data.classes)}: name the "
+                f"{_listed(trained)}, --data {data.name} has {_listed(data.classes)}: name the "
                 "data set that it was trained on"
             )
     configs, unfit = {}, {}
     for name in settings.names:
         try:
-            variant = match.variant if match is not None and name == MATCHED else name
-            configs[name] = _config(base, settings, variant)
+            configs[name] = _config(base, settings, known.get(name, name))
         except ValueError as error:
             if name in settings.encoders:  # a control that does not fit is left out
                 unfit[name] = str(error)
@@ -143,21 +139,20 @@ def _match(base: Config, settings: Comparison, size: tuple[int, int]) -> Match |
 
 def _config(base: Config, settings: Comparison, name: str) -> Config:
     """The config with one of the encoders that are compared."""
-    derived = settings.derived.get(name)
-    options = None if derived is None else derived.options
+    options = settings.derived[name].options if name in settings.derived else {}
     return with_encoder(base, settings.base_of(name), settings.train_ratio, options)
 
 
 def check_checkpoint(
-    base: Config, settings: Comparison, name: str, variant: str | None = None
+    base: Config, settings: Comparison, name: str, variant: str
 ) -> tuple[str, ...] | None:
     """The classes that a checkpoint was trained on, where it says so.
 
     Args:
         base: the config, with whatever encoder.
         settings: the comparison; the checkpoint is its ``name``'s.
-        name: of the encoder.
-        variant: the encoder's name, if ``name`` is 'dense-matched'.
+        name: as compared.
+        variant: name of the encoder: another one if ``name`` is 'dense-matched'.
 
     Raises:
         ValueError: there is no such file, or it belongs to another model; says to
@@ -169,22 +164,21 @@ def check_checkpoint(
         raise ValueError(f"{where}: there is no such file; train it with --train EPOCHS")
     with quiet():
         file = read_checkpoint(path)
-    classes = file.classes
 
     def problem(encoder: str) -> str | None:
         try:
             config = _config(base, settings, encoder)
-            if classes is not None:
-                config.model.bbox_head.num_classes = len(classes)
+            if file.classes is not None:
+                config.model.bbox_head.num_classes = len(file.classes)
             with quiet():
                 check_fit(MODELS.build(config.model), file.state, f"checkpoint {path}")
         except ValueError as error:
             return str(error)
         return None
 
-    misfit = problem(variant or name)
+    misfit = problem(variant)
     if misfit is None:
-        return classes
+        return file.classes
     others = [n for n in VARIANTS if n != name and problem(n) is None]
     advice = "it fits no encoder of this CONFIG: is it from another detector or CONFIG?"
     if others:
@@ -217,34 +211,29 @@ def fill_in_data(base: Config, settings: Comparison) -> Data | None:
 
 
 def _data_of(base: Config, name: str) -> Data:
-    def refused(problem: str) -> ValueError:
-        return ValueError(f"--data {name}: {problem}")
-
-    dataset = innermost(base.test_dataloader.dataset)
-    root, annotations = Path(dataset.get("data_root") or ""), _annotations(base, "test")
+    dataset, annotations = innermost(base.test_dataloader.dataset), _annotations(base, "test")
+    root = Path(dataset.get("data_root") or "")
     images = root / dataset.get("data_prefix", {}).get("img", "")
+    where = f"--data {name}:"
     if not annotations.is_file():
-        raise refused(
-            f"CONFIG's test annotations {annotations} are not there; name a folder in COCO's "
-            "format instead"
+        raise ValueError(
+            f"{where} CONFIG's test annotations {annotations} are not there; name a folder in "
+            "COCO's format instead"
         )
     content = json.loads(annotations.read_text())
     classes = [category["name"] for category in content["categories"]]
     pictures, boxes = content["images"], len(content["annotations"])
     if not pictures or not boxes:
         has = f"{len(pictures)} images and {boxes} boxes"
-        raise refused(f"{annotations} has {has}: AP needs some of both")
+        raise ValueError(f"{where} {annotations} has {has}: AP needs some of both")
     missing = [i["file_name"] for i in pictures if not (images / i["file_name"]).is_file()]
     if missing:
-        raise refused(
-            f"{len(missing)} of {len(pictures)} images of {annotations} are not below {images}, "
-            f"such as {missing[0]}"
+        raise ValueError(
+            f"{where} {len(missing)} of {len(pictures)} images of {annotations} are not below "
+            f"{images}, such as {missing[0]}"
         )
-    trained, marks = None, [file_digest(annotations)]
     train = _annotations(base, "train")
-    if train.is_file():
-        trained = len(json.loads(train.read_text())["images"])
-        marks.append(file_digest(train))
+    counted = train.is_file()
     return Data(
         name=name,
         annotations=annotations,
@@ -252,8 +241,8 @@ def _data_of(base: Config, name: str) -> Data:
         classes=tuple(dataset.get("metainfo", {}).get("classes", classes)),
         validated=len(pictures),
         boxes=boxes,
-        trained=trained,
-        digest="-".join(marks),
+        trained=len(json.loads(train.read_text())["images"]) if counted else None,
+        digest="-".join(map(file_digest, [annotations, train] if counted else [annotations])),
     )
 
 

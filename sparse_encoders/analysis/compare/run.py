@@ -7,14 +7,16 @@ import copy
 import time
 import traceback
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 import sparse_encoders
 from sparse_encoders.analysis import require
-from sparse_encoders.analysis.compare.measure import measure_latency, measure_memory
+from sparse_encoders.analysis.compare.configs import TRAIN_RATIO
+from sparse_encoders.analysis.compare.measure import measure_latency, measure_memory, set_ratio
 from sparse_encoders.analysis.compare.plan import Plan, make_plan
 from sparse_encoders.analysis.compare.settings import Comparison
 from sparse_encoders.analysis.compare.store import Store, file_digest
@@ -102,20 +104,33 @@ class _Run:
         if self.plan.match is not None:
             self.say(str(self.plan.match))
         for name in (*self.plan.configs, *self.plan.unfit):
-            try:
+            with self._reported(self._of(name), name):
                 if name in self.plan.unfit:
                     raise ValueError(self.plan.unfit[name])
                 self.models[name] = self._model(name)
-            except Exception as error:  # reported in the rows: the others go on
-                self._fail(self._of(name), name, error)
             self._fill(name)
-        for row in self.rows:
-            self._measure(row)
-        self._time_all()
+        for row in self._working():
+            with self._reported([row], row.label):
+                self._measure(row)
+        rows = self._working()
+        if rows:
+            self.say(f"latency of {len(rows)} variants in turns")
+            with self._reported(rows, "latency of all variants"):
+                self._time(rows)
+
+    @contextmanager
+    def _reported(self, rows: list[Row], what: str) -> Iterator[None]:
+        """Put an error of what runs inside into the rows, so that the others go on."""
+        try:
+            yield
+        except Exception as error:
+            self.say(f"{what}: FAILED: {brief(error)}")
+            for row in rows:
+                row.error = brief(error)
 
     def finish(self, name: str, seed: int | None, title: str) -> bool:
         """Finish a run; returns whether there are new results."""
-        rows = [row for row in self._of(name) if row.error is None]
+        rows = [row for row in self._working() if row.encoder == name]
         if not rows:
             return False
         self.say(title if seed is None else f"{title}, seed {seed}")
@@ -158,6 +173,9 @@ class _Run:
     def _of(self, name: str) -> list[Row]:
         return [row for row in self.rows if row.encoder == name]
 
+    def _working(self) -> list[Row]:
+        return [row for row in self.rows if row.error is None]
+
     def _model(self, name: str) -> Any:
         """A detector for measurements of its costs."""
         config = copy.deepcopy(self.plan.configs[name])
@@ -173,11 +191,6 @@ class _Run:
             row.take(runs)
             row.weights = row.weights or {"source": "none"}
 
-    def _fail(self, rows: list[Row], what: str, error: BaseException) -> None:
-        self.say(f"{what}: FAILED: {brief(error)}")
-        for row in rows:
-            row.error = brief(error)
-
     def _identity(self, row: Row) -> dict[str, Any]:
         """All settings that a row's costs depend on, without image size and machine."""
         checkpoint = self.settings.checkpoints.get(row.encoder)
@@ -190,66 +203,45 @@ class _Run:
 
     def _measure(self, row: Row) -> None:
         """Measure the multiply-adds and the memory of a row."""
-        if row.error is not None:
-            return
         model, size, device = self.models[row.encoder], self.plan.size, self.settings.device
-        try:
-            if row.keep_ratio is not None:
-                model.set_keep_ratio(row.keep_ratio)
-            same = {**self._identity(row), "size": size}
-            row.complexity = self._kept(
-                "complexity", row.label, same, lambda: count_complexity(model, size).as_record()
-            )
-            here = {**same, "machine": self.machine}
-            memory = self._kept(
-                "memory", row.label, here, lambda: measure_memory(model, size, device)
-            )
-            row.memory_mib = memory["peak_mib"]
-            self.say(f"{row.label}: {row.madds() or 0:.2f} G, {row.memory_mib:.0f} MiB")
-        except Exception as error:  # reported in the row: the others go on
-            self._fail([row], row.label, error)
+        set_ratio(model, row.keep_ratio)
+        same = {**self._identity(row), "size": size}
+        row.complexity = self.store.keep(
+            "complexity", row.label, same, lambda: count_complexity(model, size).as_record()
+        )
+        here = {**same, "machine": self.machine}
+        memory = self.store.keep(
+            "memory", row.label, here, lambda: measure_memory(model, size, device)
+        )
+        row.memory_mib = memory["peak_mib"]
+        self.say(f"{row.label}: {row.madds() or 0:.2f} G, {row.memory_mib or 0:.0f} MiB")
 
-    def _kept(
-        self, kind: str, name: str, settings: dict[str, Any], make: Callable[[], dict[str, Any]]
-    ) -> dict[str, Any]:
-        return self.store.keep(kind, name, settings, make)[0]
-
-    def _time_all(self) -> None:
-        """Latency of all rows that work, in turns."""
-        rows = [row for row in self.rows if row.error is None]
-        if not rows:
-            return
-        settings = self.settings
-        self.say(f"latency of {len(rows)} variants in turns")
+    def _time(self, rows: list[Row]) -> None:
+        """Measure the latency of rows, in turns."""
+        size, device = self.plan.size, self.settings.device
         models = {row.label: (self.models[row.encoder], row.keep_ratio) for row in rows}
-        rounds = (settings.repeats, settings.warmup)
+        rounds = (self.settings.repeats, self.settings.warmup)
         same = {
             "rows": {row.label: self._identity(row) for row in rows},
-            "size": self.plan.size,
+            "size": size,
             "machine": self.machine,
             "rounds": rounds,
         }
-
-        def make() -> dict[str, Any]:
-            return measure_latency(models, self.plan.size, settings.device, *rounds, self.say)
-
-        try:
-            latency = self._kept("latency", "all", same, make)
-        except Exception as error:
-            self._fail(rows, "latency of all variants", error)
-            return
+        latency = self.store.keep(
+            "latency", "all", same, lambda: measure_latency(models, size, device, *rounds, self.say)
+        )
         for row in rows:
             row.rounds = [tuple(stages) for stages in latency["rounds"][row.label]]
 
     def draw(self) -> None:
         """Kept tokens of every strategy on some images, by the first run's weights."""
-        data, settings = self.plan.data, self.settings
-        self.study.judge, weights = None, {}
+        data, settings, weights = self.plan.data, self.settings, {}
+        self.study.judge = None
         for name in self.models:
-            runs = self.study.finished(name)
-            file = self.study.weights_file(name, runs[0].seed) if runs else None
-            if file is not None and file.is_file():
-                weights[name] = file
+            for run in self.study.finished(name)[:1]:
+                file = self.study.weights_file(name, run.seed)
+                if file.is_file():
+                    weights[name] = file
         if not settings.pictures or data is None or not weights:
             return
         self.say("pictures of kept tokens")
@@ -260,9 +252,9 @@ class _Run:
             for image in choose_images(data.annotations, data.images, settings.pictures):
                 jpeg = self._draw_image(image, list(weights))
                 if jpeg:
-                    jpeg_text = base64.b64encode(jpeg).decode()
-                    self.pictures.append({"title": image.name, "jpeg": jpeg_text})
-        except Exception as error:
+                    text = base64.b64encode(jpeg).decode()
+                    self.pictures.append({"title": image.name, "jpeg": text})
+        except Exception as error:  # a report without pictures is worth having
             self.say(f"  FAILED: {brief(error)}")
 
     def _draw_image(self, image: Path, names: list[str]) -> bytes:
@@ -272,8 +264,7 @@ class _Run:
         records = {}
         for name in names:
             model, ratio = self.models[name], self._picture_ratio(name)
-            if ratio is not None:
-                model.set_keep_ratio(ratio)
+            set_ratio(model, ratio)
             if not getattr(model.encoder, "needs_boxes", False):  # an image file has none
                 records[label(name, ratio)] = drawing.record_tokens(model, image)
         if not records:
@@ -282,11 +273,10 @@ class _Run:
 
     def _picture_ratio(self, name: str) -> float | None:
         """The ratio, of those compared, next to the one that an encoder was trained at."""
-        rows = [row for row in self._of(name) if row.keep_ratio is not None]
-        if not rows:
-            return None
-        trained = (rows[0].weights or {}).get("trained_keep_ratio") or 0.3
-        return min((row.keep_ratio or 1.0 for row in rows), key=lambda ratio: abs(ratio - trained))
+        weights = self._of(name)[0].weights or {}
+        trained = weights.get("trained_keep_ratio") or TRAIN_RATIO
+        ratios = [row.keep_ratio for row in self._of(name) if row.keep_ratio is not None]
+        return min(ratios, key=lambda ratio: abs(ratio - trained), default=None)
 
 
 def brief(error: BaseException) -> str:

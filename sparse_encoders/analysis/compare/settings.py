@@ -149,14 +149,10 @@ class Comparison:
             return f"--baseline must be one of --encoders {named}, got {self.baseline}"
         return None
 
-    def prunes(self, name: str) -> bool:
-        """Whether an encoder has a keep ratio."""
-        return prunes(self.base_of(name))
-
     def _wrong_numbers(self) -> str | None:
-        ratios = [*self.keep_ratios, *([] if self.train_ratio is None else [self.train_ratio])]
+        ratios = [r for r in (*self.keep_ratios, self.train_ratio) if r is not None]
         wrong = " ".join(str(ratio) for ratio in ratios if not 0 < ratio <= 1)
-        if wrong or (not self.keep_ratios and any(map(self.prunes, self.names))):
+        if wrong or (not self.keep_ratios and any(prunes(self.base_of(n)) for n in self.names)):
             names = "keep ratios (--keep-ratios, --train-ratio)"
             return f"{names} must lie in (0, 1], got {wrong or 'none'}"
         for name, got, low in (
@@ -176,7 +172,11 @@ class Comparison:
     def variants(self) -> list[Variant]:
         """The rows, in the order of the encoders and of falling keep ratio."""
         ratios = sorted(set(self.keep_ratios), reverse=True)
-        return [Variant(n, r) for n in self.names for r in (ratios if self.prunes(n) else [None])]
+        return [
+            Variant(name, ratio)
+            for name in self.names
+            for ratio in (ratios if prunes(self.base_of(name)) else [None])
+        ]
 
     @property
     def reference(self) -> Variant:

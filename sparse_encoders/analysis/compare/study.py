@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timezone
 from math import isfinite
@@ -16,11 +16,13 @@ import torch
 from sparse_encoders.analysis.compare.accuracy import Judge
 from sparse_encoders.analysis.compare.configs import for_training
 from sparse_encoders.analysis.compare.facts import training_facts
+from sparse_encoders.analysis.compare.measure import set_ratio
 from sparse_encoders.analysis.compare.plan import Plan
 from sparse_encoders.analysis.compare.store import digest, file_digest
 from sparse_encoders.analysis.mim import check_command, last_checkpoint, read_scalars, run_mim
 from sparse_encoders.analysis.quiet import quiet
 from sparse_encoders.analysis.report.runs import (
+    PATTERN,
     Run,
     first_difference,
     ratio_key,
@@ -58,24 +60,20 @@ class Study:
 
     def _settings_of(self, name: str) -> dict[str, Any]:
         """All that a run of a variant depends on but the seed, without this machine's paths."""
-        given, config = self.plan.settings, self.plan.configs[name]
-        training: Any = {"checkpoint": self._checkpoint_digest(name)}
-        if name not in given.checkpoints and given.epochs is not None:
+        given, config, data = self.plan.settings, self.plan.configs[name], self.plan.data
+        path = given.checkpoints.get(name)
+        training: Any = {"checkpoint": path and file_digest(path)}
+        if path is None and given.epochs is not None:
             config = for_training(config, given.epochs, 0)
             training = {key: config.get(key) for key in TRAINING}
-        data = self.plan.data
         parts = {
-            "data": None if data is None else {"digest": data.digest, "classes": data.classes},
+            "data": data and {"digest": data.digest, "classes": data.classes},
             "model": config.model,
             "training": training,
             "testing": {key: config.get(key) for key in TESTING},
         }
         settings: dict[str, Any] = json.loads(json.dumps(_anywhere(parts), default=str))
         return settings
-
-    def _checkpoint_digest(self, name: str) -> str | None:
-        path = self.plan.settings.checkpoints.get(name)
-        return None if path is None else file_digest(path)
 
     def file(self, name: str, seed: int | None) -> Path:
         """Path of a run's file."""
@@ -84,8 +82,9 @@ class Study:
 
     def weights_file(self, name: str, seed: int | None) -> Path:
         """Path of a run's weights; the file may not exist."""
-        given: Mapping[str, Path] = self.plan.settings.checkpoints
-        return self.file(name, seed).with_suffix(".pth") if seed is not None else given[name]
+        if seed is None:
+            return self.plan.settings.checkpoints[name]
+        return self.file(name, seed).with_suffix(".pth")
 
     def join(self, folders: tuple[Path, ...]) -> None:
         """Copy the finished runs of other machines or days.
@@ -104,23 +103,27 @@ class Study:
                         f"--join {path}: a run of another study: {other}. Runs are joined where "
                         "data, schedule and config are the same"
                     )
-                kept = self.file(run.encoder, run.seed)
-                if not kept.is_file():
-                    run.write(kept)
-                elif read_run(kept) != run:
+                kept = self._finished(run.encoder, run.seed)
+                if kept is None:
+                    run.write(self.file(run.encoder, run.seed))
+                elif kept != run:
                     self.say(f"--join {path}: seed {run.seed} is there already, left out")
+
+    def _finished(self, name: str, seed: int | None) -> Run | None:
+        path = self.file(name, seed)
+        return read_run(path) if path.is_file() else None
 
     def finished(self, name: str) -> list[Run]:
         """The runs of a variant that are there, by seed."""
         if name not in self.settings:
             return []
         if name in self.plan.settings.checkpoints:
-            path = self.file(name, None)
-            return [read_run(path)] if path.is_file() else []
+            run = self._finished(name, None)
+            return [] if run is None else [run]
         folder = self.file(name, 0).parent
-        return list(read_runs(folder).values()) if any(folder.glob("seed-*.json")) else []
+        return list(read_runs(folder).values()) if any(folder.glob(PATTERN)) else []
 
-    def finish(self, name: str, seed: int | None, ratios: list[float | None]) -> None:
+    def finish(self, name: str, seed: int | None, ratios: Sequence[float | None]) -> None:
         """Make sure that there is a run with its accuracy at these keep ratios.
 
         Existing results are not computed again; an interrupted training is continued.
@@ -128,8 +131,7 @@ class Study:
         Raises:
             ValueError: the training failed.
         """
-        path, weights = self.file(name, seed), self.weights_file(name, seed)
-        run = read_run(path) if path.is_file() else None
+        run, weights = self._finished(name, seed), self.weights_file(name, seed)
         missing = [r for r in ratios if run is None or ratio_key(r) not in run.accuracy]
         if run is not None and not missing:
             self.reused += 1
@@ -140,30 +142,25 @@ class Study:
                 self.say(f"  no {weights.name}: AP at keep ratio {missing} stays unknown")
                 return
             self._train(name, seed, weights)
-        config = self.plan.configs[name]
         with quiet():
-            model = load_detector(config, weights, self.plan.settings.device)
-        assert self.plan.data is not None
+            model = load_detector(self.plan.configs[name], weights, self.plan.settings.device)
+        self.judge = self.judge or Judge(self.plan)
         run = run or Run(
             encoder=name,
             seed=seed,
             settings=self.settings[name],
-            data=self.plan.data.as_record(),
-            weights={**self._facts(name, seed, weights), **trained_at(model)},
+            data=self.judge.data.as_record(),
+            weights={**_facts(seed, weights), **trained_at(model)},
             machine=self.machine,
             made=f"{datetime.now(timezone.utc):%Y-%m-%d %H:%M} UTC",
         )
-        self.judge = self.judge or Judge(self.plan)
         for ratio in missing:
-            if ratio is not None:
-                model.set_keep_ratio(ratio)
-            run.accuracy[ratio_key(ratio)] = self.judge.measure(model, self._seldom())
-            run.write(path)
-            row = run.accuracy[ratio_key(ratio)]
+            set_ratio(model, ratio)
+            result = run.accuracy[ratio_key(ratio)] = self.judge.measure(model)
+            run.write(self.file(name, seed))
+            ap = result["metrics"].get("coco/bbox_mAP") or 0
             at = "" if ratio is None else f" at keep ratio {ratio:g}"
-            self.say(
-                f"  AP {row['metrics'].get('coco/bbox_mAP') or 0:.3f}{at}, {row['images']} images"
-            )
+            self.say(f"  AP {ap:.3f}{at}, {result['images']} images")
 
     def _train(self, name: str, seed: int, weights: Path) -> None:
         """Train the detector by ``mim train mmdet`` into a folder beside the run's file."""
@@ -179,39 +176,28 @@ class Study:
             self.say("  goes on after an interruption")
         with _adding_seconds(folder / "seconds.txt"):
             run_mim(command, folder / "train.log")
-        checkpoint = last_checkpoint(folder)
-        content = load_weights(checkpoint)
+        content = load_weights(last_checkpoint(folder))
         torch.save({key: content[key] for key in ("meta", "state_dict")}, weights)
         for path in folder.glob("epoch_*.pth"):  # with the optimizer's state, three times as large
             path.unlink()
 
-    def _facts(self, name: str, seed: int | None, weights: Path) -> dict[str, Any]:
-        facts = training_facts(weights)
-        if seed is None:
-            return {"source": "checkpoint", "file": str(weights), **facts}
-        folder = weights.with_suffix("")
-        losses = [float(record["loss"]) for record in read_scalars(folder) if "loss" in record]
-        tenth = max(len(losses) // 10, 1)
-        ends = (sum(losses[:tenth]) / tenth, sum(losses[-tenth:]) / tenth) if losses else None
-        return {
-            "source": "trained",
-            **facts,
-            "seconds": float((folder / "seconds.txt").read_text()),
-            "losses": ends,
-            "finite": all(isfinite(loss) for loss in losses),
-        }
 
-    def _seldom(self, pause: float = 15.0) -> Callable[[int, int], None]:
-        """A function that reports progress over batches, at most every ``pause`` seconds."""
-        last = time.monotonic()
-
-        def progress(done: int, of: int) -> None:
-            nonlocal last
-            if time.monotonic() - last > pause:
-                last = time.monotonic()
-                self.say(f"  batch {done} of {of}")
-
-        return progress
+def _facts(seed: int | None, weights: Path) -> dict[str, Any]:
+    """Where weights are from, and how they were trained."""
+    facts = training_facts(weights)
+    if seed is None:
+        return {"source": "checkpoint", "file": str(weights), **facts}
+    folder = weights.with_suffix("")
+    losses = [float(record["loss"]) for record in read_scalars(folder) if "loss" in record]
+    tenth = max(len(losses) // 10, 1)
+    ends = (sum(losses[:tenth]) / tenth, sum(losses[-tenth:]) / tenth) if losses else None
+    return {
+        "source": "trained",
+        **facts,
+        "seconds": float((folder / "seconds.txt").read_text()),
+        "losses": ends,
+        "finite": all(isfinite(loss) for loss in losses),
+    }
 
 
 @contextmanager
@@ -239,8 +225,8 @@ def trained_at(model: Any) -> dict[str, Any]:
         where each step drew one; None where there is none.
     """
     selector = getattr(model.encoder, "selector", None)
-    ratios = None if selector is None else selector.trained_keep_ratio
+    ratios = getattr(selector, "trained_keep_ratio", None)
     return {
-        "trained_keep_ratio": None if ratios is None else sum(ratios) / len(ratios),
-        "trained_keep_range": None if selector is None else selector.trained_keep_range,
+        "trained_keep_ratio": ratios and sum(ratios) / len(ratios),
+        "trained_keep_range": getattr(selector, "trained_keep_range", None),
     }

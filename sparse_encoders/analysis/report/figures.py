@@ -6,8 +6,7 @@ says which number of colour is its own.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any
 
 import plotly.graph_objects as go
@@ -27,71 +26,52 @@ CURVES = {
 }
 
 
-@dataclass(frozen=True)
-class Plot:
-    """A figure of the page: a name for links, a title, what to see, and Plotly's figure."""
-
-    name: str
-    title: str
-    text: str
-    figure: go.Figure
-
-
-def plots(report: Report) -> Iterator[Plot]:
-    """All figures that the report has numbers for.
+def plots(report: Report) -> dict[str, go.Figure]:
+    """All figures that the report has numbers for, by name.
 
     AP over latency and multiply-adds (Focus-DETR's Figure 7), AP, latency and Corr over the keep
     ratio (Sparse DETR's Table 6), latency and multiply-adds by stage (Sparse DETR's Figure 2).
     """
+    figures = {}
     for name in CURVES:
-        figure = _curves(report, name)
-        if figure is not None:
-            yield _plot(name, figure)
+        figure, longest = _curves(report, name)
+        if longest > name.startswith("ratio-"):  # a curve over ratios has at least two
+            figures[name] = figure
     timed = [row for row in report.good if row.timing is not None]
     if timed:
         times = {s: [r.timing.stage(s).median * 1e3 for r in timed if r.timing] for s in STAGES}
-        yield _plot("stage-latency", _bars([row.label for row in timed], times, "ms"))
+        figures["stage-latency"] = _bars([row.label for row in timed], times, "ms")
     counted = [row for row in report.good if row.complexity is not None]
     if counted:
         work = {p: [row.madds(p) or 0.0 for row in counted] for p in STAGES[:3]}
-        rest = [
-            max((row.madds() or 0.0) - sum(known), 0.0)
-            for row, *known in zip(counted, *work.values(), strict=True)
+        sums = map(sum, zip(*work.values(), strict=True))
+        work[WORDS["plots"]["stage-madds"]["rest"]] = [
+            max((row.madds() or 0.0) - known, 0.0) for row, known in zip(counted, sums, strict=True)
         ]
-        work[WORDS["plots"]["stage-madds"]["rest"]] = rest
-        yield _plot("stage-madds", _bars([row.label for row in counted], work, "G"))
-
-
-def _plot(name: str, figure: go.Figure) -> Plot:
-    words = WORDS["plots"][name]
-    return Plot(name, words["title"], words["text"], figure)
+        figures["stage-madds"] = _bars([row.label for row in counted], work, "G")
+    return figures
 
 
 def _number(row: Row, name: str) -> float | None:
-    if name == "ratio":
-        return row.keep_ratio or 1.0
-    if name == "corr":
-        return row.metric("tokens/corr_all")
-    return {"latency": row.milliseconds, "madds": row.madds(), "ap": row.ap}[name]
+    return {
+        "ratio": row.keep_ratio or 1.0,
+        "corr": row.metric("tokens/corr_all"),
+        "latency": row.milliseconds,
+        "madds": row.madds(),
+        "ap": row.ap,
+    }[name]
 
 
-def _curves(report: Report, name: str) -> go.Figure | None:
-    """One line an encoder; None where there is nothing to show.
-
-    Over the keep ratio there is, where an encoder has at least two ratios.
-    """
+def _curves(report: Report, name: str) -> tuple[go.Figure, int]:
+    """One line an encoder; and the points of the longest line."""
     (x, y), words = CURVES[name], WORDS["plots"][name]
-    figure, longest = _figure(words["x"], words["y"]), 0
+    figure = _figure(words["x"], words["y"])
+    known = [row for row in report.good if None not in (_number(row, x), _number(row, y))]
     for colour, encoder in enumerate(report.encoders):
-        rows = [
-            row
-            for row in report.good
-            if row.encoder == encoder and None not in (_number(row, x), _number(row, y))
-        ]
-        longest = max(longest, len(rows))
+        rows = [row for row in known if row.encoder == encoder]
         if rows:
             figure.add_trace(_line(rows, encoder, colour, x, y))
-    return figure if longest > (x == "ratio") else None
+    return figure, max((len(line.x) for line in figure.data), default=0)
 
 
 def _line(rows: Sequence[Row], encoder: str, colour: int, x: str, y: str) -> go.Scatter:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Sequence
 
 from sparse_encoders.analysis.report.results import Report, Row
 
@@ -15,25 +14,18 @@ TELLING = 0.5
 TRAINING = ("epochs", "iterations", "batch", "schedule", "data")
 
 
-def best(report: Report) -> Row | None:
-    """The contender of the highest AP."""
-    judged = [row for row in report.contenders if row.ap is not None]
-    return max(judged, key=lambda row: row.ap or 0.0, default=None)
-
-
 def ranked(report: Report) -> bool:
     """Whether AP was measured, of the reference too, and something was learned."""
-    top, base = best(report), report.reference
+    base, rivals = report.reference, report.rivals
     known = base is not None and base.ap is not None
-    return known and top is not None and (top.ap or 0.0) >= LEARNED
+    return known and bool(rivals) and (rivals[0].ap or 0.0) >= LEARNED
 
 
 def says_nothing(report: Report) -> bool:
     """Whether the reference learned nothing, or far less than the best row."""
-    top, base = best(report), report.reference
-    if not ranked(report) or top is None or base is None:
+    if not ranked(report) or report.reference is None:
         return False
-    return (base.ap or 0.0) < max(LEARNED, TELLING * (top.ap or 0.0))
+    return (report.reference.ap or 0.0) < max(LEARNED, TELLING * (report.rivals[0].ap or 0.0))
 
 
 def trainings(report: Report) -> dict[str, list[str]]:
@@ -41,27 +33,28 @@ def trainings(report: Report) -> dict[str, list[str]]:
 
     A training is text such as '12 epochs, 624 iterations'; unknown values count as equal.
     """
-    known = {row.label: row.weights or {} for row in report.good if row.ap is not None}
-    keys = [
-        key
-        for key in TRAINING
-        if len({str(w[key]) for w in known.values() if w.get(key) is not None}) > 1
-    ]
+    known = {
+        row.label: {key: own[key] for key in TRAINING if own.get(key) is not None}
+        for row in report.judged
+        if (own := row.weights)
+    }
+    apart = [k for k in TRAINING if len({str(own[k]) for own in known.values() if k in own}) > 1]
     groups: dict[str, list[str]] = {}
-    for label, weights in known.items():
-        facts = [f"{key} {weights[key]}" for key in keys if weights.get(key) is not None]
-        if facts:
-            groups.setdefault(", ".join(facts), []).append(label)
+    for label, own in known.items():
+        had = ", ".join(f"{key} {own[key]}" for key in apart if key in own)
+        if had:
+            groups.setdefault(had, []).append(label)
     return groups
 
 
-def cheaper(report: Report, row: Row, other: Row) -> str:
-    """'faster', 'slower' or 'equal': by latency, by multiply-adds where nothing was timed.
+def cheaper(report: Report, row: Row, other: Row | None = None) -> str:
+    """'faster', 'slower' or 'equal' to another row, or to the reference.
 
-    '' where neither is known.
+    By latency, or by multiply-adds where nothing was timed; '' where neither is known.
     """
+    other = other or report.reference
     verdict = report.speed_verdict(row, other)
-    mine, theirs = row.madds(), other.madds()
+    mine, theirs = row.madds(), other.madds() if other else None
     if verdict or mine is None or theirs is None:
         return verdict
     return "equal" if mine == theirs else "faster" if mine < theirs else "slower"
@@ -73,9 +66,8 @@ def front(report: Report) -> list[Row]:
     A row is beaten by one that is as fast at a higher AP, and by a faster one whose AP is equal
     within the margin.
     """
-    judged = [row for row in report.contenders if row.ap is not None]
     faster: list[Row] = []
-    for row in sorted(judged, key=lambda row: row.ap or 0.0, reverse=True):
+    for row in report.rivals:
         if all(cheaper(report, row, other) == "faster" for other in faster):
             faster.append(row)
     kept: list[Row] = []
@@ -85,34 +77,31 @@ def front(report: Report) -> list[Row]:
     return kept
 
 
-def cost(report: Report) -> Callable[[Row], Any]:
-    """What rows are sorted by, the cheapest first: latency, or multiply-adds; then AP."""
+def as_good(report: Report) -> list[Row]:
+    """The contenders that are cheaper than the reference, and whose AP is equal or higher."""
+    return [
+        row
+        for row in report.contenders
+        if report.ap_verdict(row) in ("equal", "higher") and cheaper(report, row) == "faster"
+    ]
 
-    def key(row: Row) -> tuple[float, float]:
+
+def cheapest(report: Report, rows: Sequence[Row]) -> Row | None:
+    """The row of the lowest latency, or multiply-adds; of equal ones the highest in AP."""
+
+    def cost(row: Row) -> tuple[float, float]:
         share = report.time_share(row)
         return (row.madds() or 0.0) if share is None else share, -(row.ap or 0.0)
 
-    return key
+    return min(rows, key=cost, default=None)
 
 
 def cheapest_equal(report: Report) -> Row | None:
-    """The cheapest contender, cheaper than the reference, whose AP is equal to its or higher.
-
-    Of those as fast as the cheapest the most accurate one.
-    """
-    base = report.reference
-    if base is None:
-        return None
-    good = [
-        row
-        for row in report.contenders
-        if report.ap_verdict(row) in ("equal", "higher") and cheaper(report, row, base) == "faster"
-    ]
-    first = min(good, key=cost(report), default=None)
-    if first is None:
-        return None
+    """The cheapest row that is as good as the reference; of equally fast ones the most accurate."""
+    good = as_good(report)
+    first = cheapest(report, good)
     alike = [row for row in good if row is first or cheaper(report, row, first) == "equal"]
-    return max(alike, key=lambda row: row.ap or 0.0)
+    return max(alike, key=lambda row: row.ap or 0.0, default=None)
 
 
 def shown(report: Report) -> Row | None:
@@ -121,13 +110,7 @@ def shown(report: Report) -> Row | None:
     On the front, cheaper than the reference and not lower in AP, the cheapest of these; where no
     AP was measured or none is worth ranking, the fastest row.
     """
-    base = report.reference
-    if base is None:
-        return None
-    rows = [r for r in front(report) if report.ap_verdict(r) != "lower"]
-    rows = rows if ranked(report) else report.contenders
-    return min(
-        (row for row in rows if cheaper(report, row, base) == "faster"),
-        key=cost(report),
-        default=None,
-    )
+    rows = report.contenders
+    if ranked(report):
+        rows = [row for row in front(report) if report.ap_verdict(row) != "lower"]
+    return cheapest(report, [row for row in rows if cheaper(report, row) == "faster"])

@@ -26,9 +26,9 @@ def read_report(path: str | Path) -> Report:
     if not path.is_dir():
         return _read(path)
     runs = list(read_runs(path).values())
+    first = {run.encoder: run.settings for run in reversed(runs)}
     for run in runs:
-        first = next(other for other in runs if other.encoder == run.encoder)
-        other = first_difference(first.settings, run.settings)
+        other = first_difference(first[run.encoder], run.settings)
         other = other or first_difference(runs[0].settings["data"], run.settings["data"], "data")
         if other is not None:
             raise ValueError(f"{path} holds runs of several studies: of {run.encoder}, {other}")
@@ -56,7 +56,7 @@ def _of_runs(runs: list[Run]) -> Report:
     for run in sorted(runs, key=lambda run: run.encoder != "dense"):
         for key in run.accuracy:
             row = Row(run.encoder, float(key) if key else None, is_control(run.encoder))
-            if row.label not in [other.label for other in rows]:
+            if row not in rows:
                 rows.append(row)
     first = runs[0]
     return Report(
@@ -76,8 +76,7 @@ def _of_runs(runs: list[Run]) -> Report:
 
 
 def _read_row(record: Mapping[str, Any]) -> Row:
-    row = Row(**_known(Row, record))
-    row.control = record.get("control", is_control(row.encoder))
+    row = Row(**{"control": is_control(record["encoder"]), **_known(Row, record)})
     if record.get("accuracy"):  # of before there were several runs
         row.runs = [{"seed": None, **record["accuracy"]}]
     return row

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -82,7 +82,7 @@ class Row:
     @property
     def estimate(self) -> Estimate | None:
         """AP with its standard error."""
-        return None if self.ap is None else _estimate(self.runs, [None] * len(self.runs))
+        return None if self.ap is None else _estimate(self.runs)
 
     def parts(self, key: str = "madds") -> dict[str, float]:
         """Multiply-adds in G, or parameters in M, of each part of the detector."""
@@ -151,14 +151,20 @@ class Report:
         return [row for row in self.rows if row.error is None]
 
     @property
+    def judged(self) -> list[Row]:
+        """The rows with AP."""
+        return [row for row in self.good if row.ap is not None]
+
+    @property
     def contenders(self) -> list[Row]:
         """The rows without an error that could be used: the oracle reads the annotations."""
         return [row for row in self.good if row.encoder != ORACLE]
 
     @property
-    def failed(self) -> list[Row]:
-        """The rows with one."""
-        return [row for row in self.rows if row.error is not None]
+    def rivals(self) -> list[Row]:
+        """The contenders with AP, the most accurate first."""
+        rows = [row for row in self.contenders if row.ap is not None]
+        return sorted(rows, key=lambda row: row.ap or 0.0, reverse=True)
 
     @property
     def repeats(self) -> int:
@@ -193,11 +199,10 @@ class Report:
         other = other or self.reference
         if other is None or other is row or row.ap is None or other.ap is None:
             return None
-        theirs = {run.get("seed"): run for run in other.runs}
-        mine = [run for run in row.runs if run.get("seed") in theirs]
-        if not mine:
-            return _estimate([_mean(row.runs)], [_mean(other.runs)])
-        return _estimate(mine, [theirs[run.get("seed")] for run in mine])
+        theirs = {run["seed"]: run for run in other.runs}
+        pairs = [(run, theirs[run["seed"]]) for run in row.runs if run["seed"] in theirs]
+        pairs = pairs or [(_mean(row.runs), _mean(other.runs))]
+        return _estimate([_difference(mine, own) for mine, own in pairs])
 
     def ap_verdict(self, row: Row, other: Row | None = None) -> str:
         """'equal' within the margin, 'higher' or 'lower' AP than another row's, or 'undecided'.
@@ -206,11 +211,6 @@ class Report:
         """
         gain = self.gain(row, other)
         return "" if gain is None else gain.verdict(self.margin)
-
-    def work_share(self, row: Row) -> float | None:
-        """Multiply-adds of all parts over the reference's."""
-        mine, theirs = row.madds(), self.reference and self.reference.madds()
-        return None if mine is None or not theirs else mine / theirs
 
     def time_ratios(self, row: Row, other: Row | None = None) -> list[float]:
         """Latency over another row's, or the reference's, in the same round, in rising order.
@@ -252,26 +252,22 @@ class Report:
         return record
 
 
-def _mean(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def _mean(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Several runs as one: AP and each set's AP are means."""
-    sets = [run.get("resamples") or [] for run in runs]
-    return {
-        "metrics": {AP: statistics.fmean(run["metrics"][AP] for run in runs)},
-        "resamples": [statistics.fmean(values) for values in zip(*sets, strict=False)],
-        "images": runs[0]["images"],
-    }
+    sets = zip(*(run["resamples"] for run in runs), strict=False)
+    ap = statistics.fmean(run["metrics"][AP] for run in runs)
+    return {**runs[0], "metrics": {AP: ap}, "resamples": list(map(statistics.fmean, sets))}
 
 
-def _estimate(
-    runs: Sequence[Mapping[str, Any]], others: Sequence[Mapping[str, Any] | None]
-) -> Estimate:
-    """AP of runs less that of others, pair by pair; None: nothing is subtracted."""
-    values, sets = [], []
-    for run, other in zip(runs, others, strict=True):
-        mine, theirs = run.get("resamples") or [], (other or {}).get("resamples")
-        if other is not None:
-            mine = [a - b for a, b in zip(mine, theirs or [], strict=False)]
-        values.append(run["metrics"][AP] - (0.0 if other is None else other["metrics"][AP]))
-        sets.append(mine)
-    fewest = min(map(len, sets))
-    return estimate(values, [own[:fewest] for own in sets], int(runs[0].get("images") or 2))
+def _difference(run: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
+    """AP, and each set's AP, of a run less that of another."""
+    sets = zip(run["resamples"], other["resamples"], strict=False)
+    ap = run["metrics"][AP] - other["metrics"][AP]
+    return {**run, "metrics": {AP: ap}, "resamples": [mine - own for mine, own in sets]}
+
+
+def _estimate(runs: Sequence[dict[str, Any]]) -> Estimate:
+    """Mean AP of runs."""
+    fewest = min(len(run["resamples"]) for run in runs)
+    sets = [run["resamples"][:fewest] for run in runs]
+    return estimate([run["metrics"][AP] for run in runs], sets, runs[0]["images"])

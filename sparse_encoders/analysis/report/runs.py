@@ -45,11 +45,16 @@ class Run:
         return None if accuracy is None else {**accuracy, "seed": self.seed}
 
     def write(self, path: Path) -> None:
-        """Write the file; after an interruption there is the old file or the new one."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(".partial")
-        partial.write_text(json.dumps(asdict(self), default=str) + "\n")
-        os.replace(partial, path)
+        """Write the file, see :func:`write_whole`."""
+        write_whole(path, json.dumps(asdict(self), default=str))
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a text file; after an interruption there is the old one or the new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    partial.write_text(text + "\n")
+    os.replace(partial, path)
 
 
 def ratio_key(keep_ratio: float | None) -> str:

@@ -14,8 +14,7 @@ import yaml
 
 from sparse_encoders.analysis.report.ranking import (
     LEARNED,
-    best,
-    cheaper,
+    as_good,
     cheapest_equal,
     front,
     ranked,
@@ -72,7 +71,7 @@ def summarise(report: Report) -> Summary:
     return Summary(
         warnings=tuple(_warnings(report)),
         headline=_headline(report),
-        tiles=tuple(_tiles(report, shown(report))),
+        tiles=tuple(_tiles(report)),
         points=tuple(_points(report)),
         caveats=tuple(_caveats(report)),
     )
@@ -86,56 +85,47 @@ def _facts(report: Report, row: Row | None) -> dict[str, Any]:
         facts.update(base_ap=base.ap, base_ms=base.milliseconds)
     if row is None:
         return facts
-    gain, verdict = report.gain(row), report.ap_verdict(row)
-    share, work = report.time_share(row), report.work_share(row)
+    gain, share = report.gain(row), report.time_share(row)
+    mine, theirs = row.madds(), base and base.madds()
+    work = mine / theirs if mine and theirs else 1.0
     facts |= {
         "row": row.label + (say("points", "control") if row.control else ""),
-        "encoder": row.encoder,
         "ap": row.ap,
-        "verdict": verdict,
         "gain": 0.0 if gain is None else gain.mean,
         "size": 0.0 if gain is None else abs(gain.mean),
-        "times": f"{1 / share:.2f} times as fast" if share else f"{work or 1:.0%} of the work",
+        "times": f"{1 / share:.2f} times as fast" if share else f"{work:.0%} of the work",
         "ms": row.milliseconds,
-        "madds": row.madds() or 0.0,
-        "ratio": row.keep_ratio,
-        "error": row.error,
     }
-    return facts | {"compared": say("compared", verdict or "unknown", **facts)}
+    return facts | {"compared": say("compared", report.ap_verdict(row) or "unknown", **facts)}
 
 
 def _warnings(report: Report) -> Iterator[str]:
-    base, top = report.reference, best(report)
+    base = report.reference
     if base is None:
         yield say("warnings", "no_baseline", base=report.baseline)
         return
-    if says_nothing(report) and top is not None:
-        yield say("warnings", "baseline", **_facts(report, base), best=top.label, best_ap=top.ap)
+    if says_nothing(report):
+        best = report.rivals[0]
+        yield say("warnings", "baseline", **_facts(report, base), best=best.label, best_ap=best.ap)
     apart = trainings(report)
     if apart:
         rows = [say("warnings", "had", rows=listed(r), had=had) for had, r in apart.items()]
         yield say("warnings", "trainings", rows="; ".join(rows))
-    as_good = [
-        row
-        for row in report.contenders
-        if row.control
-        and report.ap_verdict(row) in ("equal", "higher")
-        and cheaper(report, row, base) == "faster"
-    ]
-    if as_good and ranked(report):
-        rows = [say("warnings", "control", **_facts(report, row)) for row in as_good]
+    controls = [row for row in as_good(report) if row.control]
+    if controls and ranked(report):
+        rows = [say("warnings", "control", **_facts(report, row)) for row in controls]
         yield say("warnings", "controls", rows=listed(rows), base=report.baseline)
 
 
 def _headline(report: Report) -> str:
-    facts = _facts(report, shown(report))
-    base = report.reference
+    base, row = report.reference, shown(report)
+    facts = _facts(report, row)
     if not ranked(report):
         why = "untrained"
         if base is None or base.ap is None:
-            why = "no_base_ap" if any(row.ap is not None for row in report.good) else "no_ap"
+            why = "no_base_ap" if report.judged else "no_ap"
         why = say("why", why, **facts)
-        return say("headline", "fastest" if "row" in facts else "none_faster", **facts, why=why)
+        return say("headline", "fastest" if row else "none_faster", **facts, why=why)
     rows = front(report)
     if rows == [base]:
         return say("headline", "only_base", **facts)
@@ -148,19 +138,20 @@ def _headline(report: Report) -> str:
     return say("headline", "alone" if len(rows) == 1 else "front", rows=listed(named), **facts)
 
 
-def _tiles(report: Report, row: Row | None) -> Iterator[Tile]:
-    base = report.reference
+def _tiles(report: Report) -> Iterator[Tile]:
+    base, row = report.reference, shown(report)
     if row is None or base is None:
         return
     facts, words = _facts(report, row), WORDS["tiles"]
 
-    def tile(name: str, shown: str, **more: Any) -> Tile:
-        return Tile(words[name][0], shown, words[name][1].format(**facts, **more))
+    def tile(name: str, text: str, **more: Any) -> Tile:
+        return Tile(words[name][0], text, words[name][1].format(**facts, **more))
 
     title = words["front" if ranked(report) else "fastest"]
     yield Tile(title, row.label, say("tiles", "against", **facts))
-    if row.milliseconds is not None and base.milliseconds is not None:
-        yield tile("speed", f"{1 / (report.time_share(row) or 1):.2f} x")
+    share = report.time_share(row)
+    if share is not None:
+        yield tile("speed", f"{1 / share:.2f} x")
     if row.ap is not None and ranked(report):
         yield tile("ap", f"{row.ap:.3f}")
     for name, mine, theirs in (
@@ -169,40 +160,35 @@ def _tiles(report: Report, row: Row | None) -> Iterator[Tile]:
         ("memory", row.memory_mib, base.memory_mib),
     ):
         if mine is not None and theirs:
-            yield tile(name, _percent(mine / theirs), value=mine, base_value=theirs)
+            change = f"{round(100 * (mine / theirs - 1)):+d}%".replace("-", "\N{MINUS SIGN}")
+            text = "same" if change == "+0%" else change
+            yield tile(name, text, value=mine, base_value=theirs)
 
 
 def _points(report: Report) -> Iterator[str]:
     if ranked(report):
-        light, base = cheapest_equal(report), report.reference
+        light, (top, *rest) = cheapest_equal(report), report.rivals
         yield say("points", "cheapest" if light else "no_cheapest", **_facts(report, light))
-        yield _most_accurate(report)
-        timed = [r for r in report.contenders if report.time_share(r) and r.ap is not None]
+        near = [row.label for row in rest if report.ap_verdict(row, top) != "lower"]
+        of = "" if not near else "_of_all" if len(near) == len(rest) else "_of_some"
+        yield say("points", f"highest{of}", row=top.label, ap=top.ap, near=listed(near))
+        timed = [row for row in report.rivals if report.time_share(row)]
         fastest = min(timed, key=lambda row: report.time_share(row) or 1.0, default=None)
-        if fastest is not None and fastest is not base:
+        if fastest not in (None, report.reference):
             yield say("points", "fastest", **_facts(report, fastest))
         for name in report.encoders:
             yield from _dial(report, name)
-        for row in report.good:
-            if row.encoder in ("random", ORACLE) and row.ap is not None:
+        for row in report.judged:
+            if row.encoder in ("random", ORACLE):
                 yield say("points", row.encoder, **_facts(report, row))
-    for row in report.failed:
-        yield say("points", "failed", row=row.label, error=row.error)
-
-
-def _most_accurate(report: Report) -> str:
-    judged = [row for row in report.contenders if row.ap is not None]
-    top, *rest = sorted(judged, key=lambda row: row.ap or 0.0, reverse=True)
-    near = [row.label for row in rest if report.ap_verdict(row, top) != "lower"]
-    name = "highest_of_some" if near else "highest"
-    if near and len(near) == len(rest):
-        name = "highest_of_all"
-    return say("points", name, row=top.label, ap=top.ap, near=listed(near))
+    for row in report.rows:
+        if row.error is not None:
+            yield say("points", "failed", row=row.label, error=row.error)
 
 
 def _dial(report: Report, name: str) -> Iterator[str]:
     """How far the keep ratio of an encoder can go down."""
-    rows = [r for r in report.good if r.encoder == name and r.ap is not None]
+    rows = [row for row in report.judged if row.encoder == name]
     if len(rows) < 2:
         return
     full, last = rows[0], rows[-1]  # the largest ratio comes first
@@ -217,14 +203,11 @@ def _dial(report: Report, name: str) -> Iterator[str]:
 
 
 def _caveats(report: Report) -> Iterator[str]:
-    judged = [row for row in report.good if row.ap is not None]
-    if judged and report.data is not None:
+    judged, data = report.judged, report.data
+    if judged and data is not None:
         runs = sorted({len(row.runs) for row in judged})
-        counts = dict(images=report.data["validated"], boxes=report.data["boxes"])
-        if runs[-1] == 1:
-            yield say("caveats", "one_run")
-        else:
-            yield say("caveats", "runs", runs=listed([str(count) for count in runs]))
+        yield say("caveats", "one_run" if runs[-1] == 1 else "runs", runs=listed(runs))
+        counts = dict(images=data["validated"], boxes=data["boxes"])
         yield say("caveats", "tests", **counts, margin=report.margin)
         if not any(row.control for row in judged):
             yield say("caveats", "no_control")
@@ -233,45 +216,37 @@ def _caveats(report: Report) -> Iterator[str]:
                 yield say("caveats", "lost", row=row.label, error=error)
     if judged and not ranked(report):
         yield say("caveats", "untrained", learned=LEARNED)
-    trained = {row.label: r for row in report.good if (r := _trained(row)) is not None}
-    pruned = [row for row in judged if row.label in trained]
-    if any(abs((row.keep_ratio or 0) - trained[row.label]) > 1e-6 for row in pruned):
-        ratios = listed([f"{ratio:g}" for ratio in sorted(set(trained.values()))])
-        yield say("caveats", "other_ratio", ratios=ratios)
+    trained = [
+        (row.keep_ratio or 0.0, round(ratio, 4))
+        for row in judged
+        if (ratio := (row.weights or {}).get("trained_keep_ratio")) is not None
+    ]
+    if any(abs(used - ratio) > 1e-6 for used, ratio in trained):
+        ratios = sorted({ratio for _, ratio in trained})
+        yield say("caveats", "other_ratio", ratios=listed([f"{ratio:g}" for ratio in ratios]))
     if report.good and all((r.weights or {}).get("source") == "none" for r in report.good):
         yield say("caveats", "random")
     if report.unsteadiness > UNSTEADY:
         yield say("caveats", "busy", share=report.unsteadiness)
-    if not report.repeats:
-        return
-    device = threads_of(report) if report.device == "cpu" else str(report.machine["device"])
-    yield say(
-        "caveats",
-        "machine",
-        height=report.size[0],
-        width=report.size[1],
-        processor=report.machine["processor"],
-        device=device,
-        rounds=report.repeats,
-    )
+    if report.repeats:
+        yield say("caveats", "machine", **measured_on(report))
 
 
-def _trained(row: Row) -> float | None:
-    ratio = (row.weights or {}).get("trained_keep_ratio")
-    return None if ratio is None else round(float(ratio), 4)
-
-
-def _percent(share: float) -> str:
-    change = round(100 * (share - 1))
-    return "same" if change == 0 else f"{change:+d}%".replace("-", "\N{MINUS SIGN}")
-
-
-def listed(names: Sequence[str]) -> str:
+def listed(names: Sequence[object]) -> str:
     """'a, b and c'."""
-    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
+    *first, last = map(str, names) if names else [""]
+    return f"{', '.join(first)} and {last}" if first else last
 
 
-def threads_of(report: Report) -> str:
-    """Such as '2 threads'."""
-    threads = report.machine["threads"]
-    return f"{threads} thread{'s' if threads > 1 else ''}"
+def measured_on(report: Report) -> dict[str, Any]:
+    """Values for the sentences about the machine and the measured image."""
+    machine, threads = report.machine, report.machine["threads"]
+    threads = f"{threads} thread{'s' if threads > 1 else ''}"
+    return {
+        **machine,
+        "height": report.size[0],
+        "width": report.size[1],
+        "rounds": report.repeats,
+        "threads": threads,
+        "device": threads if report.device == "cpu" else str(machine["device"]),
+    }

@@ -53,13 +53,7 @@ SECTIONS: dict[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class Table:
-    """One table of the report.
-
-    Attributes:
-        title: above it.
-        text: a sentence.
-        frame: a line a variant, columns by their keys, numbers as they are.
-    """
+    """A section of the report: title, a sentence, and numbers in full, a line a variant."""
 
     title: str
     text: str
@@ -91,20 +85,21 @@ class Table:
 
 
 def all_numbers(report: Report) -> pd.DataFrame:
-    """Every number of every variant in full: a line a variant, as in the CSV file."""
-    parts = list(dict.fromkeys(name for row in report.rows for name in row.parts()))
+    """Every number of every variant in full, a line a variant; the columns are the CSV file's."""
     rows = [_values(report, row) for row in report.rows]
-    keys = [*NAMES, *(key for keys in SECTIONS.values() for key in _columns(keys, parts)), "error"]
+    keys = [*NAMES, *(k for keys in SECTIONS.values() for k in _columns(report, keys)), "error"]
     return pd.DataFrame(rows, dtype=object).reindex(columns=list(dict.fromkeys(keys)))
 
 
 def tables(report: Report) -> list[Table]:
     """The sections, columns without a number left out."""
-    parts = list(dict.fromkeys(name for row in report.rows for name in row.parts()))
     numbers, sections = all_numbers(report), []
+    known = numbers.notna().any()
+    # a part of the detector that costs nothing is left out, too
+    known.update(numbers.filter(like="gmadds_").fillna(0.0).astype(bool).any())
+    names = [key for key in NAMES if key == "encoder" or known[key]]
     for name, keys in SECTIONS.items():
-        kept = [key for key in _columns(keys, parts) if _says_something(numbers[key], key)]
-        names = [key for key in NAMES if key == "encoder" or numbers[key].notna().any()]
+        kept = [key for key in _columns(report, keys) if known[key]]
         if kept:
             title, text = WORDS["sections"][name]
             frame = numbers[[*names, *kept]]
@@ -112,20 +107,19 @@ def tables(report: Report) -> list[Table]:
     return sections
 
 
-def _columns(keys: tuple[str, ...], parts: list[str]) -> list[str]:
-    own = [f"gmadds_{part.replace('.', '_')}" for part in parts]
-    return [column for key in keys for column in (own if key == "*" else [key])]
+def _columns(report: Report, keys: tuple[str, ...]) -> list[str]:
+    parts = dict.fromkeys(_part_key(name) for row in report.rows for name in row.parts())
+    return [column for key in keys for column in (parts if key == "*" else [key])]
 
 
-def _says_something(values: pd.Series[Any], key: str) -> bool:
-    known = values[values.notna()]
-    return bool(known.astype(bool).any() if key.startswith("gmadds_") else len(known))
+def _part_key(part: str) -> str:
+    return f"gmadds_{part.replace('.', '_')}"
 
 
 def _values(report: Report, row: Row) -> dict[str, Any]:
     """Every number of a row by its key; None where there is none."""
     share, gain, own = report.time_share(row), report.gain(row), row.estimate
-    values: dict[str, Any] = {
+    values = {
         "encoder": row.encoder,
         "keep_ratio": row.keep_ratio,
         "control": "yes" if row.control else None,
@@ -136,21 +130,21 @@ def _values(report: Report, row: Row) -> dict[str, Any]:
         "gain_interval": gain and gain.half_width(),
         "verdict": report.ap_verdict(row) or None,
         "speedup": None if share is None else 1 / share,
+        "latency_ms": row.milliseconds,
         "gmadds": row.madds(),
         "gmadds_encoder": row.madds("encoder"),
         "mparameters": row.madds(key="parameters"),
         "peak_mib": row.memory_mib,
         "status": "ok" if row.error is None else "FAILED",
         "error": row.error,
+        **{key: row.metric(name) for key, name in METRICS.items()},
+        **{_part_key(name): madds for name, madds in row.parts().items()},
+        **_training(row.weights or {}),
     }
-    values.update({key: row.metric(name) for key, name in METRICS.items()})
     if row.timing is not None:
         low, high = row.timing.spread
-        values.update(latency_ms=row.milliseconds)
-        values.update(latency_fastest_ms=low * 1000, latency_slowest_ms=high * 1000)
-        for name, key in _STAGES.items():
-            values[key] = row.timing.stage(name).median * 1000
-    values.update({f"gmadds_{n.replace('.', '_')}": v for n, v in row.parts().items()})
+        values |= {"latency_fastest_ms": low * 1000, "latency_slowest_ms": high * 1000}
+        values |= {key: row.timing.stage(name).median * 1000 for name, key in _STAGES.items()}
     base = report.reference
     for key, mine, theirs in (
         ("memory_share", row.memory_mib, base and base.memory_mib),
@@ -158,7 +152,7 @@ def _values(report: Report, row: Row) -> dict[str, Any]:
         ("madds_encoder_share", row.madds("encoder"), base and base.madds("encoder")),
     ):
         values[key] = None if mine is None or not theirs else 100 * mine / theirs
-    return values | _training(row.weights or {})
+    return values
 
 
 def _training(weights: dict[str, Any]) -> dict[str, Any]:
@@ -166,12 +160,10 @@ def _training(weights: dict[str, Any]) -> dict[str, Any]:
     if source == "trained":
         source = f"trained {weights['epochs']} epoch{'s' if weights['epochs'] > 1 else ''}"
     first, last = weights.get("losses") or (None, None)
-    drawn = weights.get("trained_keep_range")
+    ratio, drawn = weights.get("trained_keep_ratio"), weights.get("trained_keep_range")
     return {
         "weights": source or None,
-        "trained_keep_ratio": "{:g} to {:g}".format(*drawn)
-        if drawn
-        else weights.get("trained_keep_ratio"),
+        "trained_keep_ratio": "{:g} to {:g}".format(*drawn) if drawn else ratio,
         "training_seconds": weights.get("seconds"),
         "loss_first": first,
         "loss_last": last,

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import csv
 import json
+import shlex
 from pathlib import Path
 
 import pytest
 import torch
 
 import compare as tool
+from compared import FOCUS, SMALL, SMALL_OPTIONS
 from sparse_encoders.analysis.compare import Comparison, study
 from sparse_encoders.analysis.compare.plan import make_plan
 from sparse_encoders.analysis.compare.store import Store
@@ -17,38 +19,21 @@ from sparse_encoders.datasets import CLASSES
 from sparse_encoders.registry import MODELS
 from training_here import run_mim_here
 
-FOCUS = str(Path(__file__).parents[3] / "mmdet_configs/dino/dino_lite0_focus_shapes.py")
-SMALL = {
-    "model.num_queries": 20,
-    "model.test_cfg.max_per_img": 20,
-    "model.backbone.weights": None,
-    "train_dataloader.batch_size": 2,
-    "train_dataloader.num_workers": 0,
-    "train_dataloader.persistent_workers": False,
-    "test_dataloader.num_workers": 0,
-    "test_dataloader.persistent_workers": False,
-    "default_hooks.logger.interval": 1,
-}
 
-
-@pytest.fixture(scope="module")
-def dense(tmp_path_factory):
-    """Untrained weights of the dense encoder, as a checkpoint."""
-    folder = tmp_path_factory.mktemp("weights")
+def untrained_dense(folder):
+    """A checkpoint of the dense encoder."""
     options = dict(SMALL, **{"model.bbox_head.num_classes": len(CLASSES)})
     plan = make_plan(Comparison(FOCUS, folder, ("dense",), options=options))
-    torch.manual_seed(0)
     model = MODELS.build(plan.configs["dense"].model)
     model.init_weights()  # MMDetection's level embeddings are whatever memory holds before
-    weights = model.state_dict()
     meta = dict(dataset_meta=dict(classes=CLASSES))
-    torch.save(dict(state_dict=weights, meta=meta), folder / "dense.pth")
-    return folder / "dense.pth"
+    torch.save(dict(state_dict=model.state_dict(), meta=meta), folder / "dense.pth")
 
 
 @pytest.mark.slow
-def test_the_whole_way_and_again(tmp_path, dense, capsys, monkeypatch):
+def test_the_whole_way_and_again(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    untrained_dense(tmp_path)
     trained = []
 
     def train(arguments, log):
@@ -57,17 +42,8 @@ def test_the_whole_way_and_again(tmp_path, dense, capsys, monkeypatch):
 
     monkeypatch.setattr(study, "run_mim", train)
     command = [FOCUS, "--encoders", "dense", "focus", "lite-3+1x2", "--keep-ratios", "0.2", "0.5"]
-    command += ["--data", "shapes", "--shapes", "4", "3", "--train", "1", "--out", "out"]
-    command += [
-        "--checkpoints",
-        f"dense={dense}",
-        "--repeats",
-        "2",
-        "--pictures",
-        "1",
-        "--no-controls",
-    ]
-    command += ["--cfg-options", *(f"{k}={v}" for k, v in SMALL.items())]
+    command += shlex.split("--data shapes --shapes 4 3 --train 1 --checkpoints dense=dense.pth")
+    command += shlex.split("--repeats 2 --pictures 1 --no-controls --out out") + SMALL_OPTIONS
     assert tool.main(command) == 1  # one variant fails, the rest is there
     message = capsys.readouterr()
     assert trained == ["mmdet"] and "round 1: " in message.out
@@ -114,17 +90,15 @@ def test_the_whole_way_and_again(tmp_path, dense, capsys, monkeypatch):
 def test_a_result_is_made_once_and_again_where_settings_or_file_changed(tmp_path):
     store, made = Store(tmp_path / "results"), []
 
-    def make():
-        made.append(len(made))
-        return {"number": len(made)}
+    def number(settings):
+        make = lambda: made.append(settings) or {"number": len(made)}  # noqa: E731
+        return store.keep("size", "focus 0.3", settings, make)["number"]
 
-    assert store.keep("size", "focus 0.3", {"a": (1, 2)}, make) == ({"number": 1}, False)
-    assert store.keep("size", "focus 0.3", {"a": [1, 2]}, make) == ({"number": 1}, True)
-    assert store.keep("size", "focus 0.3", {"a": [1, 3]}, make) == ({"number": 2}, False)
-    (file,) = ((tmp_path / "results").glob("size_focus_0.3_*.json"),)
-    for path in file:
+    assert number({"a": (1, 2)}) == number({"a": [1, 2]}) == 1 and store.reused == 1
+    assert number({"a": [1, 3]}) == 2
+    for path in (tmp_path / "results").glob("size_focus_0.3_*.json"):
         path.write_text("{")  # cut off
-    assert store.keep("size", "focus 0.3", {"a": [1, 2]}, make) == ({"number": 3}, False)
+    assert number({"a": [1, 2]}) == 3
     with pytest.raises(ZeroDivisionError):
         store.keep("size", "other", {}, lambda: {"a": 1 // 0})
     assert not list((tmp_path / "results").glob("size_other*"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -17,51 +18,21 @@ from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
 import compare as tool
-from compared import MACHINE
+from compared import FOCUS, MACHINE, SMALL_OPTIONS
 from compared import accuracy as accuracy_of
 from sparse_encoders.analysis.compare import study
 from sparse_encoders.analysis.compare.facts import literal_settings, training_facts
 from sparse_encoders.analysis.report import read_report
 from sparse_encoders.analysis.report.__main__ import main as redraw
 from sparse_encoders.analysis.report.runs import Run, first_difference, ratio_key
-from sparse_encoders.datasets import ShapesSettings, make_shapes_dataset
 from sparse_encoders.registry import MODELS
 from training_here import run_mim_here
 
-ROOT = Path(__file__).parents[3]
-FOCUS = ROOT / "mmdet_configs/dino/dino_lite0_focus_shapes.py"
-SMALL = [
-    "model.num_queries=20",
-    "model.test_cfg.max_per_img=20",
-    "model.backbone.weights=None",
-    "train_dataloader.batch_size=2",
-    "train_dataloader.num_workers=0",
-    "test_dataloader.num_workers=0",
-    "test_dataloader.persistent_workers=False",
-]
-
-
-@pytest.fixture(scope="module")
-def shapes(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("data") / "shapes"
-    make_shapes_dataset(folder, ShapesSettings(train=4, val=2, size=64))
-    return folder
+QUICK = shlex.split("--size 64 64 --repeats 1 --warmup 0 --pictures 0 --no-controls")
 
 
 def command(out, shapes, *more):
-    small = [
-        "--size",
-        "64",
-        "64",
-        "--repeats",
-        "1",
-        "--warmup",
-        "0",
-        "--pictures",
-        "0",
-        "--no-controls",
-    ]
-    words = [FOCUS, "--out", out, "--data", shapes, *small, *more, "--cfg-options", *SMALL]
+    words = [FOCUS, "--out", out, "--data", shapes, *QUICK, *more, *SMALL_OPTIONS]
     return [str(word) for word in words]
 
 
@@ -70,14 +41,10 @@ def run(*words):
     return status, json.loads((Path(words[0]) / "report.json").read_text()) if status < 2 else None
 
 
-def files(out):
-    """The finished runs by variant and seed."""
-    return {(p.parent.name, p.stem): json.loads(p.read_text()) for p in out.rglob("seed-*.json")}
-
-
 def accuracy(out):
-    """What was measured, without when."""
-    return {key: run["accuracy"] for key, run in files(out).items()}
+    """What was measured, by variant and seed, without when."""
+    files = {(p.parent.name, p.stem): json.loads(p.read_text()) for p in out.rglob("seed-*.json")}
+    return {key: run["accuracy"] for key, run in files.items()}
 
 
 @pytest.fixture
@@ -104,13 +71,13 @@ def trained(monkeypatch):
         """AP that follows from the weights."""
 
         def __init__(self, plan):
-            self.images = plan.data.validated
+            self.data = plan.data
 
-        def measure(self, model, progress):
+        def measure(self, model):
             kept = sum(getattr(getattr(model.encoder, "selector", None), "per_layer", [1]))
             ap = (float(model.decoder.layers[0].norms[0].weight.sum()) + kept) % 0.1 + 0.4
             sets = [ap + 0.001 * i for i in range(100)]
-            return {"metrics": {"coco/bbox_mAP": ap}, "resamples": sets, "images": self.images}
+            return {"metrics": {"coco/bbox_mAP": ap}, "resamples": sets, "images": 2}
 
     broken: set = set()
     monkeypatch.setattr(study, "run_mim", train)
@@ -125,11 +92,10 @@ def test_runs_are_kept_carried_and_joined(tmp_path, shapes, trained, capsys):
     status, whole = run(tmp_path / "whole", shapes, *some, "--seeds", "2")
     # seeds outermost, so that an interrupted study has all variants
     assert status == 0 and asked == [("dense", 0), ("random", 0), ("dense", 1), ("random", 1)]
-    assert [len(row["runs"]) for row in whole["rows"]] == [2, 2]
     assert [[r["seed"] for r in row["runs"]] for row in whole["rows"]] == [[0, 1], [0, 1]]
     assert whole["rows"][0]["weights"]["iterations"] == 4
-    one = files(tmp_path / "whole")
-    assert len(one) == 4 and all(str(tmp_path) not in json.dumps(run) for run in one.values())
+    files = list((tmp_path / "whole").rglob("seed-*.json"))
+    assert len(files) == 4 and all(str(tmp_path) not in file.read_text() for file in files)
     assert len({row["ap"] for row in whole["rows"]}) == 2
 
     # the second seed on another machine, whose weights stay there
@@ -153,38 +119,35 @@ def test_runs_are_kept_carried_and_joined(tmp_path, shapes, trained, capsys):
         weights.unlink()
     status, again = run(tmp_path / "whole", shapes, *some, "--seeds", "2", "--join", carried)
     assert status == 0 and len(asked) == 8 and again["rows"] == whole["rows"]
-    capsys.readouterr()
-    status, more = run(
-        tmp_path / "whole", shapes, *some[:3], "--keep-ratios", "0.3", "0.5", *some[-2:]
-    )
+    more = ["--keep-ratios", "0.3", "0.5"]
+    status, more = run(tmp_path / "whole", shapes, *some, *more)
     assert "AP at keep ratio [0.5] stays unknown" in capsys.readouterr().out
     assert [len(row["runs"]) for row in more["rows"]] == [2, 0, 2] and len(asked) == 8
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("more", "message"),
-    [
-        (["--train", "3"], r"training.param_scheduler.*, here|training.train_cfg.max_epochs is 2"),
-        (["--train", "2", "--train-ratio", "0.5"], "model.encoder.selector.keep_ratio is 0.3, he"),
-    ],
-)
-def test_runs_of_another_study_are_refused(tmp_path, shapes, trained, capsys, more, message):
-    some = ["--encoders", "random", "--keep-ratios", "0.3"]
-    run(tmp_path / "one", shapes, *some, "--train", "2")
-    capsys.readouterr()
-    assert run(tmp_path / "two", shapes, *some, *more, "--join", tmp_path / "one")[0] == 2
-    error = capsys.readouterr().err
-    assert "a run of another study" in error and re.search(message, error)
-    assert not list((tmp_path / "two").rglob("seed-*.json"))
+def test_runs_of_another_study_are_refused(tmp_path, shapes, trained, capsys):
+    some = ["--encoders", "random", "--keep-ratios", "0.3", "--train", "2"]
+    run(tmp_path / "one", shapes, *some)
     copied = Path(shutil.copytree(shapes, tmp_path / "data"))
     content = json.loads((copied / "val.json").read_text())
     content["annotations"] = content["annotations"][:-1]
     (copied / "val.json").write_text(json.dumps(content))
-    more = ["--train", "2", "--join", tmp_path / "one"]
-    assert run(tmp_path / "three", copied, *some, *more)[0] == 2
-    assert "data.digest is" in capsys.readouterr().err
-    assert run(tmp_path / "three", shapes, *some, "--train", "2", "--join", copied)[0] == 2
+    ratio = r"model\.encoder\.selector\.keep_ratio is 0\.3, here 0\.5"
+    for data, more, message in (
+        (
+            shapes,
+            ["--train", "3"],
+            r"training\.(param_scheduler.*, here|train_cfg.max_epochs is 2)",
+        ),
+        (shapes, ["--train-ratio", "0.5"], ratio),
+        (copied, [], r"data\.digest is"),
+    ):
+        assert run(tmp_path / "two", data, *some, *more, "--join", tmp_path / "one")[0] == 2
+        error = capsys.readouterr().err
+        assert "a run of another study" in error and re.search(message, error)
+        assert not list((tmp_path / "two").rglob("seed-*.json"))
+    assert run(tmp_path / "two", shapes, *some, "--join", copied)[0] == 2
     assert "holds no training run" in capsys.readouterr().err
 
 
@@ -285,7 +248,7 @@ def test_interrupted_and_resumed_a_study_has_the_same_numbers(tmp_path, shapes, 
     assert run(tmp_path / "whole", shapes, *some, "--seeds", "2")[0] == 0
 
     parts = tmp_path / "parts"
-    words = [sys.executable, ROOT / "tools/compare.py", *command(parts, shapes, *some)]
+    words = [sys.executable, tool.__file__, *command(parts, shapes, *some)]
     with subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         deadline = time.monotonic() + 200
         while not list(parts.rglob("last_checkpoint")) and time.monotonic() < deadline:
