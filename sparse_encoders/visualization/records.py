@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import mmcv
 import numpy as np
 import torch
+from mmcv.transforms import Compose
+from mmdet.utils import get_test_pipeline_cfg
+from mmengine.dataset import pseudo_collate
 from numpy.typing import NDArray
 from torch import nn
 
@@ -136,17 +139,11 @@ def record_tokens(model: nn.Module, image: str | Path, min_score: float = 0.3) -
         ValueError: the image cannot be read, the model has no encoder of this
             package, or ``min_score`` is not in [0, 1].
     """
-    import mmcv
-    from mmdet.apis import inference_detector
-
-    with _observed(model, min_score) as outputs:
-        pixels = mmcv.imread(str(image), channel_order="rgb") if Path(image).is_file() else None
-        if pixels is None:
-            raise ValueError(f"{image} is not an image file that can be read")
-        result = inference_detector(model, str(image))
-    resized = mmcv.imresize(pixels, tuple(map(int, result.img_shape[1::-1])))
-    classes: Any = model.dataset_meta
-    return _make_record(model, outputs[-1], resized, result, classes["classes"], min_score)
+    if not Path(image).is_file() or mmcv.imread(str(image)) is None:
+        raise ValueError(f"{image} is not an image file that can be read")
+    detector: Any = model
+    sample = Compose(get_test_pipeline_cfg(detector.cfg))(dict(img_path=str(image), img_id=0))
+    return record_sample(model, sample, detector.dataset_meta["classes"], min_score)
 
 
 def record_sample(
@@ -166,36 +163,28 @@ def record_sample(
     Raises:
         ValueError: as :func:`record_tokens`, the image aside.
     """
-    from mmengine.dataset import pseudo_collate
-
     detector: Any = model
-    training = detector.training
-    with _observed(model, min_score) as outputs, torch.no_grad():
-        detector.eval()
-        try:
-            result = detector.test_step(pseudo_collate([sample]))[0]
-        finally:
-            detector.train(training)
-    height, width = (int(s) for s in result.img_shape[:2])
-    pixels = sample["inputs"].cpu().numpy()[::-1, :height, :width].transpose(1, 2, 0)
-    image = np.ascontiguousarray(pixels).astype(np.uint8)
-    return _make_record(model, outputs[-1], image, result, classes, min_score)
-
-
-@contextmanager
-def _observed(model: nn.Module, min_score: float) -> Iterator[list[EncoderOutput]]:
-    """The outputs of the model's encoder within a ``with`` block; checks both arguments."""
+    encoder = getattr(model, "encoder", None)
     if not 0 <= min_score <= 1:
         raise ValueError(f"min_score must lie in [0, 1], got {min_score}")
-    encoder = getattr(model, "encoder", None)
     if not isinstance(encoder, Encoder):
         raise ValueError(
             f"{type(model).__name__} has no encoder of sparse_encoders; "
             "its type must be one of the sparse_encoders detectors"
         )
     outputs: list[EncoderOutput] = []
-    with encoder.register_forward_hook(lambda module, args, output: outputs.append(output)):
-        yield outputs
+    hook = encoder.register_forward_hook(lambda module, args, output: outputs.append(output))
+    training = detector.training
+    detector.eval()
+    try:
+        with hook, torch.no_grad():
+            result = detector.test_step(pseudo_collate([sample]))[0]
+    finally:
+        detector.train(training)
+    height, width = (int(s) for s in result.img_shape[:2])
+    pixels = sample["inputs"].cpu().numpy()[::-1, :height, :width].transpose(1, 2, 0)
+    image = np.ascontiguousarray(pixels).astype(np.uint8)
+    return _make_record(model, outputs[-1], image, result, classes, min_score)
 
 
 def _make_record(

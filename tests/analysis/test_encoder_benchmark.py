@@ -86,14 +86,23 @@ def _tiny(monkeypatch):
     monkeypatch.setattr(training_memory, "detector_with", detector_with)
 
 
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    """Run a tool and read what it writes."""
+
+    def call(tool, words):
+        out = tmp_path / "out.json"
+        monkeypatch.setattr("sys.argv", ["tool.py", *words.split(), "--json", str(out)])
+        assert not tool.main()
+        return json.loads(out.read_text())
+
+    return call
+
+
 @pytest.mark.usefixtures("_tiny")
-def test_the_tool_prints_a_table_and_writes_json(tmp_path, capsys, monkeypatch):
-    out = tmp_path / "out.json"
-    argv = ["--size", "64", "96", "--repeats", "1", "--warmup", "0", "--json", str(out)]
-    monkeypatch.setattr("sys.argv", ["benchmark_encoders.py", *argv])
-    tool.main()
+def test_the_tool_prints_a_table_and_writes_json(run, capsys):
+    report = run(tool, "--size 64 96 --repeats 1 --warmup 0")
     assert "of dense" in capsys.readouterr().out
-    report = json.loads(out.read_text())
     assert [r["encoder"] for r in report["rows"]] == ["dense", "focus"]
     assert report["rows"][0]["share_of_first"] == 1.0
     assert report["machine"]["versions"]["torch"] == torch.__version__
@@ -155,15 +164,11 @@ def test_memory_of_training_steps_grows_with_images_and_boxes_and_checkpointing_
 
 
 @pytest.mark.usefixtures("_tiny")
-def test_the_tool_for_memory(tmp_path, capsys, monkeypatch):
-    out = tmp_path / "memory.json"
-    words = ["--sizes", "64x96", "--encoders", "focus", "--settings", "bfloat16"]
-    monkeypatch.setattr("sys.argv", ["measure_memory.py", *words, "--json", str(out)])
-    assert memory_tool.main() == 0
+def test_the_tool_for_memory(run, capsys):
+    content = run(memory_tool, "--sizes 64x96 --encoders focus --settings bfloat16")
     printed = capsys.readouterr()
     assert "allocator of cpu" in printed.out and "| 64 x 96" in printed.out
     assert "focus, bfloat16: 1 x 64 x 96, 8 boxes" in printed.err
-    content = json.loads(out.read_text())
     assert content["rows"][0]["focus"] > 0 and content["machine"]
     with pytest.raises(ValueError, match=r"settings must be some of float32, .* got \['tiny'\]"):
         training_memory.training_memory(["dense"], [(64, 96)], settings=["tiny"])
@@ -171,12 +176,8 @@ def test_the_tool_for_memory(tmp_path, capsys, monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.skipif(not has_extension(), reason="needs the compiled operators")
-def test_operators_beside_what_they_replace(tmp_path, capsys, monkeypatch):
-    out = tmp_path / "ops.json"
-    argv = ["--size", "64", "64", "--keep", "0.5", "--repeats", "1", "--json", str(out)]
-    monkeypatch.setattr("sys.argv", ["benchmark_ops.py", *argv])
-    assert ops_tool.main() == 0
-    results = json.loads(out.read_text())["results"]
+def test_operators_beside_what_they_replace(run, capsys):
+    results = run(ops_tool, "--size 64 64 --keep 0.5 --repeats 1")["results"]
     assert len(results) == 2 * 2 * 2 and results[0]["queries"] == 42
     for result in results:
         assert result["baseline"] == BASELINES[result["operator"]]
