@@ -10,13 +10,11 @@ import numpy as np
 import pytest
 import torch
 
-from reference import all_checks
 from reference.checks import close, equal, same_sets, verify
 from sparse_encoders.supervision.decoder_attention import decoder_attention_map
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 TOOL = Path(__file__).parents[2] / "tools" / "verify_reference.py"
-all_checks()
 
 
 def load(name):

@@ -11,13 +11,11 @@ import numpy as np
 import pytest
 import torch
 
-from reference import all_checks
 from reference.checks import verify
 from reference.model import Agreement, settle_ties
 from reference.ties import FirstStageScores
 
 MODELS = Path(__file__).parents[1] / "fixtures" / "models"
-all_checks()
 
 
 @pytest.mark.slow

@@ -10,7 +10,7 @@ from mmdet.structures.bbox import bbox_cxcywh_to_xyxy
 from mmengine.structures import InstanceData
 from torch import Tensor
 
-from reference.checks import Check, Fixture, checks, close
+from reference.checks import Check, Fixture, close
 from reference.seeded import uniform
 from sparse_encoders.detectors.denoising import DNDETRHead, DNQueryGenerator
 
@@ -18,7 +18,6 @@ LOSSES = ("loss_cls", "loss_bbox", "loss_iou")
 SIDE = 640  # pixels of the images; predictions and targets are shares of them
 
 
-@checks("dn_loss")
 def check_dn_loss(fixture: Fixture, config: dict[str, Any]) -> list[Check]:
     """Class, box and IoU loss of the denoising queries of each decoder layer, unweighted."""
     batch = [_sample(fixture, image) for image in range(len(config["boxes_per_image"]))]

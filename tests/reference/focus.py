@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from reference.checks import Check, Fixture, checks, close, equal
+from reference.checks import Check, Fixture, close, equal
 from reference.parts import (
     encoder_settings,
     fixture_tokens,
@@ -41,7 +41,6 @@ def build_focus_encoder(
     return encoder, lent_parts(state, under(released, "class_embed_enc.")), state["level_embed"]
 
 
-@checks("focus_encoder")
 def check_focus_encoder(fixture: Fixture, config: dict[str, Any]) -> list[Check]:
     """Foreground scores, kept tokens and memory of the released encoder."""
     encoder, detector, level_embed = build_focus_encoder(fixture, config)
@@ -49,7 +48,6 @@ def check_focus_encoder(fixture: Fixture, config: dict[str, Any]) -> list[Check]
     return [*same_selection(output, fixture), same_memory(output, fixture)]
 
 
-@checks("foreground_labels")
 def check_foreground_labels(fixture: Fixture, config: dict[str, Any]) -> list[Check]:
     """Token labels of two interval sets, and the focal loss of each image."""
     results = []

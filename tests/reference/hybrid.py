@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from reference.checks import Check, Fixture, checks, close
+from reference.checks import Check, Fixture, close
 from reference.parts import fixture_tokens, released_state, same_memory
 from sparse_encoders.contracts import DetectorParts
 from sparse_encoders.encoders import HybridEncoder
@@ -37,7 +37,6 @@ _NAMES = (
 )
 
 
-@checks("hybrid_encoder")
 def check_hybrid_encoder(fixture: Fixture, config: dict[str, Any]) -> list[Check]:
     """Position embedding of the coarsest level, and the memory."""
     state = {}

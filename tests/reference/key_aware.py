@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from reference.checks import Check, Fixture, checks, close
+from reference.checks import Check, Fixture, close
 from reference.parts import released_state
 from reference.seeded import uniform
 from sparse_encoders.attention import KeyAwareDeformableAttention
@@ -17,7 +17,6 @@ _TOLERANCE = 1e-9  # relative, of what the fixture holds in float64
 _TOLERANCE_STORED = 1e-6  # of what it holds in float32
 
 
-@checks("key_aware_attention")
 def check_key_aware_attention(fixture: Fixture, config: dict[str, Any]) -> list[Check]:
     """Output and gradients of a seeded :class:`KeyAwareDeformableAttention`."""
     attention = KeyAwareDeformableAttention(

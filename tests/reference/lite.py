@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from reference.checks import Check, Fixture, checks, close
+from reference.checks import Check, Fixture, close
 from reference.parts import encoder_settings, fixture_tokens
 from reference.seeded import seeded_state, under
 from sparse_encoders.checkpoints.conversion import one_set_per_level
@@ -47,7 +47,6 @@ def lite_state(released: dict[str, Tensor], config: dict[str, Any]) -> dict[str,
     return encoder
 
 
-@checks("lite_encoders")
 def check_lite_encoders(fixture: Fixture, config: dict[str, Any]) -> list[Check]:
     """Memory of each case's encoder."""
     results = []

@@ -13,7 +13,7 @@ import torch
 from mmdet.structures import DetDataSample
 from torch import Tensor
 
-from reference.checks import Check, Fixture, checks
+from reference.checks import Check, Fixture
 from reference.parts import released_state
 from reference.seeded import seeded_input, uniform
 from reference.ties import FirstStageScores
@@ -28,7 +28,6 @@ FAR = 10.0  # tolerances beyond which a detection is another one
 MOST_TIES = 24  # pairs to try, nearest first
 
 
-@checks("model")
 def check_model(fixture: Fixture, config: dict[str, Any]) -> list[Check]:
     """Detections of each image: 97% within half a pixel and 1e-3 of the score.
 

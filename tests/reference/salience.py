@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from reference.checks import Check, Fixture, checks, close
+from reference.checks import Check, Fixture, close
 from reference.parts import (
     encoder_settings,
     fixture_tokens,
@@ -48,7 +48,6 @@ _NAMES: Renaming = (
 )
 
 
-@checks("salience_encoder")
 def check_salience_encoder(fixture: Fixture, config: dict[str, Any]) -> list[Check]:
     """Scores, kept tokens and memory of the released encoder."""
     state = rename(released_state(fixture, config), _NAMES)
@@ -93,7 +92,6 @@ def _refined_padding(output: EncoderOutput) -> Tensor | None:
     return padding & torch.zeros_like(padding).scatter(1, layer.indices, written & layer.taken)
 
 
-@checks("salience_labels")
 def check_salience_labels(fixture: Fixture, config: dict[str, Any]) -> list[Check]:
     """Soft targets of the tokens, and the loss of the batch."""
     results = []

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from reference.checks import TIE, Check, Fixture, checks, close, equal, same_sets
+from reference.checks import TIE, Check, Fixture, close, equal, same_sets
 from reference.parts import (
     encoder_settings,
     fixture_tokens,
@@ -29,7 +29,6 @@ from sparse_encoders.supervision.decoder_attention import (
 )
 
 
-@checks("sparse_encoder")
 def check_sparse_encoder(fixture: Fixture, config: dict[str, Any]) -> list[Check]:
     """Token scores, kept tokens, memory and auxiliary predictions of the released encoder."""
     released = released_state({**_aliases(fixture, config), **fixture}, config)
@@ -105,7 +104,6 @@ def _same_auxiliary(
     return results
 
 
-@checks("decoder_attention_map")
 def check_decoder_attention_map(fixture: Fixture, config: dict[str, Any]) -> list[Check]:
     """The map, the pseudo label, the loss, and Corr of each image."""
     shapes = tuple((h, w) for h, w in config["spatial_shapes"])
