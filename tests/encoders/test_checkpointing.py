@@ -8,8 +8,8 @@ import torch
 from torch.utils.checkpoint import checkpoint
 
 from grids import ENCODERS, PADDED, lent, small_encoder, small_grid
-from sparse_encoders.encoders import DenseEncoder, HybridEncoder, LiteDETREncoder
-from tiny import build, samples
+from sparse_encoders.encoders import HybridEncoder
+from tiny import batch, build
 from tiny_detectors import detector_config
 
 CASES = {
@@ -93,23 +93,7 @@ def test_layers_run_again_in_training_only(monkeypatch):
         return checkpoint(*args, **kwargs)
 
     monkeypatch.setattr("sparse_encoders.encoders.base.checkpoint", counted)
-    batch = torch.randn(2, 3, 64, 96), samples([(64, 96), (50, 70)], (64, 96), boxes=(3, 2))
-    model.train().loss(*batch)
+    model.train()(**batch(), mode="loss")
     with torch.no_grad():
-        model.eval().predict(*batch)
+        model.eval()(**batch(), mode="predict")
     assert calls == [model.encoder.layers[0]]
-
-
-@pytest.mark.parametrize("num_cp", [7, -2, 1.0, "all", True, None])
-def test_bad_values(num_cp):
-    with pytest.raises(ValueError, match=r"encoder\.num_cp must be .* an integer .*=6, got"):
-        LiteDETREncoder(schedule="H3L1-(2+1)x3", num_cp=num_cp)
-
-
-@pytest.mark.parametrize(
-    ("encoder", "num_cp", "expected"),
-    [(DenseEncoder, -1, -1), (LiteDETREncoder, 6, 6), (HybridEncoder, 6, 3)],
-)
-def test_accepted_values(encoder, num_cp, expected):
-    """The hybrid encoder, of three steps, takes what a config says for six layers."""
-    assert encoder(num_cp=num_cp).num_cp == expected

@@ -1,13 +1,16 @@
-"""Dual attention: object scores, the attention among object tokens, settings refused."""
+"""Dual attention: object scores, the attention among object tokens, the background's embedding."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 
-from grids import DIMS, PADDED, lent, small_encoder, small_grid
-from sparse_encoders.encoders import DenseEncoder
+from grids import DIMS, PADDED, SHAPES, lent, make_grid, small_encoder, small_grid
+from sparse_encoders.encoders.background import BackgroundEmbedding
 from sparse_encoders.encoders.dual_attention import ObjectAttention
+from sparse_encoders.selectors import LayerSelection
+from tiny import build
+from tiny_detectors import detector_config
 
 
 def test_object_scores_of_both_ways():
@@ -59,26 +62,51 @@ def test_object_tokens_come_back_by_layer_best_first_and_never_padding():
     assert small_encoder(dual_attention=False)(tokens, parts).objects == ()
 
 
-@pytest.mark.parametrize(
-    ("setting", "message"),
-    [
-        (dict(values="output"), "encoder.values must be one of"),
-        (dict(object_score="logits"), "encoder.object_score must be one of"),
-        (dict(background_embedding="always"), "encoder.background_embedding must be one of"),
-        (
-            dict(background_embedding="released", background_cells=0),
-            "encoder.background_cells must be at least 1",
-        ),
-        (dict(num_object_tokens=0), "encoder.num_object_tokens must be at least 1"),
-        (dict(num_levels=3), "3 feature levels|each of the 3 feature levels"),
-        (dict(selector=dict(type="FocusTokenSelector", keep_ratio=[0.5])), "for 2 encoder layers"),
-        (
-            dict(encoder=DenseEncoder, layer_cfg=dict(self_attn_cfg=dict(num_levels=3))),
-            "num_levels is 3, the detector has 4",
-        ),
-        (dict(encoder=DenseEncoder, num_layers=0), "num_layers must be at least 1"),
-    ],
-)
-def test_bad_settings_are_refused_when_built(setting, message):
-    with pytest.raises(ValueError, match=message):
-        small_encoder(**setting)
+@torch.no_grad()
+@pytest.mark.parametrize("where", ["released", "never_kept"])
+@pytest.mark.parametrize("count", ["image", "batch"])
+def test_tokens_that_are_not_refined_get_the_embedding_of_their_cell(where, count):
+    tokens, parts = small_grid(PADDED), lent()
+    selector = dict(type="SalienceTokenSelector", test_count=count)
+    encoder = small_encoder(background_embedding=where, selector=selector)
+    output = encoder(tokens, parts)
+    embedding, encoder.background = encoder.background, None
+    difference = output.memory - encoder(tokens, parts).memory
+    cells = [
+        torch.cat([embedding.columns[j], embedding.rows[i]])
+        for h, w in SHAPES
+        for i in range(h)
+        for j in range(w)
+    ]
+    first = output.layers[0].mask(tokens.num_tokens)
+    last = output.layers[-1].mask(tokens.num_tokens, carried=True)
+    without = ((last if where == "released" else first) | tokens.padding_mask).unsqueeze(-1)
+    assert without.any() and not without.all()
+    expected = torch.where(without, 0.0, torch.stack(cells))
+    assert torch.allclose(difference, expected, atol=1e-5)
+    dropped = first & ~last
+    assert dropped.any()
+    assert (difference[dropped].abs().sum(-1) > 0).all() == (where == "released")
+
+
+@torch.no_grad()
+def test_a_level_of_more_cells_than_the_tables_is_interpolated():
+    embedding = BackgroundEmbedding(4, cells=200, where="never_kept")
+    embedding.rows.copy_(torch.arange(200.0)[:, None].expand(-1, 2))
+    embedding.columns.zero_()
+    nothing = torch.zeros(1, 0, dtype=torch.long)
+    layers = [LayerSelection(nothing, nothing.bool(), nothing.bool())]
+    # 399 rows over 200 entries: every second one is an entry of its own
+    for shape, step in (((399, 2), 2), ((200, 1), 1)):
+        tokens = make_grid((shape,))
+        memory = embedding(torch.zeros_like(tokens.features), tokens, layers)
+        rows = memory[0, :: shape[1], 2]
+        torch.testing.assert_close(rows, torch.arange(shape[0]) / step, atol=1e-3, rtol=0)
+
+
+def test_a_detectors_initialisation_leaves_the_tables_uniform():
+    settings = dict(type="DualAttentionEncoder", background_embedding="released")
+    background = build(detector_config("DINO", settings)).encoder.background
+    for table in (background.rows, background.columns):
+        assert table.shape == (200, 128)
+        assert 0 <= table.min() < 0.01 and 0.99 < table.max() <= 1

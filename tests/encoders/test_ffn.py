@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from mmcv.cnn.bricks.transformer import FFN
 
-from sparse_encoders.encoders import DenseEncoder, DualAttentionEncoder, LiteDETREncoder
 from sparse_encoders.encoders.ffn import SlicedFFN
 
 SETTINGS: dict[str, Any] = dict(embed_dims=8, feedforward_channels=12, ffn_drop=0.0)
@@ -53,17 +51,3 @@ def test_training_and_graphs_are_not_cut() -> None:
         assert rows == [9] * len(rows)
         longer = torch.randn(1, 20, 8)  # a traced slice would have kept 9 tokens
         torch.testing.assert_close(traced(longer), whole(longer))
-
-
-@pytest.mark.parametrize("encoder", [DenseEncoder, DualAttentionEncoder, LiteDETREncoder])
-def test_dense_is_whole_and_what_prunes_is_cut_unless_told(encoder: Any) -> None:
-    default = 0 if encoder is DenseEncoder else 1024
-    for setting, slices in ((None, default), (7, 7), (0, 0)):
-        built = encoder(ffn_slice=setting, num_layers=3)
-        assert {m.slice_tokens for m in built.modules() if isinstance(m, SlicedFFN)} == {slices}
-
-
-@pytest.mark.parametrize("wrong", [-1, 2.0, "all", True])
-def test_bad_slices(wrong: Any) -> None:
-    with pytest.raises(ValueError, match=r"encoder\.ffn_slice must be a number of tokens, 0"):
-        DenseEncoder(ffn_slice=wrong)

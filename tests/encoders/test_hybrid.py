@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from grids import DIMS, LAYER, PADDED, lent, make_grid, small_encoder
+from grids import DIMS, PADDED, lent, make_grid, small_encoder
 from sparse_encoders.encoders import HybridEncoder
 from sparse_encoders.encoders.aifi import sine_embedding
 from sparse_encoders.tokens import TokenGrid
@@ -123,22 +123,6 @@ def test_convolutions_begin_as_released():
     encoder.init_own_weights()
     largest = float(encoder.fusion.down[0].conv.weight.detach().abs().max())
     assert largest <= (9 * DIMS) ** -0.5 < 1.2 * largest
-
-
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        (dict(position="columns"), r"encoder\.position must be one of .* got 'columns'"),
-        (dict(expansion=0.01), r"encoder\.expansion is too small.*0\.01"),
-        (dict(depth_mult=0.1), r"encoder\.depth_mult is too small.*0\.1"),
-        (dict(norm_cfg=dict(type="GN", num_groups=5)), r"num_groups must divide the 32 .*got 5"),
-        (dict(num_cp="all"), r"num_cp must be .* encoder\.num_layers=3, got 'all'"),
-        (dict(layer_cfg=dict(self_attn_cfg=dict(embed_dims=30))), "multiple of 4, got 30"),
-    ],
-)
-def test_refused_settings(settings, message):
-    with pytest.raises(ValueError, match=message):
-        HybridEncoder(**{"layer_cfg": LAYER, **settings})
 
 
 def test_refused_tokens():

@@ -141,27 +141,6 @@ def test_composition_refines_fewer_tokens_than_its_parts(ratio: float) -> None:
     assert both < min(interleaved, pruned)
 
 
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        (dict(blocks=4), "encoder.blocks must divide encoder.num_layers, got 4 blocks and 6"),
-        (dict(blocks=0), "encoder.blocks must divide"),
-        (dict(high_levels=4), r"encoder.high_levels must lie in \[1, 3\]"),
-        (dict(high_levels=0), "encoder.high_levels must lie in"),
-        (dict(schedule="H3L1"), r"encoder.schedule must be named like H3L1-\(2\+1\)x3"),
-        (dict(schedule="H2L1-(2+1)x3"), "is for 3 feature levels, the detector has 4"),
-        (dict(schedule="H3L1-(2+1)x3", blocks=2), "means blocks=3, but encoder.blocks is 2"),
-        (dict(attention="linear"), r"attention must be one of \('plain', 'key_aware'\)"),
-        (dict(key_aware=dict(separate_key_projection=True)), "but encoder.attention is 'plain'"),
-        (dict(attention="key_aware", key_aware=dict(heads=1)), "key_aware accepts same_loc"),
-        (dict(prune_high_levels=True), "prune_high_levels needs encoder.selector"),
-    ],
-)
-def test_refused_settings(settings: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        LiteDETREncoder(**settings)
-
-
 def test_refused_levels() -> None:
     with pytest.raises(ValueError, match=r"encoder.num_levels is 4, got 3 feature levels"):
         lite()(grid(3), lent())

@@ -170,9 +170,3 @@ def test_levels_of_one_token(name):
     """Fewer tokens than object tokens, and than a layer would keep of a larger image."""
     tokens = make_grid(((2, 2), (1, 1), (1, 1), (1, 1)), channels=DIMS)
     assert small_encoder(**ENCODERS[name])(tokens, lent()).memory.isfinite().all()
-
-
-@pytest.mark.parametrize("name", ["L1Loss", "FocusSelector", "DenseEncoder", None])
-def test_a_selector_must_be_a_selector(name):
-    with pytest.raises(ValueError, match=r"selector.type must be one of .*FocusTokenSelector"):
-        small_encoder(selector=dict(type=name))

@@ -63,16 +63,3 @@ def test_what_a_detector_must_lend():
         encoder.loss(output, Targets([torch.zeros(0, 4)], [torch.zeros(0)]))
     with pytest.raises(ValueError, match="need the detector's detection loss, which this"):
         encoder.loss(output, Targets([], [], torch.rand(1, grid.num_tokens)))
-
-
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        (dict(num_classes=None), r"auxiliary_heads=True needs encoder\.num_classes"),
-        (dict(selector=dict(keep_ratio=1.5)), r"keep_ratio must lie in \(0, 1\], got 1.5"),
-        (dict(selector=dict(loss_weight=-1)), "loss_weight must not be negative, got -1"),
-    ],
-)
-def test_refused_settings(settings, message):
-    with pytest.raises(ValueError, match=message):
-        sparse(**settings)
