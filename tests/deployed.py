@@ -8,23 +8,9 @@ import torch
 from mmengine.config import Config
 
 from tiny import build
-from tiny_detectors import detector_config
+from tiny_detectors import ENCODERS, detector_config
 
 SIZE = (96, 128)
-ENCODERS: dict[str, dict[str, Any]] = {
-    "dense": dict(type="DenseEncoder"),
-    "focus": dict(type="DualAttentionEncoder", selector=dict(type="FocusTokenSelector")),
-    "lite": dict(type="LiteDETREncoder", blocks=1, high_levels=3),
-    "key-aware": dict(type="LiteDETREncoder", blocks=1, high_levels=3, attention="key_aware"),
-    "sparse": dict(type="SparseDETREncoder"),
-    "salience": dict(
-        type="DualAttentionEncoder",
-        background_embedding="released",
-        selector=dict(type="SalienceTokenSelector"),
-    ),
-    "hybrid": dict(type="HybridEncoder", feedforward_channels=64),
-    "none": dict(type="NoEncoder"),
-}
 
 
 def config(kind: str = "DINO", encoder: str | dict[str, Any] = "focus", **changes: Any) -> Config:

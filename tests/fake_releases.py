@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from mmdet.models import SwinTransformer
 from torch import Tensor
 
 from reference.seeded import seeded_state
@@ -146,29 +147,25 @@ def official_dn_detr() -> Shapes:
     return one_stage | {f"{name}.weight": shape for name, shape in learned.items()}
 
 
+# MMDetection's names of parts of a Swin Transformer, and Microsoft's
+SWIN_PARTS = {
+    "stages.": "layers.",
+    "attn.w_msa.": "attn.",
+    "ffn.layers.0.0.": "mlp.fc1.",
+    "ffn.layers.1.": "mlp.fc2.",
+    "patch_embed.projection.": "patch_embed.proj.",
+}
+
+
 def swin(prefix: str, dims: int) -> Shapes:
     """The shapes of Microsoft's Swin Transformer with windows of 7 and three outputs."""
-    actual: Shapes = {f"{prefix}patch_embed.proj.weight": [dims, 3, 4, 4]}
-    actual[f"{prefix}patch_embed.proj.bias"] = [dims]
-    norms = {"patch_embed.norm": dims} | {f"norm{i}": dims * 2**i for i in (1, 2, 3)}
-    for stage, depth in enumerate((1, 1, 2, 1)):
-        width, heads = dims * 2**stage, 2**stage
-        for name in (f"layers.{stage}.blocks.{block}" for block in range(depth)):
-            norms |= {f"{name}.norm1": width, f"{name}.norm2": width}
-            for layer, outputs, inputs in (
-                ("attn.qkv", 3 * width, width),
-                ("attn.proj", width, width),
-                ("mlp.fc1", 4 * width, width),
-                ("mlp.fc2", width, 4 * width),
-            ):
-                actual |= linear(f"{prefix}{name}.{layer}", outputs, inputs)
-            actual[f"{prefix}{name}.attn.relative_position_bias_table"] = [169, heads]
-            actual[f"{prefix}{name}.attn.relative_position_index"] = [49, 49]
-        if stage < 3:
-            actual[f"{prefix}layers.{stage}.downsample.reduction.weight"] = [2 * width, 4 * width]
-            norms[f"layers.{stage}.downsample.norm"] = 4 * width
-    for name, width in norms.items():
-        actual |= {f"{prefix}{name}.{part}": [width] for part in ("weight", "bias")}
+    depths, heads = (1, 1, 2, 1), (1, 2, 4, 8)
+    model = SwinTransformer(embed_dims=dims, depths=depths, num_heads=heads, out_indices=(1, 2, 3))
+    actual: Shapes = {}
+    for name, value in model.state_dict().items():
+        for ours, theirs in SWIN_PARTS.items():
+            name = name.replace(ours, theirs)
+        actual[prefix + name] = list(value.shape)
     return actual
 
 

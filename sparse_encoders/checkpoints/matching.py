@@ -7,7 +7,6 @@ from typing import Any
 
 from sparse_encoders.configs import CocoConfig, coco_configs
 from sparse_encoders.encoders.dual_attention import DualAttentionEncoder
-from sparse_encoders.encoders.interleaved import LiteDETREncoder
 
 _WINDOWS = {7: "224", 12: "384"}
 _SCHEDULES = {(3, 3): "", (2, 3): "-3p1x2", (1, 3): "-6p1x1", (3, 2): "-h2l2"}
@@ -71,17 +70,15 @@ def _encoder_word(model: Mapping[str, Any]) -> str:
 
 def facts(model: Any) -> dict[str, Any]:
     """Settings of a built detector that change its predictions, by name."""
-    encoder, neck, pos_embed = model.encoder, model.neck, model.positional_encoding
+    encoder, selector, backbone = model.encoder, model.encoder.selector, model.backbone
     settings = {
         "type": type(model).__name__,
-        "backbone": type(model.backbone).__name__,
-        "backbone.out_indices": tuple(model.backbone.out_indices),
-        "neck.bias": neck.convs[0].conv.bias is not None,
-        "num_queries": model.num_queries,
-        "num_feature_levels": model.num_feature_levels,
+        "backbone": type(backbone).__name__,
+        "backbone.out_indices": tuple(backbone.out_indices),
+        "neck.bias": model.neck.convs[0].conv.bias is not None,
         "bbox_head.num_classes": model.bbox_head.num_classes,
-        "positional_encoding.offset": float(pos_embed.offset),
-        "positional_encoding.temperature": pos_embed.temperature,
+        "positional_encoding.offset": float(model.positional_encoding.offset),
+        "positional_encoding.temperature": model.positional_encoding.temperature,
         "encoder.type": type(encoder).__name__,
         "encoder.num_layers": encoder.num_layers,
         "encoder hidden channels": encoder.layer_cfg["ffn_cfg"]["feedforward_channels"],
@@ -89,27 +86,24 @@ def facts(model: Any) -> dict[str, Any]:
         "decoder hidden channels": model.decoder.layers[0].ffn.feedforward_channels,
         "test_cfg.max_per_img": (model.test_cfg or {}).get("max_per_img", 100),
     }
-    for name in ("depth", "embed_dims", "depths", "window_size"):
-        if hasattr(model.backbone, name):
-            settings[f"backbone.{name}"] = getattr(model.backbone, name)
-    for name in ("efficient_query_init", "class_specific_first_stage", "num_queries_one2many"):
-        if hasattr(model, name):
-            settings[name] = getattr(model, name)
-    if encoder.selector is not None:
-        ratios = encoder.selector.schedule.per_layer
-        settings["encoder.selector.type"] = type(encoder.selector).__name__
+    if selector is not None:
+        ratios = selector.schedule.per_layer
+        settings["encoder.selector.type"] = type(selector).__name__
         settings["encoder.selector.keep_ratio"] = tuple(round(ratio, 6) for ratio in ratios)
-        settings["encoder.selector.count"] = encoder.selector.count
     if isinstance(encoder, DualAttentionEncoder):
         settings["encoder.values"] = encoder.values
-        settings["encoder.object_score"] = encoder.object_score
         settings["encoder.num_object_tokens"] = encoder.layers[0].object_attention.num_tokens
-    if isinstance(encoder, LiteDETREncoder):
-        settings["encoder.blocks"] = encoder.schedule.blocks
-        settings["encoder.high_levels"] = encoder.schedule.high_levels
+    queries = ("num_queries", "num_queries_one2many", "efficient_query_init", "num_feature_levels")
+    for owner, prefix, names in (
+        (model, "", (*queries, "class_specific_first_stage")),
+        (backbone, "backbone.", ("depth", "embed_dims", "depths", "window_size")),
+        (selector, "encoder.selector.", ("count",)),
+        (encoder, "encoder.", ("object_score",)),
+        (getattr(encoder, "schedule", None), "encoder.", ("blocks", "high_levels")),
+    ):
+        settings |= {prefix + n: getattr(owner, n) for n in names if hasattr(owner, n)}
     for part in ("backbone", "neck", "encoder", "decoder", "bbox_head"):
-        own = [p.numel() for n, p in model.named_parameters() if n.startswith(f"{part}.")]
-        settings[f"{part} parameters"] = sum(own)
+        settings[f"{part} parameters"] = sum(p.numel() for p in getattr(model, part).parameters())
     return settings
 
 

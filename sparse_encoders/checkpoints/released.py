@@ -78,12 +78,7 @@ def model_config(family: str, config: Mapping[str, Any], shapes: Shapes) -> dict
         bbox_head=dict(
             type=f"{detector}Head",
             num_classes=config["num_classes"],
-            sync_cls_avg_factor=True,
-            loss_cls=dict(
-                type="FocalLoss", use_sigmoid=True, gamma=2.0, alpha=0.25, loss_weight=1.0
-            ),
-            loss_bbox=dict(type="L1Loss", loss_weight=5.0),
-            loss_iou=dict(type="GIoULoss", loss_weight=2.0),
+            loss_cls=dict(type="FocalLoss", use_sigmoid=True),  # one output a class
         ),
         test_cfg=dict(max_per_img=config["max_per_img"]),
     )

@@ -80,11 +80,9 @@ def export_onnx(
     # right for one image only
     batch = 2 if dynamic_batch else 1
     image = torch.zeros(batch, 3, *image_hw, device=next(model.parameters()).device)
-    axes: dict[str, dict[int, str]] = {name: {} for name in ("image", *OUTPUTS)}
-    for named in axes.values() if dynamic_batch else ():
-        named[0] = "batch"
+    axes = {name: {0: "batch"} if dynamic_batch else {} for name in ("image", *OUTPUTS)}
     if dynamic_size:
-        axes["image"].update({2: "height", 3: "width"})
+        axes["image"] |= {2: "height", 3: "width"}
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     with (
         torch.no_grad(),

@@ -186,6 +186,9 @@ def test_class_counts(tmp_path: Path, run_tool: Any, capsys: pytest.CaptureFixtu
         "11 rows of 91: not the number of a category of COCO"
     }
     assert cut.checkpoint["meta"]["dataset_meta"]["classes"][79] == "toothbrush"
+    short, long = (set(cut.report(all_names)) for all_names in (False, True))
+    names = {f"  {name}: {reason}" for name, reason in cut.conversion.left_out.items()}
+    assert names <= long and len(short) < len(names)
     twenty = releases.with_rows(shapes, r"class_embed|enhance_MCSP|label_enc", 20)
     few = releases.save(tmp_path / "few.pth", releases.hollow(twenty))
     with pytest.raises(ValueError, match=r"only heads with 91 classes .* have 20"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import re
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
 from quick import slow_but
+from sparse_encoders.configs import coco_configs
 from sparse_encoders.encoders import (
     DenseEncoder,
     DualAttentionEncoder,
@@ -118,9 +120,9 @@ def test_a_shrunken_copy_runs(path):
     assert ("loss_salience" in losses) == ("salience" in words(path))
 
 
-@pytest.mark.parametrize("path", [p for p in CONFIGS if p.stem.endswith("_coco")], ids=str)
-def test_a_config_is_what_its_name_says(path):
-    model, named = model_of(path), words(path)
+@pytest.mark.parametrize("coco", coco_configs(), ids=lambda config: str(config.path))
+def test_a_config_is_what_its_name_says(coco):
+    model, named = model_of(coco.path), coco.encoder.split("-")
     ratio = next((int(w[1:]) / 100 for w in named if w[0] == "k" and w[1:].isdigit()), 0.3)
     selector = model.encoder.get("selector")
     assert (selector is None) == (
@@ -143,28 +145,22 @@ def test_a_config_is_what_its_name_says(path):
     if "aware" in named:  # as in the released models: tests/fixtures/models/lite_dino_r50.npz
         offsets = dict(same_locations_on_every_level=False)
         assert model.encoder.key_aware == model.decoder_key_aware == offsets
-    config = Config.fromfile(ROOT / path)
-    epochs = int(path.stem.split("-")[-1].split("e_")[0])
-    assert (config.max_epochs, config.train_cfg.max_epochs) == (epochs, epochs)
-    assert [s.end for s in config.param_scheduler if s.by_epoch] == [epochs]
-    batch = [int(n) for n in path.stem.split("_")[-2].split("-")[0].split("xb")]
-    assert config.auto_scale_lr.base_batch_size == batch[0] * batch[1]
-    assert config.train_dataloader.batch_size == batch[1]
+    config = Config.fromfile(ROOT / coco.path)
+    assert config.max_epochs == config.train_cfg.max_epochs == coco.epochs
+    assert [s.end for s in config.param_scheduler if s.by_epoch] == [coco.epochs]
+    gpus, batch = map(int, re.search(r"_(\d+)xb(\d+)-", coco.path.stem).groups())
+    assert config.train_dataloader.batch_size == batch
+    assert config.auto_scale_lr.base_batch_size == gpus * batch
 
 
-def _one_of_each_structure() -> list[Path]:
-    """A config of each distinct set of parameters: ratios and backbones have none."""
-    first: dict[str, Path] = {}
-    for path in CONFIGS:
-        if not path.stem.endswith("_coco"):
-            continue
-        ratio = path.stem.split("_")[2].rsplit("-k", 1)
-        encoder = ratio[0] if ratio[-1].isdigit() else path.stem.split("_")[2]
-        first.setdefault(f"{path.stem.split('_')[0]} {encoder}", path)
-    return list(first.values())
+# the first config of each distinct set of parameters: ratios and backbones have none
+STRUCTURES = {
+    (config.detector, re.sub(r"-k\d+$", "", config.encoder)): config.path
+    for config in reversed(coco_configs())
+}
 
 
-@pytest.mark.parametrize("path", _one_of_each_structure(), ids=str)
+@pytest.mark.parametrize("path", STRUCTURES.values(), ids=str)
 def test_the_real_size_builds(path):
     model = copy.deepcopy(model_of(path))
     model.backbone = dict(type="ResNet", depth=18, base_channels=8, init_cfg=None)

@@ -67,7 +67,7 @@ def test_it_compiles_as_one_graph(encoder: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "encoder"), [("DINO", "focus"), ("HDETR", "lite"), ("DNDETR", "key-aware")]
+    ("kind", "encoder"), [("DINO", "focus"), ("HDETR", "lite"), ("DNDETR", "lite key-aware")]
 )
 def test_bfloat16(kind: str, encoder: str) -> None:
     """Inference with float32 and with bfloat16 weights, and a training step."""

@@ -14,13 +14,13 @@ import torch
 from mmdet.registry import MODELS
 from mmengine.config import Config
 
-from deployed import ENCODERS, SIZE, config, detector, picture
+from deployed import SIZE, config, detector, picture
 from export_onnx import read_image
 from quick import exhaustive_but, slow_but
 from skips import needs_newer_onnx_exporter
 from sparse_encoders.deployment import compare_with_onnx, export_onnx, open_onnx, run_onnx
 from sparse_encoders.loading import load_detector
-from tiny_detectors import DETECTORS
+from tiny_detectors import DETECTORS, ENCODERS
 
 needs_onnx = pytest.mark.skipif(
     any(importlib.util.find_spec(name) is None for name in ("onnx", "onnxruntime")),
@@ -90,7 +90,7 @@ def test_a_dynamic_batch(encoder: str, exported: Exported) -> None:
 @pytest.mark.parametrize(
     ("encoder", "kind"),
     exhaustive_but(
-        [("lite", "two-stage DeformableDETR"), ("sparse", "DINO"), ("key-aware", "DINO")],
+        [("lite", "two-stage DeformableDETR"), ("sparse", "DINO"), ("lite key-aware", "DINO")],
         [
             *((encoder, "DINO") for encoder in ENCODERS),
             *(("lite", kind) for kind in DETECTORS if kind not in ("DINO", "DDQDETR")),
@@ -148,7 +148,7 @@ def test_other_weights_are_seen(exported: Exported) -> None:
 def test_the_newer_exporter(tmp_path: Path) -> None:
     if importlib.util.find_spec("onnxscript") is None:
         pytest.skip("onnxscript is not installed")
-    settings = config(encoder="key-aware")
+    settings = config(encoder="lite key-aware")
     settings.decoder.num_layers = 1
     model = MODELS.build(settings).eval()
     image = torch.rand(1, 3, 64, 64) * 255
