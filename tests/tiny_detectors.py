@@ -12,6 +12,7 @@ from sparse_encoders.analysis.variants import encoder_config
 from tiny import build, mmdet_config
 
 DETECTORS = ("DeformableDETR", "two-stage DeformableDETR", "DNDETR", "DINO", "HDETR", "DDQDETR")
+SPARSE_DETR = "Sparse DETR's DeformableDETR"  # two-stage
 QUERIES = 40
 
 ENCODERS: dict[str, dict[str, Any]] = {
@@ -36,15 +37,12 @@ ENCODERS: dict[str, dict[str, Any]] = {
         selector=dict(type="FocusTokenSelector", keep_ratio=0.3),
     ),
 }
-# Sparse DETR's detector has both
-SPARSE_DETR = dict(efficient_query_init=True, class_specific_first_stage=True)
-
 # EncoderDetector refuses more detections than queries times classes
 TEST_CFG = dict(max_per_img=50)
 
 
 def detector_config(detector: str, encoder: dict[str, Any] | None = None, **changes: Any) -> Config:
-    """``detector`` (one of DETECTORS) with ``encoder`` settings merged over MMDetection's."""
+    """One of DETECTORS or SPARSE_DETR, with ``encoder`` settings merged over MMDetection's."""
     model = mmdet_config(num_queries=QUERIES, test_cfg=TEST_CFG)
     model.backbone.base_channels = 16
     model.neck.in_channels = [32, 64, 128]
@@ -57,6 +55,8 @@ def detector_config(detector: str, encoder: dict[str, Any] | None = None, **chan
         model.pop("dn_cfg")
     if kind == "HDETR":
         model.num_queries_one2many = 60
+    if detector == SPARSE_DETR:
+        model.update(efficient_query_init=True, class_specific_first_stage=True)
     model.encoder.update(copy.deepcopy(encoder or {}))
     model.update(changes)
     return model

@@ -26,16 +26,8 @@ PICTURES = {"small": (34, 40), "picture": (50, 80), "whole": PADDED}
 # pictures of each batch; a batch of whole ones alone has no padding mask
 BATCHES = (("picture",), ("picture", "small"), ("whole", "picture"), ("whole",))
 
-DETECTORS: dict[str, tuple[str, dict[str, Any]]] = {
-    "one-stage": ("DeformableDETR", dict(with_box_refine=False)),
-    "refine": ("DeformableDETR", {}),
-    "two-stage": ("two-stage DeformableDETR", {}),
-    "Sparse DETR's": ("two-stage DeformableDETR", SPARSE_DETR),
-    "DN-DETR": ("DNDETR", {}),
-    "DINO": ("DINO", {}),
-    "H-DETR": ("HDETR", {}),
-    "DDQ-DETR": ("DDQDETR", {}),
-}
+ONE_STAGE = "one-stage, unrefined DeformableDETR"
+DETECTORS = (ONE_STAGE, *tiny_detectors.DETECTORS, SPARSE_DETR)
 SELECTORS = (
     "DecoderAttentionSelector",
     "FocusTokenSelector",
@@ -91,9 +83,10 @@ class Detector:
     """A tiny detector whose encoder is changed, on batches whose features are computed once."""
 
     def __init__(self, name: str) -> None:
-        kind, changes = DETECTORS[name]
+        kind = "DeformableDETR" if name == ONE_STAGE else name
         test_cfg = dict(max_per_img=QUERIES * NUM_CLASSES)  # all: no cut that a tie could move
-        self.model: Any = build(detector_config(kind, test_cfg=test_cfg, **changes)).eval()
+        config = detector_config(kind, test_cfg=test_cfg, with_box_refine=name != ONE_STAGE)
+        self.model: Any = build(config).eval()
         spread_weights(self.model)
         self.layer_cfg = self.model.encoder.layer_cfg
         self.batches = []

@@ -15,7 +15,7 @@ TWO_STAGE = "two-stage DeformableDETR"
 
 @pytest.fixture(scope="module")
 def sparse():
-    return build(detector_config(TWO_STAGE, ENCODERS["sparse"], **SPARSE_DETR))
+    return build(detector_config(SPARSE_DETR, ENCODERS["sparse"]))
 
 
 def test_class_specific_first_stage_learns_the_classes(sparse):

@@ -98,11 +98,12 @@ def test_key_aware_decoder_in_bfloat16(detector: str) -> None:
     assert all(p.grad.isfinite().all() for p in model.parameters() if p.requires_grad)
 
 
-@pytest.mark.parametrize("detector", slow_but(["DeformableDETR", "DINO"], DETECTORS))
+@pytest.mark.parametrize(
+    "detector", slow_but(["DeformableDETR", "DINO"], [*DETECTORS, SPARSE_DETR])
+)
 def test_tiny_image(detector: str) -> None:
     """A 32 x 32 image has fewer tokens than a two-stage detector has queries."""
-    changes = SPARSE_DETR if detector == "two-stage DeformableDETR" else {}
-    model = build(detector_config(detector, ENCODERS["lite + focus"], **changes)).train()
+    model = build(detector_config(detector, ENCODERS["lite + focus"])).train()
     loss = total(model(**batch((1,), SMALL), mode="loss"))
     loss.backward()
     assert loss.isfinite() and without_gradient(model) == []

@@ -20,7 +20,6 @@ from tiny_detectors import DETECTORS, ENCODERS, SPARSE_DETR, detector_config
 
 LOSSES = {"FocalLoss", "L1Loss", "GIoULoss"}
 HALVES = [torch.bfloat16, pytest.param(torch.float16, marks=needs_float16_autocast)]
-CLASS_SPECIFIC = "two-stage DeformableDETR, class-specific"
 
 
 @contextmanager
@@ -63,14 +62,12 @@ def losses_in(model: nn.Module, dtype: torch.dtype) -> dict[str, Tensor]:
 @pytest.mark.parametrize("dtype", HALVES, ids=str)
 @pytest.mark.parametrize(
     ("detector", "encoder"),
-    pairs([*DETECTORS, CLASS_SPECIFIC], ["sparse", "focus"], quick=("DINO",), each="focus"),
+    pairs([*DETECTORS, SPARSE_DETR], ["sparse", "focus"], quick=("DINO",), each="focus"),
 )
 def test_what_reaches_a_loss_is_float32(
     detector: str, encoder: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    kind, _, specific = detector.partition(", ")
-    changes = SPARSE_DETR if specific else {}
-    model = build(detector_config(kind, ENCODERS[encoder], **changes)).train()
+    model = build(detector_config(detector, ENCODERS[encoder])).train()
     with spied(monkeypatch) as seen:
         losses = losses_in(model, dtype)
     own = "decoder attention" if encoder == "sparse" else "foreground"
