@@ -1,8 +1,4 @@
-"""Records that a detector passes to its encoder.
-
-They have a module of their own so that imports point one way: detectors import encoders, encoders
-import selectors, and all of them import these records.
-"""
+"""Records that a detector passes to its encoder; detectors, encoders and selectors import them."""
 
 from __future__ import annotations
 
@@ -29,8 +25,7 @@ class DetectorParts:
             for a detector without a first stage.
         category_head: maps the index of an encoder layer to a head, (B, K, C) tokens to
             (B, K, classes) logits; None if the detector has no such head.
-        targets: boxes of the images, for a selector with
-            :attr:`Selector.needs_boxes`; None otherwise.
+        targets: boxes of the images, for a selector with :attr:`Selector.needs_boxes`.
     """
 
     projection: Callable[[Tensor], Tensor] | None = None

@@ -45,12 +45,7 @@ class AuxiliaryHeads(nn.Module):
     def forward(
         self, refined: Sequence[Tensor], layers: Sequence[LayerSelection], tokens: TokenGrid
     ) -> list[tuple[Tensor, Tensor]]:
-        """Class logits and boxes of every layer's tokens.
-
-        Args:
-            refined: for each layer the (B, K, C) tokens it refined.
-            layers: for each layer the indices of these tokens.
-            tokens: the batch, for the proposals.
+        """Class logits and boxes of every layer's (B, K, C) refined tokens.
 
         Returns:
             For each layer but the last (B, K, classes) logits and (B, K, 4) boxes (cx, cy, w, h)

@@ -69,16 +69,13 @@ def _spread(at: Tensor, weights: Tensor, h: int, w: int) -> Tensor:
 def attention_labels(
     attention: Tensor, num_positive: Tensor, max_positive: int, padding_mask: Tensor | None = None
 ) -> Tensor:
-    """Pseudo labels: the tokens of an image with the largest attention (section 3.3).
+    """(B, N) bool pseudo labels: the tokens with the largest attention (section 3.3).
 
     Args:
         attention: (B, N) decoder attention map.
         num_positive: (B,) positives of each image.
         max_positive: upper bound of ``num_positive``, known on the host.
         padding_mask: (B, N) bool, True where padded: never positive.
-
-    Returns:
-        (B, N) bool.
     """
     if padding_mask is not None:
         attention = attention.masked_fill(padding_mask, -1.0)
@@ -93,12 +90,8 @@ def token_selection_loss(
 ) -> Tensor:
     """Multi-label soft-margin loss, mean over tokens and images (section 3.3).
 
-    As released, padding takes part as tokens with the batch's smallest logit.
-
-    Args:
-        logits: (B, N) scores of the selector.
-        labels: (B, N) bool.
-        padding_mask: (B, N) bool, True where padded.
+    Of the selector's (B, N) logits and (B, N) bool labels. As released, padding, where the (B, N)
+    mask is True, takes part as tokens with the batch's smallest logit.
     """
     logits = logits.float()
     if padding_mask is not None:
@@ -110,13 +103,8 @@ def token_selection_loss(
 def attention_share(attention: Tensor, chosen: Tensor, shapes: LevelShapes) -> Tensor:
     """Corr: the share of the attention map's sum that lies on the chosen tokens (section 3.4).
 
-    Args:
-        attention: (B, N) decoder attention map.
-        chosen: (B, N) bool.
-        shapes: (height, width) of each level.
-
-    Returns:
-        (B, 1 + L): over all levels, then for each level; NaN where the map is zero.
+    Of a (B, N) decoder attention map and a (B, N) bool mask: (B, 1 + L) shares over all levels,
+    then for each level; NaN where the map is zero.
     """
     held = attention * chosen
     sizes = [h * w for h, w in shapes]
@@ -128,12 +116,8 @@ def attention_share(attention: Tensor, chosen: Tensor, shapes: LevelShapes) -> T
 def best_share(scores: Tensor, share: float, valid: Tensor) -> Tensor:
     """(B, N) bool, the ``share`` of each image's valid tokens with the highest scores.
 
-    Focus-DETR's Table 3 compares the top 10% (share 0.1) of several selectors.
-
-    Args:
-        scores: (B, N).
-        share: of the valid tokens, in (0, 1]; at least one token is taken.
-        valid: (B, N) bool.
+    Focus-DETR's Table 3 compares the top 10% (share 0.1) of several selectors. At least one token
+    is taken.
 
     Raises:
         ValueError: a share outside of (0, 1].

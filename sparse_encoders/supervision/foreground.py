@@ -57,9 +57,8 @@ class ForegroundLabels:
     def __call__(self, tokens: TokenGrid, boxes: Sequence[Tensor]) -> Tensor:
         """(B, N) bool labels.
 
-        Args:
-            tokens: the batch's tokens.
-            boxes: per image (n, 4) as (x1, y1, x2, y2) in pixels of the batched input; n may be 0.
+        ``boxes`` are per image (n, 4) as (x1, y1, x2, y2) in pixels of the batched input; n may be
+        0.
         """
         device = tokens.features.device
         # lists are padded with boxes of size 0, which contain no token
@@ -116,9 +115,7 @@ def _inside(x: Tensor, y: Tensor, boxes: Tensor, low: float, high: float) -> Ten
 def foreground_focal_loss(logits: Tensor, labels: Tensor) -> Tensor:
     """(B,) focal loss of each image, summed over tokens, divided by its positives (equation 7).
 
-    Args:
-        logits: (B, N) foreground logits.
-        labels: (B, N) bool; for an image without positives the sum is divided by one.
+    Of (B, N) logits and bool labels. For an image without positives the sum is divided by one.
     """
     loss = py_sigmoid_focal_loss(
         logits.float(), labels.float(), gamma=2.0, alpha=0.25, reduction="none"

@@ -45,10 +45,8 @@ class SalienceLabels:
     def __call__(self, tokens: TokenGrid, boxes: Sequence[Tensor]) -> Tensor:
         """(B, N) float32 targets in [0, 1], 0 at padding.
 
-        Args:
-            tokens: the batch's tokens. Without ``image_hw``, tokens of the finest level are
-                assumed to be 8 pixels apart.
-            boxes: see :class:`~sparse_encoders.supervision.foreground.ForegroundLabels`.
+        ``boxes`` are per image (n, 4) as (x1, y1, x2, y2) in pixels of the batched input; n may be
+        0. Without ``tokens.image_hw``, tokens of the finest level are assumed to be 8 pixels apart.
         """
         device = tokens.features.device
         finest_h, finest_w = tokens.shapes[0]
@@ -92,13 +90,9 @@ def _centrality(
 def salience_loss(logits: Tensor, targets: Tensor) -> Tensor:
     """Focal loss with soft targets, a scalar: the sum divided by the number of positive targets.
 
-    The binary cross-entropy of each token is weighted by
-    ``(1 - alpha) s^gamma (1 - t) + alpha t (1 - s)^gamma``, s = sigmoid(logit). The gradient
-    also passes through this weight.
-
-    Args:
-        logits: (B, N) of all tokens of the batch.
-        targets: (B, N) in [0, 1].
+    Of (B, N) logits and targets t in [0, 1]. The binary cross-entropy of each token is weighted by
+    ``(1 - alpha) s^gamma (1 - t) + alpha t (1 - s)^gamma``, s = sigmoid(logit). The gradient also
+    passes through this weight.
     """
     logits = logits.float()
     s = logits.sigmoid()

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from grids import DIMS, ENCODERS, PADDED, lent, make_grid, small_encoder, small_grid
-from sparse_encoders.contracts import DetectorParts
+from sparse_encoders.contracts import DetectorParts, Targets
 from sparse_encoders.encoders import LiteDETREncoder
 from sparse_encoders.encoders.layer import KeptTokensLayer
 from sparse_encoders.encoders.memory import RankedMemory, TokenMemory
@@ -160,8 +160,13 @@ def test_the_keep_ratio_changes_without_weights(name):
         kept.append(sum(int(layer.kept.sum()) for layer in encoder(tokens, lent()).layers))
     assert kept[0] < kept[1] < kept[2]
     assert all(torch.equal(v, state[k]) for k, v in encoder.state_dict().items())
+
+
+def test_an_encoder_without_a_selector_has_no_loss_and_no_keep_ratio():
+    dense = small_encoder(**ENCODERS["dense"])
+    assert dense.loss(dense(small_grid(), lent()), Targets([], [])) == {}
     with pytest.raises(ValueError, match="DenseEncoder has no selector, so no keep ratio"):
-        small_encoder(**ENCODERS["dense"]).set_keep_ratio(0.5)
+        dense.set_keep_ratio(0.5)
 
 
 @torch.no_grad()
