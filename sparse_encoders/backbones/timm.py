@@ -237,11 +237,7 @@ def _allow_any_size(model_name: str, args: dict[str, Any]) -> bool:
 
 
 def _create(model_name: str, args: dict[str, Any], **more: Any) -> nn.Module:
-    """Build a timm model.
-
-    Raises:
-        ValueError: an unknown name, with similar names in the message, or invalid arguments.
-    """
+    """Build a timm model; ValueError for an unknown name or arguments that it does not take."""
     import timm
 
     name = model_name.split(".")[0]
