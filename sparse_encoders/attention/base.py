@@ -72,37 +72,22 @@ class SamplingAttention(nn.Module):
         if not self.batch_first:
             query, value = query.transpose(0, 1), value.transpose(0, 1)
         shapes = level_shapes(spatial_shapes)
-        attended = self.attend(query, value, key_padding_mask, reference_points, shapes)
-        output = self.output_proj(attended)
+        output = self.output_proj(
+            self.attend(query, value, key_padding_mask, reference_points, shapes)
+        )
         if not self.batch_first:
             output = output.transpose(0, 1)
         result: Tensor = self.dropout(output) + identity
         return result
 
     def attend(
-        self,
-        query: Tensor,
-        value: Tensor,
-        key_padding_mask: Tensor | None,
-        reference_points: Tensor,
-        shapes: LevelShapes,
+        self, query: Tensor, value: Tensor, mask: Tensor | None, points: Tensor, shapes: LevelShapes
     ) -> Tensor:
         """(B, Q, C) weighted sums of sampled values, before the output projection.
 
         :meth:`forward` calls it, with its own arguments, batch first.
         """
         raise NotImplementedError(f"{type(self).__name__} must implement attend()")
-
-
-def check_backend(backend: str, offered: Sequence[str]) -> str:
-    """``backend``, if it is one of ``offered``.
-
-    Raises:
-        ValueError: it is not.
-    """
-    if backend not in offered:
-        raise ValueError(f"backend must be one of {', '.join(offered)}, got {backend!r}")
-    return backend
 
 
 def level_shapes(spatial_shapes: Tensor | LevelShapes) -> tuple[tuple[int, int], ...]:

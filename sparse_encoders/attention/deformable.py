@@ -8,8 +8,9 @@ from mmcv.ops import MultiScaleDeformableAttention
 from mmdet.registry import MODELS
 from torch import Tensor, nn
 
-from sparse_encoders.attention.base import LevelShapes, SamplingAttention, check_backend
-from sparse_encoders.ops import BACKENDS, deformable_attention
+from sparse_encoders.attention.base import LevelShapes, SamplingAttention
+from sparse_encoders.ops import deformable_attention
+from sparse_encoders.ops.extension import check_backend
 
 
 @MODELS.register_module()
@@ -40,26 +41,21 @@ class DeformableAttention(SamplingAttention, MultiScaleDeformableAttention):
 
     def __init__(self, *args: Any, backend: str = "auto", **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.backend = check_backend(backend, BACKENDS)
+        self.backend = check_backend("deformable_attention", backend)
 
     def attend(
-        self,
-        query: Tensor,
-        value: Tensor,
-        key_padding_mask: Tensor | None,
-        reference_points: Tensor,
-        shapes: LevelShapes,
+        self, query: Tensor, value: Tensor, mask: Tensor | None, points: Tensor, shapes: LevelShapes
     ) -> Tensor:
         """See :meth:`SamplingAttention.attend`: equation 3 without the output projection."""
         batch, queries, _ = query.shape
         value = self.value_proj(value)
-        if key_padding_mask is not None:
-            value = value.masked_fill(key_padding_mask[..., None], 0.0)
+        if mask is not None:
+            value = value.masked_fill(mask[..., None], 0.0)
         sets = (batch, queries, self.num_heads, self.num_levels, self.num_points)
         return deformable_attention(
             value.view(batch, value.shape[1], self.num_heads, -1),
             shapes,
-            reference_points,
+            points,
             self.sampling_offsets(query).view(*sets, 2),
             self.attention_weights(query).view(sets),
             backend=self.backend,

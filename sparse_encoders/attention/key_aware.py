@@ -8,8 +8,9 @@ import torch
 from mmdet.registry import MODELS
 from torch import Tensor, nn
 
-from sparse_encoders.attention.base import LevelShapes, SamplingAttention, check_backend
+from sparse_encoders.attention.base import LevelShapes, SamplingAttention
 from sparse_encoders.ops import key_aware_attention
+from sparse_encoders.ops.extension import check_backend
 from sparse_encoders.shapes import rows_of, split_dim
 
 
@@ -58,7 +59,7 @@ class KeyAwareDeformableAttention(SamplingAttention):
         self.embed_dims, self.num_heads = embed_dims, num_heads
         self.num_levels, self.num_points = num_levels, num_points
         self.batch_first = batch_first
-        self.backend = check_backend(backend, ("auto", "fused", "torch"))
+        self.backend = check_backend("key_aware_attention", backend)
         self.offset_levels = 1 if same_locations_on_every_level else num_levels
         self.sampling_offsets = nn.Linear(
             embed_dims, num_heads * self.offset_levels * num_points * 2
@@ -87,21 +88,16 @@ class KeyAwareDeformableAttention(SamplingAttention):
                 nn.init.zeros_(projection.bias)
 
     def attend(
-        self,
-        query: Tensor,
-        value: Tensor,
-        key_padding_mask: Tensor | None,
-        reference_points: Tensor,
-        shapes: LevelShapes,
+        self, query: Tensor, value: Tensor, mask: Tensor | None, points: Tensor, shapes: LevelShapes
     ) -> Tensor:
         """See :meth:`SamplingAttention.attend`: section 3.4 without the output projection."""
-        values, keys = self.project(value, key_padding_mask)
+        values, keys = self.project(value, mask)
         return key_aware_attention(
             self.split_heads(self.query_proj(query)),
             self.split_heads(keys),
             self.split_heads(values),
             shapes,
-            self.sampling_locations(query, reference_points, shapes),
+            self.sampling_locations(query, points, shapes),
             backend=self.backend,
         )
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -89,7 +88,7 @@ def _mmcv(
             value.contiguous(), sizes, starts, locations, weights, 64
         )
         return result
-    if value.shape[1] == 0 or offsets.shape[1] == 0:
+    if offsets.shape[1] == 0:
         return value.new_zeros(value.shape[0], offsets.shape[1], value.shape[2] * value.shape[3])
     output: Tensor = multi_scale_deformable_attn_pytorch(value, sizes, locations, weights)
     return output
@@ -102,30 +101,4 @@ def _meta(
     return value.new_empty(batch, offsets.shape[1], heads * depth)
 
 
-def _meta_backward(
-    grad: Tensor,
-    value: Tensor,
-    shapes: Sequence[int],
-    reference_points: Tensor,
-    offsets: Tensor,
-    logits: Tensor,
-) -> tuple[Tensor, ...]:
-    inputs = (value, reference_points, offsets, logits)
-    return tuple(torch.empty_like(t, memory_format=torch.contiguous_format) for t in inputs)
-
-
-def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    value, shapes, *rest = inputs
-    ctx.save_for_backward(value, *rest)
-    ctx.shapes = shapes
-
-
-def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    value, *rest = ctx.saved_tensors
-    operator = torch.ops.sparse_encoders.deformable_attention_backward
-    grads = operator(grad, value, ctx.shapes, *rest)
-    return grads[0], None, *grads[1:]
-
-
-register("deformable_attention", _meta, _backward, _setup_context)
-register("deformable_attention_backward", _meta_backward)
+register("deformable_attention", _meta)

@@ -86,21 +86,27 @@ def why_not_fused(operator: str, device: torch.device, dtype: torch.dtype) -> st
     return None
 
 
-def choose_backend(operator: str, backend: str, value: Tensor) -> str:
-    """The backend of a call: resolves 'auto' and checks a given backend.
-
-    Returns:
-        'fused', 'mmcv' or 'torch'.
+def check_backend(operator: str, backend: str) -> str:
+    """``backend``, if the operator has it.
 
     Raises:
-        ValueError: an unknown backend, or one that cannot take ``value``; the message says why.
+        ValueError: it has not.
     """
     offered = BACKENDS if operator == "deformable_attention" else ("auto", "fused", "torch")
     if backend not in offered:
         raise ValueError(
             f"backend must be one of {', '.join(offered)} for {operator}, got {backend!r}"
         )
-    if backend in ("mmcv", "torch"):
+    return backend
+
+
+def choose_backend(operator: str, backend: str, value: Tensor) -> str:
+    """'fused', 'mmcv' or 'torch': resolves 'auto' and checks a given backend.
+
+    Raises:
+        ValueError: an unknown backend, or one that cannot take ``value``; the message says why.
+    """
+    if check_backend(operator, backend) in ("mmcv", "torch"):
         return backend
     reason = why_not_fused(operator, value.device, value.dtype)
     if reason is None:
@@ -109,7 +115,10 @@ def choose_backend(operator: str, backend: str, value: Tensor) -> str:
         raise ValueError(f"backend 'fused' cannot be used here: {reason}")
     if operator == "deformable_attention" and value.is_cuda and mmcv_has_cuda():
         return "mmcv"
-    _warn_once(f"{operator} runs in plain PyTorch, which is several times slower: {reason}")
+    message = f"{operator} runs in plain PyTorch, which is several times slower: {reason}"
+    if message not in _warned and not is_compiling():  # never during a graph capture
+        _warned.add(message)
+        warnings.warn(message, stacklevel=3)
     return "torch"
 
 
@@ -119,42 +128,43 @@ def flatten(shapes: Sequence[tuple[int, int]]) -> list[int]:
 
 
 def mmcv_has_cuda() -> bool:
-    """Whether MMCV is installed and was built with its CUDA operators."""
-    try:
-        from mmcv.utils import IS_CUDA_AVAILABLE
-    except ImportError:
-        return False
+    """Whether MMCV was built with its CUDA operators."""
+    from mmcv.utils import IS_CUDA_AVAILABLE
+
     return bool(IS_CUDA_AVAILABLE)
 
 
-def _warn_once(message: str) -> None:
-    """Warn once for each message (never during a graph capture)."""
-    if is_compiling() or message in _warned:
-        return
-    _warned.add(message)
-    warnings.warn(message, stacklevel=4)
-
-
-def register(
-    name: str,
-    meta: Callable[..., Any],
-    backward: Callable[..., Any] | None = None,
-    setup_context: Callable[..., None] | None = None,
-) -> None:
+def register(name: str, meta: Callable[..., Tensor]) -> None:
     """Register an operator's meta kernel and its derivative; without the extension do nothing.
 
+    Its derivative is the operator ``{name}_backward``, which takes the gradient of the output and
+    then the inputs, returns the gradients of the tensors and cannot be differentiated itself.
     Registered under the dispatcher's keys, which ``torch.compile`` and ``torch.export`` of every
     accepted torch support.
 
     Args:
-        name: in ``torch.ops.sparse_encoders``.
-        meta: the operator on tensors without data, which returns empty results.
-        backward: of an autograd function, ``(ctx, *grads)``; None for an operator that is itself a
-            backward, which cannot be differentiated.
-        setup_context: of an autograd function, ``(ctx, inputs, output)``.
+        name: in ``torch.ops.sparse_encoders``; its inputs are tensors and a list of integers.
+        meta: the operator on tensors without data, which returns an empty result.
     """
     if not has_extension():
         return
+    derivative = f"{name}_backward"
+    backward_operator = getattr(torch.ops.sparse_encoders, derivative)
+
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        tensors, at = ctx.saved_tensors, ctx.at
+        grads = backward_operator(grad, *tensors[:at], ctx.shapes, *tensors[at:])
+        return *grads[:at], None, *grads[at:]
+
+    def refuse(ctx: Any, *grads: Tensor) -> None:
+        raise NotImplementedError(f"sparse_encoders::{derivative} cannot be differentiated")
+
+    _implement(name, meta, backward)
+    _implement(derivative, _meta_backward, refuse)
+
+
+def _implement(name: str, meta: Callable[..., Any], backward: Callable[..., Any]) -> None:
+    """The meta and autograd kernels of one operator."""
     operator = getattr(torch.ops.sparse_encoders, name).default
 
     def below(*inputs: Any) -> Any:
@@ -163,14 +173,12 @@ def register(
 
     def forward(ctx: Any, *inputs: Any) -> Any:
         output = below(*inputs)
-        if setup_context is not None:
-            setup_context(ctx, inputs, output)
+        ctx.at = next(i for i, x in enumerate(inputs) if not isinstance(x, Tensor))
+        ctx.shapes = inputs[ctx.at]
+        ctx.save_for_backward(*inputs[: ctx.at], *inputs[ctx.at + 1 :])
         return output
 
-    def refuse(ctx: Any, *grads: Tensor) -> None:
-        raise NotImplementedError(f"sparse_encoders::{name} cannot be differentiated")
-
-    members = {"forward": staticmethod(forward), "backward": staticmethod(backward or refuse)}
+    members = {"forward": staticmethod(forward), "backward": staticmethod(backward)}
     function: Any = type(name, (torch.autograd.Function,), members)
 
     def differentiable(*inputs: Any) -> Any:
@@ -183,3 +191,8 @@ def register(
     library.impl(name, meta, "Meta")
     library.impl(name, differentiable, "Autograd")
     _libraries.append(library)
+
+
+def _meta_backward(grad: Tensor, *inputs: Any) -> tuple[Tensor, ...]:
+    tensors = (x for x in inputs if isinstance(x, Tensor))
+    return tuple(torch.empty_like(x, memory_format=torch.contiguous_format) for x in tensors)

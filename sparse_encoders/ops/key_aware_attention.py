@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -54,13 +53,8 @@ def key_aware_attention(
         operator = torch.ops.sparse_encoders.key_aware_attention
         result: Tensor = operator(query, key, value, flatten(shapes), locations)
         return result
-    reference.check_fit(
-        shapes,
-        value,
-        key=(key, "BNMD"),
-        locations=(locations, "BQMLP2"),
-        query=(query, "BQMD"),
-    )
+    others = {"key": (key, "BNMD"), "locations": (locations, "BQMLP2"), "query": (query, "BQMD")}
+    reference.check_fit(shapes, value, **others)
     mixed = not query.dtype == key.dtype == value.dtype
     if mixed and not is_autocast_enabled(value.device.type):
         raise TypeError(
@@ -77,30 +71,4 @@ def _meta(
     return value.new_empty(batch, queries, heads * depth)
 
 
-def _meta_backward(
-    grad: Tensor,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    shapes: Sequence[int],
-    locations: Tensor,
-) -> tuple[Tensor, ...]:
-    inputs = (query, key, value, locations)
-    return tuple(torch.empty_like(t, memory_format=torch.contiguous_format) for t in inputs)
-
-
-def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    query, key, value, shapes, locations = inputs
-    ctx.save_for_backward(query, key, value, locations)
-    ctx.shapes = shapes
-
-
-def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    query, key, value, locations = ctx.saved_tensors
-    operator = torch.ops.sparse_encoders.key_aware_attention_backward
-    grads = operator(grad, query, key, value, ctx.shapes, locations)
-    return grads[0], grads[1], grads[2], None, grads[3]
-
-
-register("key_aware_attention", _meta, _backward, _setup_context)
-register("key_aware_attention_backward", _meta_backward)
+register("key_aware_attention", _meta)
