@@ -14,7 +14,7 @@ from sparse_encoders.encoders import (
     NoEncoder,
     SparseDETREncoder,
 )
-from sparse_encoders.selectors.projection import TokenProjection
+from sparse_encoders.selectors.learned import TokenProjection
 from sparse_encoders.tokens import TokenGrid
 
 SHAPES = ((8, 10), (4, 5), (2, 3), (1, 2))

@@ -86,7 +86,7 @@ class Selector(nn.Module):
         self.first_stage = first_stage
         self.schedule = self.make_schedule(keep_ratio)
         self.test_schedule: KeepSchedule | None = None
-        self.drawn = DrawnRatio.from_config(train_keep_ratio)
+        self.drawn = None if train_keep_ratio is None else DrawnRatio(train_keep_ratio)
         #: keep ratio of each layer in training; None before any training, and if it was drawn
         self.trained_keep_ratio: tuple[float, ...] | None = None
         #: (low, high) from which it was drawn; None before any training, and if it was not
@@ -259,7 +259,7 @@ class Selector(nn.Module):
                 trained_at = f"drawn from {low:g} to {high:g}"
         elif trained is not None:
             self.trained_keep_ratio, self.trained_keep_range = tuple(trained), None
-            if not _same_ratios(trained, current.per_layer):
+            if _rounded(trained) != _rounded(current.per_layer):
                 trained_at = f"{_rounded(trained)}"
         if trained_at:
             print_log(
@@ -280,12 +280,6 @@ def _note_keep_ratio(
     if module.trained_keep_range is not None:
         step = 0 if module.drawn is None else module.drawn.step
         local_metadata[DRAWN_KEY] = [*module.trained_keep_range, step]
-
-
-def _same_ratios(one: Sequence[float], other: Sequence[float]) -> bool:
-    return len(one) == len(other) and all(
-        abs(a - b) < 1e-6 for a, b in zip(one, other, strict=True)
-    )
 
 
 def _rounded(ratios: Sequence[float]) -> tuple[float, ...]:

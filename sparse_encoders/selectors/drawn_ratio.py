@@ -21,37 +21,26 @@ class DrawnRatio:
     number, so a resumed run draws what an uninterrupted one does.
 
     Args:
-        low: smallest keep ratio.
-        high: largest one.
+        bounds: (low, high), the smallest and the largest keep ratio.
+
+    Raises:
+        ValueError: anything but two numbers with 0 < low < high <= 1.
 
     Attributes:
         step: training steps done.
     """
 
-    def __init__(self, low: float, high: float) -> None:
-        self.low, self.high = low, high
-        self.step = 0
-
-    @classmethod
-    def from_config(cls, given: Sequence[float] | None) -> DrawnRatio | None:
-        """From a config's ``train_keep_ratio``; None gives None.
-
-        Raises:
-            ValueError: anything but two numbers with 0 < low < high <= 1.
-        """
-        if given is None:
-            return None
-        pair = () if isinstance(given, (str, int, float)) else tuple(given)
-        if (
-            len(pair) != 2
-            or any(isinstance(x, bool) or not isinstance(x, (int, float)) for x in pair)
-            or not 0.0 < pair[0] < pair[1] <= 1.0
-        ):
+    def __init__(self, bounds: Sequence[float]) -> None:
+        try:
+            self.low, self.high = (float(bound) for bound in bounds)
+        except (TypeError, ValueError):
+            self.low = self.high = 0.0
+        if not 0.0 < self.low < self.high <= 1.0:
             raise ValueError(
                 "selector.train_keep_ratio must be (low, high) with 0 < low < high <= 1, or None, "
-                f"got {given!r}"
+                f"got {bounds!r}"
             )
-        return cls(float(pair[0]), float(pair[1]))
+        self.step = 0
 
     @property
     def ratio(self) -> float:

@@ -95,15 +95,3 @@ class FocusTokenSelector(LearnedSelector):
         labels = self.labels(tokens, targets.boxes)
         loss = foreground_focal_loss(selection.logits, labels)
         return {"loss_foreground": self.loss_weight * loss.mean()}
-
-    def extra_repr(self) -> str:
-        """The settings that determine which tokens are kept."""
-        settings: dict[str, Any] = {
-            "keep_ratio": self.schedule.per_layer,
-            "count": self.count,
-            "test_count": self.test_count,
-            "modulation": self.modulation,
-            "modulation_place": self.modulation_place,
-            "supervised": self.supervised,
-        }
-        return ", ".join(f"{k}={v}" for k, v in settings.items())

@@ -45,15 +45,10 @@ class KeepSchedule:
     factors: tuple[float, ...]
 
     def __post_init__(self) -> None:
-        _check_ratio("keep_ratio", self.ratio)
-        if not self.factors:
-            raise ValueError("keep_ratio needs one value for each encoder layer, got none")
         if any(b > a for a, b in zip(self.factors, self.factors[1:], strict=False)):
             raise ValueError(
                 f"a cascade must not increase from layer to layer, got factors {self.factors}"
             )
-        for factor in self.factors:
-            _check_ratio("keep_ratio's cascade factor", factor)
 
     @classmethod
     def from_config(
@@ -69,21 +64,18 @@ class KeepSchedule:
                 instead of the same ratio in every layer.
         """
         if isinstance(keep_ratio, (int, float)):
-            _check_ratio("keep_ratio", keep_ratio)
-            ratios = (
-                cascade_of_average(float(keep_ratio), num_layers)
-                if cascade
-                else (float(keep_ratio),) * num_layers
-            )
+            check_ratios("keep_ratio", [keep_ratio])
+            average = float(keep_ratio)
+            ratios = (average,) * num_layers
+            if cascade:
+                ratios = cascade_of_average(average, num_layers)
         else:
-            ratios = tuple(float(r) for r in keep_ratio)
+            ratios = check_ratios("keep_ratio", keep_ratio)
             if len(ratios) != num_layers:
                 raise ValueError(
                     f"keep_ratio lists {len(ratios)} values for {num_layers} encoder layers; "
                     "give one for each layer, or one number for their average"
                 )
-            for ratio in ratios:
-                _check_ratio("keep_ratio", ratio)
         return cls(ratios[0], tuple(r / ratios[0] for r in ratios))
 
     @property
@@ -128,14 +120,9 @@ def cascade_of_average(average: float, num_layers: int) -> tuple[float, ...]:
     every layer keeps the same share. For an encoder without six layers the rows are
     interpolated over the layers, too.
     """
-    averages = sorted(CASCADES)
-    if average in CASCADES:
-        row = np.array(CASCADES[average])
-    elif average < averages[0]:
-        row = np.full(6, average)
-    else:
-        grid = np.array([CASCADES[a] for a in averages] + [(1.0,) * 6])
-        row = np.array([np.interp(average, [*averages, 1.0], column) for column in grid.T])
+    table = {0.0: (0.0,) * 6, **CASCADES, 1.0: (1.0,) * 6}
+    columns = zip(*table.values(), strict=True)
+    row = np.array([np.interp(average, list(table), column) for column in columns])
     if num_layers != 6:
         row = np.interp(np.linspace(0, 1, num_layers), np.linspace(0, 1, 6), row)
         row = np.minimum(row * (average / row.mean()), 1.0)
@@ -143,6 +130,13 @@ def cascade_of_average(average: float, num_layers: int) -> tuple[float, ...]:
     return tuple(float(r) for r in np.minimum.accumulate(row))
 
 
-def _check_ratio(name: str, value: float) -> None:
-    if isinstance(value, bool) or not 0.0 < float(value) <= 1.0:
-        raise ValueError(f"{name} must lie in (0, 1], got {value!r}")
+def check_ratios(name: str, ratios: Sequence[float]) -> tuple[float, ...]:
+    """``ratios`` as floats.
+
+    Raises:
+        ValueError: one of them lies outside of (0, 1].
+    """
+    for ratio in ratios:
+        if isinstance(ratio, bool) or not 0.0 < float(ratio) <= 1.0:
+            raise ValueError(f"{name} must lie in (0, 1], got {ratio!r}")
+    return tuple(map(float, ratios))

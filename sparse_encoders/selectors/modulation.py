@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from sparse_encoders.selectors.score_mlp import ScoreMLP
+from sparse_encoders.selectors.learned import ScoreMLP
 from sparse_encoders.shapes import split_dim
 from sparse_encoders.tokens import TokenGrid
 

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sparse_encoders.selectors.keep import KeepSchedule, floor_share
+from sparse_encoders.selectors.keep import KeepSchedule, check_ratios, floor_share
 from sparse_encoders.tokens import TokenGrid
 
 LEVEL_RATIOS = (0.4, 0.8)  # of the two finest levels; 1 on coarser ones
@@ -40,13 +40,11 @@ class LevelQuotas(KeepSchedule):
         Raises:
             ValueError: a number outside of (0, 1], or factors that increase.
         """
-        for share in shares:
-            _check("level_ratios", share)
-        for factor in factors:
-            _check("layer_ratios", factor)
+        shares = check_ratios("level_ratios", shares)
+        factors = check_ratios("layer_ratios", factors)
         weights = _level_weights(len(shares))
         ratio = sum(w * s for w, s in zip(weights, shares, strict=True))
-        return cls(min(ratio, 1.0), tuple(map(float, factors)), tuple(map(float, shares)))
+        return cls(min(ratio, 1.0), factors, shares)
 
     @classmethod
     def of_config(
@@ -151,8 +149,3 @@ def _scaled(shares: Sequence[float], weights: Sequence[float], wanted: float) ->
             return tuple(shares[i] * factor if i in below else 1.0 for i in range(len(shares)))
         left -= weights[below.pop(0)]
     return (1.0,) * len(shares)
-
-
-def _check(name: str, value: float) -> None:
-    if isinstance(value, bool) or not 0.0 < float(value) <= 1.0:
-        raise ValueError(f"{name} must lie in (0, 1], got {value!r}")

@@ -15,7 +15,7 @@ from reference.checks import Check, Fixture, close, equal, same_sets
 from reference.seeded import seeded_input, seeded_state, under, uniform
 from sparse_encoders.contracts import DetectorParts
 from sparse_encoders.encoders import EncoderOutput
-from sparse_encoders.selectors.projection import TokenProjection
+from sparse_encoders.selectors.learned import TokenProjection
 from sparse_encoders.tokens import LevelShapes, TokenGrid
 
 

@@ -10,7 +10,7 @@ from grids import make_grid
 from sparse_encoders.contracts import DetectorParts, Targets
 from sparse_encoders.registry import MODELS
 from sparse_encoders.selectors.drawn_ratio import DrawnRatio
-from sparse_encoders.selectors.projection import TokenProjection
+from sparse_encoders.selectors.learned import TokenProjection
 
 SHAPES = ((16, 20), (8, 10), (4, 5), (2, 3))
 RANGE = (0.2, 0.9)
@@ -52,7 +52,7 @@ def test_every_selector_keeps_what_was_drawn(kind):
 
 
 def test_draws_fill_the_range_and_are_the_same_in_every_process():
-    one, other = DrawnRatio(*RANGE), DrawnRatio(*RANGE)
+    one, other = DrawnRatio(RANGE), DrawnRatio(RANGE)
     drawn = []
     for _ in range(400):
         drawn.append(one.ratio)

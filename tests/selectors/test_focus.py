@@ -8,7 +8,7 @@ import torch
 from grids import make_grid
 from sparse_encoders.contracts import DetectorParts, Targets
 from sparse_encoders.selectors import FocusTokenSelector
-from sparse_encoders.selectors.projection import TokenProjection
+from sparse_encoders.selectors.learned import TokenProjection
 from sparse_encoders.tokens import TokenGrid
 
 SHAPES = ((8, 8), (4, 4), (2, 2), (1, 1))

@@ -8,7 +8,7 @@ import torch
 from grids import make_grid
 from sparse_encoders.contracts import DetectorParts
 from sparse_encoders.selectors import LearnedSelector, SalienceTokenSelector
-from sparse_encoders.selectors.projection import TokenProjection
+from sparse_encoders.selectors.learned import TokenProjection
 
 SHAPES = ((8, 8), (4, 4), (2, 2), (1, 1))
 DIMS = 16

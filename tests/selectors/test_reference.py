@@ -10,7 +10,7 @@ import torch
 from grids import make_grid
 from sparse_encoders.contracts import DetectorParts, Targets
 from sparse_encoders.selectors import OracleSelector, RandomSelector, SalienceTokenSelector
-from sparse_encoders.selectors.projection import TokenProjection
+from sparse_encoders.selectors.learned import TokenProjection
 
 SHAPES = ((8, 10), (4, 5), (2, 3), (1, 2))  # of a 64 x 80 image
 
