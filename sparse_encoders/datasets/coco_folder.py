@@ -160,7 +160,7 @@ def use_coco_folder(
         annotations, images = folder.annotations(split), folder.image_folder(split)
         loader = cfg.get(f"{stage}_dataloader")
         if loader is not None:
-            _inner(loader.dataset).update(
+            innermost(loader.dataset).update(
                 data_root="",
                 ann_file=str(annotations),
                 data_prefix={"img": str(images)},
@@ -197,7 +197,7 @@ def resize_images(cfg: Config | ConfigDict, scale: Sequence[int] | int) -> None:
         step
         for stage in ("test", "val", "train")
         if (loader := cfg.get(f"{stage}_dataloader")) is not None
-        for step in _steps(_inner(loader.dataset).pipeline)
+        for step in _steps(innermost(loader.dataset).pipeline)
     ]
     fixed = [step for step in steps if step.get("type") in ("Resize", "FixScaleResize")]
     old = next((step["scale"] for step in fixed if _is_pair(step.get("scale"))), new)
@@ -225,8 +225,8 @@ def _times(pair: Sequence[int], longer: float, shorter: float) -> tuple[int, int
     return max(1, round(pair[0] * first)), max(1, round(pair[1] * second))
 
 
-def _inner(dataset: Any) -> Any:
-    """The data set inside of wrappers."""
+def innermost(dataset: Any) -> Any:
+    """The data set that others are wrapped around."""
     while "dataset" in dataset:
         dataset = dataset.dataset
     return dataset

@@ -10,9 +10,10 @@ from mmengine.evaluator import Evaluator
 from mmengine.runner import Runner
 
 import sparse_encoders.evaluation  # noqa: F401  (registers the metrics)
-from sparse_encoders.analysis.compare.configs import innermost, listed_metrics
+from sparse_encoders.analysis.compare.configs import listed_metrics
 from sparse_encoders.analysis.compare.plan import Data, Plan
 from sparse_encoders.analysis.quiet import quiet
+from sparse_encoders.datasets.coco_folder import innermost
 
 #: resampled sets of validation images
 RESAMPLES = 100

@@ -9,6 +9,7 @@ from typing import Any
 from mmengine.config import Config, ConfigDict
 
 from sparse_encoders.analysis.variants import encoder_config, prunes
+from sparse_encoders.datasets.coco_folder import innermost
 from sparse_encoders.registry import DETECTORS
 
 OURS = "sparse_encoders."
@@ -120,13 +121,6 @@ def input_size(config: Config) -> tuple[int, int]:
             sides = (scale, scale) if isinstance(scale, int) else tuple(scale)
             return min(sides), max(sides)
     raise ValueError("CONFIG resizes no test images: say --size HEIGHT WIDTH")
-
-
-def innermost(dataset: Any) -> Any:
-    """The data set that others are wrapped around."""
-    while "dataset" in dataset:
-        dataset = dataset["dataset"]
-    return dataset
 
 
 def listed_metrics(config: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -14,7 +14,6 @@ from mmengine.registry import init_default_scope
 
 import sparse_encoders  # noqa: F401  (registers the package)
 from sparse_encoders.analysis.compare.configs import (
-    innermost,
     input_size,
     share_intervals,
     use_our_detector,
@@ -25,7 +24,7 @@ from sparse_encoders.analysis.compare.store import file_digest
 from sparse_encoders.analysis.matching import Match, match_dense, to_be_matched
 from sparse_encoders.analysis.quiet import quiet
 from sparse_encoders.analysis.variants import MATCHED, VARIANTS
-from sparse_encoders.datasets.coco_folder import use_coco_folder
+from sparse_encoders.datasets.coco_folder import innermost, use_coco_folder
 from sparse_encoders.datasets.shapes import make_shapes_dataset
 from sparse_encoders.loading import check_fit, read_checkpoint, read_config
 

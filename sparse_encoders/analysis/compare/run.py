@@ -235,41 +235,30 @@ class _Run:
 
     def draw(self) -> None:
         """Kept tokens of every strategy on some images, by the first run's weights."""
-        data, settings, weights = self.plan.data, self.settings, {}
-        self.study.judge = None
-        for name in self.models:
-            for run in self.study.finished(name)[:1]:
-                file = self.study.weights_file(name, run.seed)
-                if file.is_file():
-                    weights[name] = file
-        if not settings.pictures or data is None or not weights:
+        from sparse_encoders.visualization import pictures as drawing
+
+        data, count = self.plan.data, self.settings.pictures
+        runs = [run for name in self.models for run in self.study.finished(name)[:1]]
+        files = {run.encoder: self.study.weights_file(run.encoder, run.seed) for run in runs}
+        files = {name: file for name, file in files.items() if file.is_file()}
+        self.study.judge, self.models = None, {}
+        if not count or data is None or not files:
             return
         self.say("pictures of kept tokens")
         try:
-            for name, file in weights.items():
+            for name, file in files.items():
                 with quiet():
-                    self.models[name] = load_detector(self.plan.configs[name], file)
-            for image in choose_images(data.annotations, data.images, settings.pictures):
-                jpeg = self._draw_image(image, list(weights))
-                if jpeg:
-                    text = base64.b64encode(jpeg).decode()
-                    self.pictures.append({"title": image.name, "jpeg": text})
+                    model = load_detector(self.plan.configs[name], file)
+                ratio = self._picture_ratio(name)
+                set_ratio(model, ratio)
+                if not getattr(model.encoder, "needs_boxes", False):  # an image file has none
+                    self.models[label(name, ratio)] = model
+            for image in choose_images(data.annotations, data.images, count if self.models else 0):
+                records = {n: drawing.record_tokens(m, image) for n, m in self.models.items()}
+                jpeg = drawing.picture_bytes(drawing.draw_side_by_side(records), DPI, "jpeg")
+                self.pictures.append({"title": image.name, "jpeg": base64.b64encode(jpeg).decode()})
         except Exception as error:  # a report without pictures is worth having
             self.say(f"  FAILED: {brief(error)}")
-
-    def _draw_image(self, image: Path, names: list[str]) -> bytes:
-        """The strategies under each other on one image, as a JPEG file; empty if none can."""
-        from sparse_encoders.visualization import pictures as drawing
-
-        records = {}
-        for name in names:
-            model, ratio = self.models[name], self._picture_ratio(name)
-            set_ratio(model, ratio)
-            if not getattr(model.encoder, "needs_boxes", False):  # an image file has none
-                records[label(name, ratio)] = drawing.record_tokens(model, image)
-        if not records:
-            return b""
-        return drawing.picture_bytes(drawing.draw_side_by_side(records), DPI, "jpeg")
 
     def _picture_ratio(self, name: str) -> float | None:
         """The ratio, of those compared, next to the one that an encoder was trained at."""

@@ -8,20 +8,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 
-from sparse_encoders.analysis.report.ranking import (
-    LEARNED,
-    as_good,
-    cheapest_equal,
-    front,
-    ranked,
-    says_nothing,
-    shown,
-    trainings,
-)
+from sparse_encoders.analysis.report import ranking
 from sparse_encoders.analysis.report.results import Report, Row
 from sparse_encoders.analysis.variants import ORACLE
 
@@ -32,8 +23,7 @@ UNSTEADY = 0.2
 NAMED = 4
 
 
-@dataclass(frozen=True)
-class Tile:
+class Tile(NamedTuple):
     """One number of the first screen: a title, the number, a line below it."""
 
     title: str
@@ -104,29 +94,29 @@ def _warnings(report: Report) -> Iterator[str]:
     if base is None:
         yield say("warnings", "no_baseline", base=report.baseline)
         return
-    if says_nothing(report):
+    if ranking.says_nothing(report):
         best = report.rivals[0]
         yield say("warnings", "baseline", **_facts(report, base), best=best.label, best_ap=best.ap)
-    apart = trainings(report)
+    apart = ranking.trainings(report)
     if apart:
         rows = [say("warnings", "had", rows=listed(r), had=had) for had, r in apart.items()]
         yield say("warnings", "trainings", rows="; ".join(rows))
-    controls = [row for row in as_good(report) if row.control]
-    if controls and ranked(report):
+    controls = [row for row in ranking.as_good(report) if row.control]
+    if controls and ranking.ranked(report):
         rows = [say("warnings", "control", **_facts(report, row)) for row in controls]
         yield say("warnings", "controls", rows=listed(rows), base=report.baseline)
 
 
 def _headline(report: Report) -> str:
-    base, row = report.reference, shown(report)
+    base, row = report.reference, ranking.shown(report)
     facts = _facts(report, row)
-    if not ranked(report):
+    if not ranking.ranked(report):
         why = "untrained"
         if base is None or base.ap is None:
             why = "no_base_ap" if report.judged else "no_ap"
         why = say("why", why, **facts)
         return say("headline", "fastest" if row else "none_faster", **facts, why=why)
-    rows = front(report)
+    rows = ranking.front(report)
     if rows == [base]:
         return say("headline", "only_base", **facts)
     named = [
@@ -139,7 +129,7 @@ def _headline(report: Report) -> str:
 
 
 def _tiles(report: Report) -> Iterator[Tile]:
-    base, row = report.reference, shown(report)
+    base, row = report.reference, ranking.shown(report)
     if row is None or base is None:
         return
     facts, words = _facts(report, row), WORDS["tiles"]
@@ -147,12 +137,12 @@ def _tiles(report: Report) -> Iterator[Tile]:
     def tile(name: str, text: str, **more: Any) -> Tile:
         return Tile(words[name][0], text, words[name][1].format(**facts, **more))
 
-    title = words["front" if ranked(report) else "fastest"]
+    title = words["front" if ranking.ranked(report) else "fastest"]
     yield Tile(title, row.label, say("tiles", "against", **facts))
     share = report.time_share(row)
     if share is not None:
         yield tile("speed", f"{1 / share:.2f} x")
-    if row.ap is not None and ranked(report):
+    if row.ap is not None and ranking.ranked(report):
         yield tile("ap", f"{row.ap:.3f}")
     for name, mine, theirs in (
         ("madds", row.madds(), base.madds()),
@@ -166,8 +156,8 @@ def _tiles(report: Report) -> Iterator[Tile]:
 
 
 def _points(report: Report) -> Iterator[str]:
-    if ranked(report):
-        light, (top, *rest) = cheapest_equal(report), report.rivals
+    if ranking.ranked(report):
+        light, (top, *rest) = ranking.cheapest_equal(report), report.rivals
         yield say("points", "cheapest" if light else "no_cheapest", **_facts(report, light))
         near = [row.label for row in rest if report.ap_verdict(row, top) != "lower"]
         of = "" if not near else "_of_all" if len(near) == len(rest) else "_of_some"
@@ -214,8 +204,8 @@ def _caveats(report: Report) -> Iterator[str]:
         for row in judged:
             for error in row.lost:
                 yield say("caveats", "lost", row=row.label, error=error)
-    if judged and not ranked(report):
-        yield say("caveats", "untrained", learned=LEARNED)
+    if judged and not ranking.ranked(report):
+        yield say("caveats", "untrained", learned=ranking.LEARNED)
     trained = [
         (row.keep_ratio or 0.0, round(ratio, 4))
         for row in judged

@@ -104,7 +104,8 @@ def test_runs_are_kept_carried_and_joined(tmp_path, shapes, trained, capsys):
     carried = tmp_path / "carried"
     for file in (tmp_path / "other").rglob("seed-1.json"):
         (carried / file.parent.name).mkdir(parents=True)
-        shutil.copy(file, carried / file.parent.name)
+        text = file.read_text().replace('"made": "', '"made": "earlier than ')
+        (carried / file.parent.name / file.name).write_text(text)
     status, joined = run(tmp_path / "first", shapes, *some, "--join", carried)
     assert status == 0 and asked[6:] == [("dense", 0), ("random", 0)]
     assert accuracy(tmp_path / "first") == accuracy(tmp_path / "whole")
@@ -121,7 +122,9 @@ def test_runs_are_kept_carried_and_joined(tmp_path, shapes, trained, capsys):
     assert status == 0 and len(asked) == 8 and again["rows"] == whole["rows"]
     more = ["--keep-ratios", "0.3", "0.5"]
     status, more = run(tmp_path / "whole", shapes, *some, *more)
-    assert "AP at keep ratio [0.5] stays unknown" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "seed 1 is there already, left out" in said
+    assert "AP at keep ratio [0.5] stays unknown" in said
     assert [len(row["runs"]) for row in more["rows"]] == [2, 0, 2] and len(asked) == 8
 
 
