@@ -37,36 +37,24 @@ def level_of(scores, tokens, level):
 
 
 # The score MLP begins with a LayerNorm, which undoes the modulation's factor but for its epsilon
-# (and its sign): effects fade from level to level, so the two tests below look at float64 and at
-# the next two levels.
-def in_double(selector):
-    tokens = grid()
-    double = TokenGrid(
-        tokens.features.double(), tokens.pos_embed.double(), None, SHAPES, tokens.valid_ratios
-    )
-    return selector.double(), double, DetectorParts(TokenProjection(DIMS).double())
-
-
-def test_top_down_modulation_flows_from_coarse_to_fine():
-    selector, tokens, lent = in_double(make())
+# (and its sign): effects fade from level to level, so this looks at float64 and two steps only.
+@pytest.mark.parametrize(
+    ("modulation", "step", "same", "changed"),
+    [("top_down", 0, [3], [1, 2]), ("bottom_up", -1, [0, 1, 2], [3])],
+)
+def test_modulation_flows_from_level_to_level(modulation, step, same, changed):
+    given = grid()
+    double = given.features.double(), given.pos_embed.double()
+    tokens = TokenGrid(*double, None, SHAPES, given.valid_ratios)
+    selector = make(modulation=modulation).double()
+    lent = DetectorParts(TokenProjection(DIMS).double())
     before = selector.score(tokens, lent)
     with torch.no_grad():
-        selector.alpha[0] += 1.0  # the step from the coarsest level to the next
+        selector.alpha[step] += 1.0
     after = selector.score(tokens, lent)
-    assert torch.equal(level_of(before, tokens, 3), level_of(after, tokens, 3))
-    for level in (1, 2):
-        assert not torch.equal(level_of(before, tokens, level), level_of(after, tokens, level))
-
-
-def test_bottom_up_modulation_flows_from_fine_to_coarse():
-    selector, tokens, lent = in_double(make(modulation="bottom_up"))
-    before = selector.score(tokens, lent)
-    with torch.no_grad():
-        selector.alpha[-1] += 1.0  # the step to the coarsest level
-    after = selector.score(tokens, lent)
-    assert not torch.equal(level_of(before, tokens, 3), level_of(after, tokens, 3))
-    for level in range(3):
-        assert torch.equal(level_of(before, tokens, level), level_of(after, tokens, level))
+    for level in same + changed:
+        equal = torch.equal(level_of(before, tokens, level), level_of(after, tokens, level))
+        assert equal == (level in same), level
 
 
 def test_zero_alpha_is_no_modulation():
@@ -84,16 +72,6 @@ def test_alpha_starts_in_the_papers_range():
     assert alpha.shape == (3,)
     assert (alpha.abs() <= 0.3).all()
     assert alpha.unique().numel() == 3
-
-
-def test_padded_and_unusable_tokens_are_projected_as_zeros():
-    tokens, lent = grid([(1.0, 1.0), (0.5, 0.5)]), parts()
-    selector = make(modulation=None)
-    before = selector.score(tokens, lent)
-    noise = torch.randn_like(tokens.features) * tokens.unusable
-    assert torch.equal(
-        before, selector.score(tokens.replace_features(tokens.features + noise), lent)
-    )
 
 
 @torch.no_grad()
@@ -133,51 +111,6 @@ def test_unsupervised_has_a_zero_loss_that_reaches_every_parameter():
     loss.backward()
     assert loss == 0
     assert all(p.grad is not None and not p.grad.any() for p in selector.parameters())
-
-
-def test_supervision_gives_every_parameter_a_gradient():
-    tokens, lent = grid(), parts()
-    selector = make()
-    chosen = selector.select(tokens, lent)
-    selector.loss(chosen, tokens, boxes([[0, 0, 60, 60]]))["loss_foreground"].backward()
-    for name, parameter in selector.named_parameters():
-        assert parameter.grad is not None and parameter.grad.any(), name
-
-
-def test_loss_weight_scales_the_loss():
-    tokens, lent = grid(), parts()
-    light, heavy = make(loss_weight=1.0), make(loss_weight=3.0)
-    heavy.load_state_dict(light.state_dict())
-    target = boxes([[0, 0, 60, 60]])
-    a, b = (
-        s.loss(s.select(tokens, lent), tokens, target)["loss_foreground"] for s in (light, heavy)
-    )
-    assert torch.allclose(3 * a, b)
-
-
-def test_images_without_boxes_have_a_finite_loss():
-    tokens, lent = grid([(1.0, 1.0), (0.5, 0.5)]), parts()
-    selector = make()
-    loss = selector.loss(selector.select(tokens, lent), tokens, boxes([], []))["loss_foreground"]
-    assert loss.isfinite()
-    assert loss > 0
-
-
-def test_one_nan_token_does_not_take_the_others_with_it():
-    tokens, lent = grid(), parts()
-    features = tokens.features.clone()
-    features[0, 40] = torch.nan  # inside the image: projected
-    assert not tokens.unusable[0, 40]
-    chosen = make(modulation=None).select(tokens.replace_features(features), lent)
-    assert chosen.logits.isnan().sum() == 1
-    assert not chosen.groups[0].layers[0].mask(tokens.num_tokens)[0, 40]
-
-
-def test_own_projection_where_the_detector_has_no_first_stage():
-    own = make(first_stage=False)
-    assert own.select(grid(), DetectorParts()).logits.shape == (1, 85)
-    with pytest.raises(ValueError, match="no first-stage projection"):
-        make().select(grid(), DetectorParts())
 
 
 def test_the_factor_acts_only_where_no_norm_divides_it_out_again():

@@ -39,12 +39,6 @@ def test_any_average_gives_a_falling_cascade(average, num_layers):
     KeepSchedule.from_config(average, num_layers, cascade=True)
 
 
-def test_all_tokens_at_ratio_one():
-    schedule = KeepSchedule.from_config(1.0, 6, cascade=True)
-    assert schedule.foreground_counts(100) == 100
-    assert schedule.layer_counts(100) == (100,) * 6
-
-
 @settings(max_examples=100, deadline=None)
 @given(st.integers(1, 30_000), st.lists(st.floats(0.01, 1.0), min_size=1, max_size=4))
 def test_host_and_device_count_alike(valid, ratios):
@@ -65,30 +59,27 @@ def test_counts_of_a_padded_batch():
     assert [x.tolist() for x in schedule.layer_counts(counts)] == [[51, 21], [25, 10]]
 
 
-def test_all_of_five_tokens_and_then_half_of_them():
+def test_all_tokens_and_then_a_part_of_them():
     """The released count at ratio 1, one more than there are tokens, is cut before any share."""
-    schedule = KeepSchedule.from_config([1.0, 0.5], 2, cascade=False)
-    assert schedule.layer_counts(schedule.foreground_counts(5)) == (5, 2)
+    whole = KeepSchedule.from_config(1.0, 6, cascade=True)
+    assert whole.foreground_counts(100) == 100 and whole.layer_counts(100) == (100,) * 6
+    half = KeepSchedule.from_config([1.0, 0.5], 2, cascade=False)
+    assert half.layer_counts(half.foreground_counts(5)) == (5, 2)
 
 
-@pytest.mark.parametrize("ratio", [0.0, -0.1, 1.01, float("nan"), True])
-def test_ratios_out_of_range(ratio):
-    with pytest.raises(ValueError, match=r"keep_ratio must lie in \(0, 1\]"):
-        KeepSchedule.from_config(ratio, 6, cascade=False)
+OUTSIDE = r"keep_ratio must lie in \(0, 1\]"
 
 
-def test_cascade_of_the_wrong_length():
-    with pytest.raises(ValueError, match="lists 2 values for 6 encoder layers"):
-        KeepSchedule.from_config([0.5, 0.4], 6, cascade=True)
-
-
-def test_cascade_that_increases():
-    with pytest.raises(ValueError, match="must not increase"):
-        KeepSchedule.from_config([0.3, 0.4], 2, cascade=True)
-    with pytest.raises(ValueError, match="must not increase"):
-        KeepSchedule.from_config([0.5, 0.2, 0.3], 3, cascade=True)
-
-
-def test_empty_cascade():
-    with pytest.raises(ValueError, match="lists 0 values"):
-        KeepSchedule.from_config([], 6, cascade=True)
+@pytest.mark.parametrize(
+    ("ratio", "message"),
+    [
+        *((ratio, OUTSIDE) for ratio in (0.0, -0.1, 1.01, float("nan"), True, [0.5, 0.0])),
+        ([0.5, 0.4, 0.3], "lists 3 values for 2 encoder layers"),
+        ([], "lists 0 values"),
+        ([0.3, 0.4], "must not increase"),
+    ],
+)
+def test_bad_keep_ratios(ratio, message):
+    for cascade in (False, True):
+        with pytest.raises(ValueError, match=message):
+            KeepSchedule.from_config(ratio, 2, cascade)

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from grids import make_grid
-from sparse_encoders.contracts import DetectorParts
+from sparse_encoders.contracts import DetectorParts, Targets
+from sparse_encoders.registry import MODELS
 from sparse_encoders.selectors import LearnedSelector, SalienceTokenSelector
 from sparse_encoders.selectors.learned import TokenProjection
 
@@ -55,3 +56,51 @@ def test_salience_scores_without_quotas_rank_all_levels_together():
     assert group.layers[0].indices.sort().values.tolist() == best.sort().values.tolist()
     with pytest.raises(ValueError, match=r"level_ratios needs selector\.by_level=True"):
         SalienceTokenSelector(**settings, level_ratios=(0.1, 0.2, 0.3, 1.0))
+
+
+LEARNED = pytest.mark.parametrize(
+    ("kind", "settings"),
+    [
+        ("DecoderAttentionSelector", {}),
+        ("FocusTokenSelector", {}),
+        ("FocusTokenSelector", dict(modulation=None)),
+        ("SalienceTokenSelector", dict(intervals=None)),
+        ("SalienceTokenSelector", dict(intervals=None, modulation_place="after_norm")),
+    ],
+)
+
+
+def build(kind, **settings):
+    return MODELS.build(
+        dict(type=kind, num_layers=2, embed_dims=DIMS, first_stage=False, **settings)
+    )
+
+
+@LEARNED
+def test_the_loss_gives_every_parameter_a_gradient_and_has_a_weight(kind, settings):
+    tokens = make_grid(SHAPES, [(1.0, 1.0), (0.5, 0.5)], channels=DIMS)
+    boxes = [torch.tensor([[0.0, 0.0, 60.0, 60.0]]), torch.zeros(0, 4)]
+    labels, attention = [torch.zeros(1), torch.zeros(0)], torch.rand(2, tokens.num_tokens)
+    targets = Targets(boxes, labels, attention)
+    selector = build(kind, loss_weight=1.5, **settings)
+    selection = selector.select(tokens, DetectorParts())
+    (loss,) = selector.loss(selection, tokens, targets).values()
+    loss.backward()
+    for name, parameter in selector.named_parameters():
+        assert parameter.grad is not None and parameter.grad.any(), name
+    (double,) = build(kind, loss_weight=3.0, **settings).loss(selection, tokens, targets).values()
+    assert torch.allclose(2 * loss, double)
+    nothing = Targets([torch.zeros(0, 4)] * 2, [torch.zeros(0)] * 2, attention)
+    (loss,) = selector.loss(selection, tokens, nothing).values()
+    assert loss.isfinite() and loss > 0
+
+
+@LEARNED
+def test_a_token_that_is_not_a_number_ranks_last(kind, settings):
+    tokens, selector = make_grid(SHAPES, channels=DIMS), build(kind, **settings).eval()
+    features = tokens.features.clone()
+    features[0, 40] = torch.nan
+    assert not tokens.unusable[0, 40]  # inside the image: projected
+    selection = selector.select(tokens.replace_features(features), DetectorParts())
+    assert selection.logits.isnan().sum() == 1 and selection.scores.isfinite().all()
+    assert not selection.groups[0].layers[0].mask(tokens.num_tokens)[0, 40]

@@ -8,7 +8,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from grids import make_grid
-from sparse_encoders.contracts import DetectorParts, Targets
+from sparse_encoders.contracts import DetectorParts
 from sparse_encoders.selectors import SalienceTokenSelector
 from sparse_encoders.selectors.learned import TokenProjection
 
@@ -26,11 +26,6 @@ def parts():
 
 def grid(valid=None, shapes=SHAPES):
     return make_grid(shapes, valid, channels=DIMS)
-
-
-def boxes(*per_image):
-    actual = [torch.tensor(b, dtype=torch.float32).reshape(-1, 4) for b in per_image]
-    return Targets(actual, [torch.zeros(len(b), dtype=torch.long) for b in actual])
 
 
 class Given(SalienceTokenSelector):
@@ -138,17 +133,6 @@ def test_images_smaller_than_the_quotas_keep_a_token(shapes, keep_ratio):
     assert all(layer.kept.sum() >= 1 for group in groups for layer in group.layers)
 
 
-def test_a_token_that_is_not_a_number_ranks_last():
-    tokens, selector = grid(), make().eval()
-    features = tokens.features.clone()
-    features[0, 34] = torch.nan
-    assert not tokens.unusable[0, 34]
-    selection = selector.select(tokens.replace_features(features), parts())
-    assert selection.logits.isnan().sum() == 1
-    assert not selection.groups[0].layers[0].mask(tokens.num_tokens)[0, 34]
-    assert selection.scores.isfinite().all()
-
-
 def test_the_keep_ratio_is_a_dial_and_travels_with_the_weights():
     tokens, lent, selector = grid(), parts(), make()
     selector.note_training()
@@ -166,26 +150,6 @@ def test_the_keep_ratio_is_a_dial_and_travels_with_the_weights():
     assert all(layer.kept.sum() == tokens.num_tokens for layer in whole.groups[0].layers)
     other.set_keep_ratio(None)
     assert other.schedule == make().schedule
-
-
-@pytest.mark.parametrize("place", ["before_norm", "after_norm"])
-def test_the_loss_gives_every_parameter_a_gradient(place):
-    tokens = grid([(1.0, 1.0), (0.5, 0.5)])
-    selector = make(first_stage=False, intervals=None, modulation_place=place)
-    selection = selector.select(tokens, DetectorParts())
-    losses = selector.loss(selection, tokens, boxes([[0, 0, 60, 60]], []))
-    losses["loss_salience"].backward()
-    for name, parameter in selector.named_parameters():
-        assert parameter.grad is not None and parameter.grad.any(), name
-    half = make(first_stage=False, intervals=None, loss_weight=1.0)
-    halved = half.loss(selection, tokens, boxes([[0, 0, 60, 60]], []))["loss_salience"]
-    assert torch.allclose(2 * halved, losses["loss_salience"])
-
-
-def test_images_without_boxes_have_a_finite_loss():
-    tokens, selector = grid([(1.0, 1.0), (0.5, 0.5)]), make()
-    loss = selector.loss(selector.select(tokens, parts()), tokens, boxes([], []))
-    assert loss["loss_salience"].isfinite() and loss["loss_salience"] > 0
 
 
 @pytest.mark.parametrize(
@@ -206,8 +170,3 @@ def test_images_without_boxes_have_a_finite_loss():
 def test_bad_settings_are_refused_when_built(setting, message):
     with pytest.raises(ValueError, match=message):
         make(**setting)
-
-
-def test_without_a_projection_it_says_so():
-    with pytest.raises(ValueError, match="SalienceTokenSelector was built for a two-stage"):
-        make().select(grid(), DetectorParts())
