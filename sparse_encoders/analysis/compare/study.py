@@ -150,7 +150,7 @@ class Study:
             seed=seed,
             settings=self.settings[name],
             data=self.judge.data.as_record(),
-            weights={**_facts(seed, weights), **trained_at(model)},
+            weights=_facts(seed, weights, model),
             machine=self.machine,
             made=f"{datetime.now(timezone.utc):%Y-%m-%d %H:%M} UTC",
         )
@@ -182,11 +182,17 @@ class Study:
             path.unlink()
 
 
-def _facts(seed: int | None, weights: Path) -> dict[str, Any]:
-    """Where weights are from, and how they were trained."""
+def _facts(seed: int | None, weights: Path, model: Any) -> dict[str, Any]:
+    """Where weights are from, and how and at which keep ratio they were trained, if it is known."""
+    selector = getattr(model.encoder, "selector", None)
+    ratios = getattr(selector, "trained_keep_ratio", None)
     facts = training_facts(weights)
+    kept = {
+        "trained_keep_ratio": ratios and sum(ratios) / len(ratios),  # the average over layers
+        "trained_keep_range": getattr(selector, "trained_keep_range", None),
+    }
     if seed is None:
-        return {"source": "checkpoint", "file": str(weights), **facts}
+        return {"source": "checkpoint", "file": str(weights), **facts, **kept}
     folder = weights.with_suffix("")
     losses = [float(record["loss"]) for record in read_scalars(folder) if "loss" in record]
     tenth = max(len(losses) // 10, 1)
@@ -197,6 +203,7 @@ def _facts(seed: int | None, weights: Path) -> dict[str, Any]:
         "seconds": float((folder / "seconds.txt").read_text()),
         "losses": ends,
         "finite": all(isfinite(loss) for loss in losses),
+        **kept,
     }
 
 
@@ -215,18 +222,3 @@ def _anywhere(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {k: _anywhere(v) for k, v in value.items() if k not in OF_THE_MACHINE}
     return [_anywhere(v) for v in value] if isinstance(value, (list, tuple)) else value
-
-
-def trained_at(model: Any) -> dict[str, Any]:
-    """The keep ratio of a detector's training, if it is known.
-
-    Returns:
-        ``trained_keep_ratio``, the average over layers, and ``trained_keep_range``, (low, high)
-        where each step drew one; None where there is none.
-    """
-    selector = getattr(model.encoder, "selector", None)
-    ratios = getattr(selector, "trained_keep_ratio", None)
-    return {
-        "trained_keep_ratio": ratios and sum(ratios) / len(ratios),
-        "trained_keep_range": getattr(selector, "trained_keep_range", None),
-    }

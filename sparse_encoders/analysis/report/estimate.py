@@ -46,20 +46,19 @@ class Estimate:
 
     def p_different(self) -> float | None:
         """Of a two-sided t-test against no difference."""
-        if self.error is None:
-            return None
-        return float(2 * stats.t.sf(self._in_errors(abs(self.mean)), self.freedom))
+        one_side = self._beyond(abs(self.mean))
+        return None if one_side is None else 2 * one_side
 
     def p_equal(self, margin: float) -> float | None:
         """The larger one of two one-sided t-tests against differences of ``margin`` or more."""
+        return self._beyond(margin - abs(self.mean))
+
+    def _beyond(self, size: float) -> float | None:
+        """Probability that t is larger than ``size`` in standard errors."""
         if self.error is None:
             return None
-        return float(stats.t.sf(self._in_errors(margin - abs(self.mean)), self.freedom))
-
-    def _in_errors(self, size: float) -> float:
-        if self.error:
-            return size / self.error
-        return inf if size > 0 else -inf if size < 0 else 0.0
+        never = inf if size > 0 else -inf if size < 0 else 0.0
+        return float(stats.t.sf(size / self.error if self.error else never, self.freedom))
 
     def verdict(self, margin: float) -> str:
         """'equal' (within the margin), 'higher', 'lower', or 'undecided', each test at 5%."""
