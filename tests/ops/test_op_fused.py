@@ -32,40 +32,34 @@ cases = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=40, deadline=None)
-@given(case=cases, reference=st.sampled_from([2, 4]), double=st.booleans())
-def test_deformable_agrees_on_any_sizes(case, reference, double):
-    dtype = torch.float64 if double else torch.float32
-    inputs = deformable_inputs(reference=reference, dtype=dtype, **case)
-    actual = with_gradients(deformable_attention, inputs, "fused")
-    expected = with_gradients(deformable_attention, inputs, "torch")
+# settings of the inputs: reference points or boxes, locations for each level or shared
+FORMS = pytest.mark.parametrize(
+    ("name", "form"),
+    [
+        *(("deformable", dict(reference=sides)) for sides in (2, 4)),
+        *(("key_aware", dict(same_locations=same)) for same in (False, True)),
+    ],
+)
+
+
+@FORMS
+@settings(max_examples=20, deadline=None)
+@given(case=cases, double=st.booleans())
+def test_agrees_on_any_sizes(name, form, case, double):
+    operator, make = OPERATORS[name]
+    inputs = make(dtype=torch.float64 if double else torch.float32, **form, **case)
+    actual, expected = (with_gradients(operator, inputs, b) for b in ("fused", "torch"))
     assert max(largest_errors(actual, expected)) < (1e-11 if double else 1e-3)
 
 
-@settings(max_examples=40, deadline=None)
-@given(case=cases, same=st.booleans(), double=st.booleans())
-def test_key_aware_agrees_on_any_sizes(case, same, double):
-    dtype = torch.float64 if double else torch.float32
-    inputs = key_aware_inputs(same_locations=same, dtype=dtype, **case)
-    actual = with_gradients(key_aware_attention, inputs, "fused")
-    expected = with_gradients(key_aware_attention, inputs, "torch")
-    assert max(largest_errors(actual, expected)) < (1e-11 if double else 1e-3)
-
-
-@pytest.mark.parametrize("reference", [2, 4])
-def test_deformable_gradcheck(reference):
-    value, shapes, *rest = deformable_inputs(queries=4, depth=3, reference=reference)
-    tensors = [t.requires_grad_() for t in (value, *rest)]
+@FORMS
+def test_gradcheck(name, form):
+    operator, make = OPERATORS[name]
+    inputs = make(queries=4, depth=3, **form)
+    tensors = [x.contiguous().requires_grad_() for x in inputs if torch.is_tensor(x)]
+    at = next(i for i, x in enumerate(inputs) if not torch.is_tensor(x))
     assert torch.autograd.gradcheck(
-        lambda v, *r: deformable_attention(v, shapes, *r, backend="fused"), tensors
-    )
-
-
-def test_key_aware_gradcheck():
-    query, key, value, shapes, locations = key_aware_inputs(queries=4, depth=3)
-    tensors = [t.requires_grad_() for t in (query, key, value, locations)]
-    assert torch.autograd.gradcheck(
-        lambda q, k, v, x: key_aware_attention(q, k, v, shapes, x, backend="fused"), tensors
+        lambda *x: operator(*x[:at], SHAPES, *x[at:], backend="fused"), tensors
     )
 
 
