@@ -191,20 +191,13 @@ class Selector(nn.Module):
         """Choose the tokens that each encoder layer keeps: score, rank, cut to the keep ratio.
 
         :meth:`PruningEncoder.forward` calls it once for each batch. A new selector overrides
-        :meth:`score`, not this method.
+        :meth:`score`, which has the same errors, not this method.
 
         Args:
             tokens: B images of N tokens.
             detector: what the detector lends to its encoder.
             groups: neighbouring levels that are ranked together; in order,
                 every level once. None: all levels are one group.
-
-        Returns:
-            Token indices of each group and layer, the (B, N) scores with their gradient
-            (``logits``), and the same in float32 without one (``scores``).
-
-        Raises:
-            ValueError: see :meth:`score`.
         """
         logits = self.score(tokens, detector)
         # the score of a token with NaN features is NaN: it ranks last, and the loss is NaN, too

@@ -58,10 +58,7 @@ class OracleSelector(LevelSelector):
 
     Args:
         *args, **kwargs: see :class:`LevelSelector`.
-        intervals, strides: see :class:`ForegroundLabels`.
-
-    Raises:
-        ValueError: see :class:`ForegroundLabels`; in :meth:`score`, missing boxes.
+        intervals, strides: see :class:`ForegroundLabels`, also for their errors.
     """
 
     needs_boxes = True
@@ -80,7 +77,8 @@ class OracleSelector(LevelSelector):
     def score(self, tokens: TokenGrid, detector: DetectorParts) -> Tensor:
         """(B, N): above 2 foreground, above 1 inside a box, negative outside.
 
-        See :meth:`Selector.score`.
+        Raises:
+            ValueError: missing boxes.
         """
         if detector.targets is None:
             raise ValueError(
