@@ -36,8 +36,8 @@ class FocusTokenSelector(LearnedSelector):
             the same share in every layer (Table 4's ablation).
         modulation: 'top_down' (paper), 'bottom_up' or None (Table 5).
         modulation_place: where the factor of equation 2 is applied: 'before_norm' (released), to
-            the input of the score MLP's LayerNorm, which divides the factor out again; or
-            'after_norm', to the output of that LayerNorm.
+            the input of the score MLP's LayerNorm, which divides the factor out again except
+            for its sign and the epsilon; or 'after_norm', to the output of that LayerNorm.
         supervised: False leaves the scores without a loss (ablation).
         intervals: 'non_overlapping' (released), 'overlapping' (the paper's
             best, supplement's Table 2), or a (low, high) pair for each level.

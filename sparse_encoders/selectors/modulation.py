@@ -47,9 +47,7 @@ def modulated_scores(
         levels: every level, in the order in which they are scored.
         steps: one coefficient for each step to a next level, in the same order; None: no
             modulation.
-        place: 'before_norm', the factor multiplies z, as released (the score MLP's LayerNorm
-            divides it out again, except for its sign and the epsilon), or 'after_norm', the
-            factor multiplies the output of that LayerNorm.
+        place: see :class:`FocusTokenSelector`.
     """
     logits: dict[int, Tensor] = {}
     previous: Tensor | None = None

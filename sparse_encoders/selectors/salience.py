@@ -59,10 +59,7 @@ class SalienceTokenSelector(LearnedSelector, LevelSelector):
         self.alpha = nn.Parameter(torch.empty(self.num_levels - 1).uniform_(-0.3, 0.3))
 
     def score(self, tokens: TokenGrid, detector: DetectorParts) -> Tensor:
-        """(B, N) salience logits, computed from the coarsest level to the finest.
-
-        See :meth:`Selector.score`.
-        """
+        """(B, N) salience logits, computed from the coarsest level to the finest."""
         z = self.project(tokens, detector)
         levels, steps = tokens.all_levels[::-1], self.alpha.flip(0)
         return modulated_scores(z, tokens, self.score_mlp, levels, steps, self.modulation_place)
