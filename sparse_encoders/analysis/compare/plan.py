@@ -97,14 +97,17 @@ def make_plan(settings: Comparison) -> Plan:
     detector = use_our_detector(base, settings.config)
     base.merge_from_dict(dict(settings.options))
     share_intervals(base)
+    classes = {
+        name: check_checkpoint(base, settings, name, name)
+        for name in settings.checkpoints
+        if name != MATCHED  # its layers are counted with the data's number of classes
+    }
+    data = fill_in_data(base, settings)
     size = settings.size or input_size(base)
     match = _match(base, settings, size)
     known = {MATCHED: match.variant} if match else {}
-    classes = {
-        name: check_checkpoint(base, settings, name, known.get(name, name))
-        for name in settings.checkpoints
-    }
-    data = fill_in_data(base, settings)
+    if match and MATCHED in settings.checkpoints:
+        classes[MATCHED] = check_checkpoint(base, settings, MATCHED, match.variant)
     for name, trained in classes.items():
         if data is not None and trained not in (None, data.classes):
             raise ValueError(

@@ -16,6 +16,7 @@ from sparse_encoders.analysis.compare import Comparison, Derived
 from sparse_encoders.analysis.compare.configs import for_training, input_size
 from sparse_encoders.analysis.compare.plan import make_plan
 from sparse_encoders.analysis.variants import VARIANTS, encoder_config
+from sparse_encoders.datasets import ShapesSettings
 from sparse_encoders.loading import read_config
 from sparse_encoders.registry import MODELS
 
@@ -86,6 +87,16 @@ def test_a_dense_encoder_that_costs_the_same(tmp_path):
     assert layers == plan.match.layers and 1 < layers < 4  # its FFN is smaller on six layers
     assert plan.configs["dense-matched"].model.encoder.type == "DenseEncoder"
     assert plan.configs["dense-1"].model.encoder.num_layers == 1
+
+
+def test_layers_are_counted_with_the_classes_of_the_data(tmp_path):
+    drawn = dict(data="shapes", shapes=ShapesSettings(train=1, val=1))
+    asked = Comparison(FOCUS, tmp_path, ("dense", "dense-matched", "focus"), **drawn)
+    matches = [
+        make_plan(replace(asked, options={"model.bbox_head.num_classes": classes})).match
+        for classes in (5, 80)
+    ]
+    assert matches[0] == matches[1]
 
 
 def test_encoders_from_a_config(tmp_path):
