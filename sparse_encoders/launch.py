@@ -62,6 +62,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if launched and ("--launcher" not in options or "pytorch" in options):
         options += process_options(config, options)
     script = files("mmdet") / ".mim" / "tools" / f"{given.command}.py"
+    if not script.is_file():
+        raise FileNotFoundError(f"MMDetection has no script {script}")
     sys.argv = [str(script), str(config), *options]
     runpy.run_path(str(script), run_name="__main__")
 

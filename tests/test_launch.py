@@ -41,7 +41,7 @@ def ran(monkeypatch):
     return actual
 
 
-def test_a_name_becomes_a_file_and_options_are_handed_on(ran, monkeypatch, capsys):
+def test_a_name_becomes_a_file_and_options_are_handed_on(ran, monkeypatch, tmp_path, capsys):
     monkeypatch.delenv("RANK", raising=False)
     options = ["a.pth", "--work-dir", "w", "--cfg-options", "model.num_queries=7"]
     launch.main(["test", NAME, *options])
@@ -55,6 +55,10 @@ def test_a_name_becomes_a_file_and_options_are_handed_on(ran, monkeypatch, capsy
         assert ran[-1][0].endswith(f"{command}.py")
         assert ran[-1][1:] == [config_path(NAME), "--launcher", "none"]
     del ran[:]
+    with monkeypatch.context() as without_scripts:
+        without_scripts.setattr(launch, "files", lambda package: tmp_path)
+        with pytest.raises(FileNotFoundError, match=r"MMDetection has no script .*test\.py"):
+            launch.main(["test", NAME])
     with pytest.raises(ValueError, match=r"similar: .*dino_lite0_focus_shapes"):
         launch.main(["train", "dino_lite0_fokus_shapes"])
     with pytest.raises(SystemExit):
