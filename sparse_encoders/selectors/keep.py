@@ -45,10 +45,12 @@ class KeepSchedule:
     factors: tuple[float, ...]
 
     def __post_init__(self) -> None:
+        check_ratios("keep_ratio", [self.ratio])
         if any(b > a for a, b in zip(self.factors, self.factors[1:], strict=False)):
             raise ValueError(
                 f"a cascade must not increase from layer to layer, got factors {self.factors}"
             )
+        check_ratios("keep_ratio's cascade factor", self.factors)
 
     @classmethod
     def from_config(

@@ -83,3 +83,10 @@ def test_bad_keep_ratios(ratio, message):
     for cascade in (False, True):
         with pytest.raises(ValueError, match=message):
             KeepSchedule.from_config(ratio, 2, cascade)
+
+
+def test_bad_shares_of_a_schedule():
+    with pytest.raises(ValueError, match=r"keep_ratio must lie in \(0, 1\], got 1\.5"):
+        KeepSchedule(1.5, (1.0, 0.5))
+    with pytest.raises(ValueError, match=r"cascade factor must lie in \(0, 1\], got 1\.2"):
+        KeepSchedule(0.5, (1.2, 0.5))
