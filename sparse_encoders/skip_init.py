@@ -8,10 +8,8 @@ from typing import Any
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-_DRAWS = (
-    *(Tensor.uniform_, Tensor.normal_),
-    *(nn.init.uniform_, nn.init.normal_, nn.init.kaiming_uniform_),
-)
+_DRAWS: set[Any] = {Tensor.uniform_, Tensor.normal_}
+_DRAWS |= {nn.init.uniform_, nn.init.normal_, nn.init.kaiming_uniform_}
 
 
 class SkipInit(TorchFunctionMode):

@@ -23,7 +23,8 @@ LevelShapes = tuple[tuple[int, int], ...]
 
 # Two-stage proposals (Deformable DETR, appendix A.4): centre and size of a usable one lie strictly
 # inside the bounds; the side, a share of the image, doubles with each level.
-PROPOSAL_BOUNDS, PROPOSAL_SIDE = (0.01, 0.99), 0.05
+PROPOSAL_BOUNDS = (0.01, 0.99)
+PROPOSAL_SIDE = 0.05
 
 
 class _once(Generic[T]):

@@ -54,10 +54,7 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
     "LiteDETREncoder": dict(small_low_level_ffn=True),
 }
 # What makes a variant, so another variant's is not taken over.
-_IDENTITY = (
-    *("selector", "background_embedding"),
-    *("schedule", "blocks", "high_levels", "attention"),
-)
+_IDENTITY = {"selector", "background_embedding", "attention", "schedule", "blocks", "high_levels"}
 # They have no layers of deformable attention.
 _WITHOUT_LAYERS = ("HybridEncoder", "NoEncoder")
 DEFAULT_LAYERS = 6

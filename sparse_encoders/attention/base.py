@@ -81,7 +81,12 @@ class SamplingAttention(nn.Module):
         return result
 
     def attend(
-        self, query: Tensor, value: Tensor, mask: Tensor | None, points: Tensor, shapes: LevelShapes
+        self,
+        query: Tensor,
+        value: Tensor,
+        key_padding_mask: Tensor | None,
+        reference_points: Tensor,
+        shapes: LevelShapes,
     ) -> Tensor:
         """(B, Q, C) weighted sums of sampled values, before the output projection.
 

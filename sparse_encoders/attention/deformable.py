@@ -44,18 +44,23 @@ class DeformableAttention(SamplingAttention, MultiScaleDeformableAttention):
         self.backend = check_backend("deformable_attention", backend)
 
     def attend(
-        self, query: Tensor, value: Tensor, mask: Tensor | None, points: Tensor, shapes: LevelShapes
+        self,
+        query: Tensor,
+        value: Tensor,
+        key_padding_mask: Tensor | None,
+        reference_points: Tensor,
+        shapes: LevelShapes,
     ) -> Tensor:
         """See :meth:`SamplingAttention.attend`: equation 3 without the output projection."""
         batch, queries, _ = query.shape
         value = self.value_proj(value)
-        if mask is not None:
-            value = value.masked_fill(mask[..., None], 0.0)
+        if key_padding_mask is not None:
+            value = value.masked_fill(key_padding_mask[..., None], 0.0)
         sets = (batch, queries, self.num_heads, self.num_levels, self.num_points)
         return deformable_attention(
             value.view(batch, value.shape[1], self.num_heads, -1),
             shapes,
-            points,
+            reference_points,
             self.sampling_offsets(query).view(*sets, 2),
             self.attention_weights(query).view(sets),
             backend=self.backend,

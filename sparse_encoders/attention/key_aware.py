@@ -88,16 +88,21 @@ class KeyAwareDeformableAttention(SamplingAttention):
                 nn.init.zeros_(projection.bias)
 
     def attend(
-        self, query: Tensor, value: Tensor, mask: Tensor | None, points: Tensor, shapes: LevelShapes
+        self,
+        query: Tensor,
+        value: Tensor,
+        key_padding_mask: Tensor | None,
+        reference_points: Tensor,
+        shapes: LevelShapes,
     ) -> Tensor:
         """See :meth:`SamplingAttention.attend`: section 3.4 without the output projection."""
-        values, keys = self.project(value, mask)
+        values, keys = self.project(value, key_padding_mask)
         return key_aware_attention(
             self.split_heads(self.query_proj(query)),
             self.split_heads(keys),
             self.split_heads(values),
             shapes,
-            self.sampling_locations(query, points, shapes),
+            self.sampling_locations(query, reference_points, shapes),
             backend=self.backend,
         )
 

@@ -78,7 +78,7 @@ def _render(template: str, report: Report, **more: Any) -> str:
 
 def conditions(report: Report) -> list[tuple[str, str]]:
     """What everything was measured on and how, as (name, text)."""
-    machine, data, timed = report.machine, report.data, report.repeats > 0
+    machine, data = report.machine, report.data
     values: dict[str, Any] = {
         **vars(report),
         **measured_on(report),
@@ -93,9 +93,9 @@ def conditions(report: Report) -> list[tuple[str, str]]:
         images = data["trained"]
         trained = "" if images is None else say("conditions", "trained", count=images)
         values |= {**data, "trained": trained, "classes": len(data["classes"])}
-    shown = {
-        **{"command": timed, "config": timed, "detector": True, "data": data},
-        **{"image": timed, "rounds": timed, "machine": True, "versions": True},
-        **{"seed": True, "matched": report.matched, "made": True},
-    }
-    return [(name, say("conditions", name, **values)) for name, known in shown.items() if known]
+    names = ["command", "config", "detector", "data", "image", "rounds", "machine", "versions"]
+    names += ["seed", "matched", "made"]
+    unknown = set() if report.repeats else {"command", "config", "image", "rounds"}
+    unknown |= set() if data is not None else {"data"}
+    unknown |= set() if report.matched else {"matched"}
+    return [(name, say("conditions", name, **values)) for name in names if name not in unknown]
