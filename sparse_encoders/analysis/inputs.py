@@ -32,7 +32,8 @@ def random_batch(
         classes: how many there are.
         boxes: of each image.
     """
-    generator, sides = torch.Generator().manual_seed(0), torch.tensor(size[::-1]).float()
+    generator = torch.Generator().manual_seed(0)
+    sides = torch.tensor(size[::-1]).float()
     images = torch.randn(batch, 3, *size, generator=generator).to(device)
     about = dict(
         img_shape=size, ori_shape=size, batch_input_shape=size, scale_factor=(1.0, 1.0), img_id=0

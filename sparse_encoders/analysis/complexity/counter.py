@@ -177,7 +177,8 @@ def count_complexity(
 def _counting(model: nn.Module, finder: PartFinder) -> Iterator[dict[str, int]]:
     """Multiply-adds by part of what runs inside, assigned by the modules that run it."""
     names = {module: name for name, module in model.named_modules() if name}
-    madds, stack, booked = dict.fromkeys(PARTS, 0), list[str](), 0
+    madds, booked = dict.fromkeys(PARTS, 0), 0
+    stack: list[str] = []
     counter = FlopCounterMode(display=False, custom_mapping=FORMULAS)
 
     def book() -> None:
