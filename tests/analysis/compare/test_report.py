@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from compared import report, row
@@ -216,14 +217,14 @@ def test_figures_have_the_numbers():
 
 
 def test_reports_are_read_and_written_again(tmp_path):
-    for name in (
-        "cells",
-        "cells_twelve_epochs/report.json",
-    ):  # the second is older
+    for name in ("cells", "cells_twelve_epochs/report.json"):  # the second is older
         redraw([str(REPORTS / name), "--out", str(tmp_path / name)])
-    for kind in ("csv", "json"):
-        written = (tmp_path / "cells" / f"report.{kind}").read_text()
-        assert written == (REPORTS / "cells" / f"report.{kind}").read_text()
+    kept, written = REPORTS / "cells", tmp_path / "cells"
+    # Python 3.12 and later add floats more exactly, so the last digit is not the same everywhere
+    pd.testing.assert_frame_equal(
+        pd.read_csv(written / "report.csv"), pd.read_csv(kept / "report.csv"), rtol=1e-9
+    )
+    assert (written / "report.json").read_text() == (kept / "report.json").read_text()
     older = read_report(tmp_path / "cells_twelve_epochs/report.json/report.json")
     assert [len(one.runs) for one in older.judged] == [1] * len(older.rows)
     with pytest.raises(ValueError, match=r"none.json is no report.json"):
