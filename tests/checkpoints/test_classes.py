@@ -73,6 +73,7 @@ def test_the_row_of_any_object_stays_first() -> None:
 
 def test_names_find_cocos_rows_in_both_numberings() -> None:
     words = ["cat", "wolf=dog", "thing"]
+    assert [CATEGORY_NUMBERS[row] for row in (0, 10, 11, 79)] == [1, 11, 13, 90]
     for released, numbers in ((80, range(80)), (91, CATEGORY_NUMBERS)):
         actual = class_rows(words, released)
         assert actual.names == ("cat", "wolf", "thing")

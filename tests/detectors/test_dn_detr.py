@@ -87,6 +87,12 @@ def test_matching_queries_do_not_see_the_ground_truth() -> None:
     torch.testing.assert_close(states[True][:, :, -QUERIES:], states[False])
 
 
+def test_losses_by_name() -> None:
+    losses = build(detector_config("DNDETR")).train()(**batch((2,)), mode="loss")
+    kinds = [f"{dn}loss_{what}" for dn in ("", "dn_") for what in ("cls", "bbox", "iou")]
+    assert set(losses) == {f"{layer}{kind}" for layer in ("", "d0.") for kind in kinds}
+
+
 def dn_losses(boxes: tuple[int, ...], changed: float = 0.0) -> dict[str, list[Tensor]]:
     """The denoising losses of random predictions; ``changed`` moves those that pad an image."""
     torch.manual_seed(4)

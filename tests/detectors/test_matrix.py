@@ -99,7 +99,7 @@ def test_key_aware_decoder_in_bfloat16(detector: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "detector", slow_but(["DeformableDETR", "DINO"], [*DETECTORS, SPARSE_DETR])
+    "detector", slow_but(["DeformableDETR", "DINO", SPARSE_DETR], [*DETECTORS, SPARSE_DETR])
 )
 def test_tiny_image(detector: str) -> None:
     """A 32 x 32 image has fewer tokens than a two-stage detector has queries."""
@@ -107,6 +107,7 @@ def test_tiny_image(detector: str) -> None:
     loss = total(model(**batch((1,), SMALL), mode="loss"))
     loss.backward()
     assert loss.isfinite() and without_gradient(model) == []
+    assert all(p.grad.isfinite().all() for p in model.parameters() if p.requires_grad)
     with torch.no_grad():
         (actual,) = model.eval()(**batch((0,), SMALL), mode="predict")
     assert actual.pred_instances.scores.isfinite().all()

@@ -20,11 +20,15 @@ def child(tmp_path_factory):
     return path
 
 
+def test_a_user_config_inherits_by_name(child):
+    model = Config.fromfile(child).model
+    assert (model.num_queries, model.encoder.type) == (70, "DualAttentionEncoder")
+
+
 @pytest.mark.slow
 def test_what_a_user_config_inherits_by_name_builds(child):
     """MMEngine looks it up in our scope first, which falls back to MMDetection's."""
     config = Config.fromfile(child)
-    assert config.model.num_queries == 70
     assert config.model["_scope_"] == "sparse_encoders"
     with DefaultScope.overwrite_default_scope("mmdet"):
         config.model.backbone.weights = None

@@ -74,8 +74,8 @@ def test_equal_speeds_are_decided_by_ap_and_what_misleads_is_said_first():
     assert "dense has AP 0.092, focus 0.1 0.607" in baseline
     assert "dense and lite: epochs 1; focus 0.1: epochs 12" in trainings
     assert "focus 0.1 (AP 0.607" in said.headline and "lite" not in said.headline
-    text = as_markdown(actual)
-    assert text.index(baseline) < text.index(said.headline)
+    for text in (as_markdown(actual), as_html(actual)):
+        assert text.index(baseline) < text.index(said.headline)
     for one in rows:
         one.weights.update(epochs=12, iterations=624, schedule="a")
     rows[0].runs[0]["metrics"].update({"coco/bbox_mAP": 0.5})
