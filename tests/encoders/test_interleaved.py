@@ -6,11 +6,13 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from grids import DIMS, PADDED, SHAPES, lent, make_grid, small_encoder
 from sparse_encoders.contracts import Targets
 from sparse_encoders.encoders import DenseEncoder, LiteDETREncoder
 from sparse_encoders.encoders.schedule import SCHEDULES
+from sparse_encoders.selectors.ranking import best_first
 from sparse_encoders.tokens import TokenGrid
 
 ALL_SHAPES = ((16, 20), *SHAPES)
@@ -96,6 +98,33 @@ def test_selection_limits_the_fine_updates(prune_high: bool, padded: bool) -> No
     assert not early[:, :low].any()
     high = torch.ones_like(early[:, low:]) if mask is None else ~mask[:, low:]
     assert torch.equal(early[:, low:], high) != prune_high
+
+
+@pytest.mark.parametrize("high", [2, 3])
+def test_low_and_high_levels_are_ranked_once_each(
+    high: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And in each block the small FFN takes the low-level tokens that its own layer keeps."""
+    rankings: list[int] = []
+    taken: list[int] = []
+
+    def counted(scores: Tensor, *args: Any) -> Tensor:
+        rankings.append(scores.shape[1])
+        return best_first(scores, *args)
+
+    monkeypatch.setattr("sparse_encoders.selectors.base.best_first", counted)
+    cut = dict(selector=focus([0.9, 0.7, 0.5, 0.3]), small_low_level_ffn=True)
+    encoder, tokens = lite(num_layers=4, blocks=2, high_levels=high, **cut), grid()
+    for index in (1, 3):
+        ffn = encoder.layers[index].low_level_ffn
+        ffn.register_forward_pre_hook(lambda m, args: taken.append(args[0].shape[1]))
+    output = encoder(tokens, lent())
+    low = tokens.level_slices[4 - high].start
+    assert rankings == [low, tokens.num_tokens - low]
+    groups = output.selection.groups
+    assert [group.levels for group in groups] == [range(4 - high), range(4 - high, 4)]
+    first, last = (groups[0].layers[index].size for index in (1, 3))
+    assert taken == [first, last] and first > last
 
 
 @pytest.mark.parametrize("padded", [False, True])
