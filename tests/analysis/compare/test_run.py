@@ -91,7 +91,10 @@ def test_a_result_is_made_once_and_again_where_settings_or_file_changed(tmp_path
     store, made = Store(tmp_path / "results"), []
 
     def number(settings):
-        make = lambda: made.append(settings) or {"number": len(made)}  # noqa: E731
+        def make():
+            made.append(settings)
+            return {"number": len(made)}
+
         return store.keep("size", "focus 0.3", settings, make)["number"]
 
     assert number({"a": (1, 2)}) == number({"a": [1, 2]}) == 1 and store.reused == 1
